@@ -1,0 +1,44 @@
+"""Encoders run at a clip's true length, padding masked, so that a batch hears what one clip hears."""
+
+import torch
+from torch import nn
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+
+def hear_whisper(encoder: WhisperEncoder, mel: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Whisper's encoder without the 30 s pad.
+
+    `mel` is (clips, bins, frames) and `frames` (clips,) the true number of mel frames of each.
+    Returns (clips, encoder frames, width); rows past a clip's length are zero. At full length it
+    equals `WhisperEncoder.forward`.
+    """
+    weights = encoder.conv1.weight
+    mel = mel.to(device=weights.device, dtype=weights.dtype)
+    frames = frames.to(weights.device)
+    heard = (frames + 1) // 2  # conv2 has stride 2 and rounds up
+    ragged = bool((frames != mel.shape[-1]).any())
+
+    hidden = nn.functional.gelu(encoder.conv1(_keep(mel, frames) if ragged else mel))
+    hidden = nn.functional.gelu(encoder.conv2(_keep(hidden, frames) if ragged else hidden))
+    hidden = hidden.transpose(1, 2)  # (clips, encoder frames, width)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]].to(hidden.dtype)
+    mask = _attention_mask(heard, hidden) if ragged else None
+    for layer in encoder.layers:
+        hidden = layer(hidden, mask)
+    hidden = encoder.layer_norm(hidden)
+    return _keep(hidden.transpose(1, 2), heard).transpose(1, 2) if ragged else hidden
+
+
+def _keep(wide: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Zero what lies past each row's length; `wide` is (rows, channels, steps)."""
+    steps = torch.arange(wide.shape[-1], device=wide.device)
+    return wide * (steps < lengths[:, None])[:, None, :].to(wide.dtype)
+
+
+def _attention_mask(lengths: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """Which keys may be attended to, as (rows, 1, steps, steps), added to the scores."""
+    steps = torch.arange(hidden.shape[1], device=hidden.device)
+    padded = (steps >= lengths[:, None])[:, None, None, :]
+    mask = torch.zeros(padded.shape, dtype=hidden.dtype, device=hidden.device)
+    mask = mask.masked_fill(padded, torch.finfo(hidden.dtype).min)
+    return mask.expand(-1, -1, hidden.shape[1], -1)

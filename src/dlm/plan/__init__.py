@@ -1,0 +1,1 @@
+"""Every number, before the first step."""
