@@ -1,0 +1,62 @@
+"""What a clip is: turns of text and sound, and where the author wrote them.
+
+    Clip
+    ├── turns   system, user, assistant; each a row of parts, text or Sound
+    └── place   "my.dlm:12" or "corpus/a.wav", for every message about it
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+Task = Literal["transcribe", "answer", "text"]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One span of one recording. `start` and `end` are seconds from its beginning, or the whole."""
+
+    path: Path
+    start: float | None = None
+    end: float | None = None
+
+
+Part = str | Sound
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: text and sound in order. Only an assistant's text carries loss."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The turn's text, without its sounds."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One thing to learn from: turns, in the order they are said.
+
+    A `transcribe` clip is scored by words, an `answer` clip asks something else about its sound,
+    a `text` clip has no sound (prose, or a question about nothing heard).
+    """
+
+    turns: tuple[Turn, ...]
+    place: str
+    task: Task
+    language: str | None = None
+
+    @property
+    def sounds(self) -> tuple[Sound, ...]:
+        """Every span of sound in the clip, in order."""
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, Sound))
+
+    @property
+    def target(self) -> str:
+        """What the model must say last: the transcript, the answer or the prose."""
+        return self.turns[-1].text

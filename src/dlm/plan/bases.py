@@ -1,0 +1,104 @@
+"""The catalogue of bases: one row for each released model that can hear, facts only.
+
+A row says everything the plan, the batches and the loader need to know about a base; adding a base
+is adding a row.
+"""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from dlm.errors import BaseError
+from dlm.plan.frames import Strides
+
+Role = Literal["encoder", "projector", "lm"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """Facts on one base.
+
+    `bins` mel bins of its ear; `placeholder` the token that stands for one token of sound, written
+    between `before` and `after`; `prompt` what it is asked when a clip only has a transcript.
+    `parameters`, `width` (of the LM) and `layers` feed the memory arithmetic.
+    """
+
+    key: str
+    kind: Literal["native", "stitched"]
+    source: str  # "embedded:sparrow", a hub name, or a folder
+    revision: str | None
+    license: str
+    strides: Strides
+    bins: int
+    placeholder: str
+    before: str
+    after: str
+    prompt: str
+    parameters: int
+    megabytes: int  # to download, or on disk
+    layers: int
+    width: int
+    adapter: str  # what the scaffold proposes
+    learning_rate: float
+    epochs: int
+
+
+WHISPER_16K = {"rate": 16_000, "hop": 160, "encoder": 2}
+
+CATALOGUE = {
+    base.key: base
+    for base in (
+        Base(
+            key="sparrow",
+            kind="stitched",
+            source="embedded:sparrow",
+            revision="1",
+            license="MIT",
+            strides=Strides(**WHISPER_16K, projector=4, window=240_000),
+            bins=80,
+            placeholder="<|audio|>",
+            before="",
+            after="",
+            prompt="Transcribe the audio.",
+            parameters=4_900_000,
+            megabytes=10,
+            layers=3,
+            width=192,
+            adapter="full",
+            learning_rate=5e-4,
+            epochs=10,
+        ),
+        Base(
+            key="qwen2-audio-7b-instruct",
+            kind="native",
+            source="Qwen/Qwen2-Audio-7B-Instruct",
+            revision="0a095220c30b7b31434169c3086508ef3ea5bf0a",
+            license="Apache-2.0",
+            strides=Strides(**WHISPER_16K, projector=2, window=480_000),
+            bins=128,
+            placeholder="<|AUDIO|>",
+            before="<|audio_bos|>",
+            after="<|audio_eos|>",
+            prompt="Transcribe the audio.",
+            parameters=8_400_000_000,
+            megabytes=16_800,
+            layers=32,
+            width=4096,
+            adapter="lora",
+            learning_rate=2e-4,
+            epochs=3,
+        ),
+    )
+}
+
+DEFAULT = "qwen2-audio-7b-instruct"
+
+
+def find(name: str) -> Base:
+    """The row called `name`. Raises BaseError with the nearest key when there is none."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    near = get_close_matches(name, CATALOGUE, n=1)
+    known = ", ".join(sorted(CATALOGUE))
+    mend = f"did you mean {near[0]}?" if near else f"known bases: {known}"
+    raise BaseError(f"unknown base '{name}'", mend=mend)
