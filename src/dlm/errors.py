@@ -1,14 +1,14 @@
 """The errors people meet. Each is one line: where, what, the mend.
 
-    DlmError                 exit 1
-    ├── UsageError           exit 2: the command line asks for something that cannot be
-    ├── DocumentError        the document cannot be read; where is path:line:col
-    ├── ClipError            a clip cannot be used; where names the clip
-    ├── BaseError            a base is unknown, missing or damaged
-    ├── PlanError            the plan does not fit this machine
-    ├── TrainingError        a run cannot start or go on
-    ├── StoreError           the store is locked, damaged or full
-    └── MissingExtra         an optional library is not installed
+DlmError                 exit 1
+├── UsageError           exit 2: the command line asks for something that cannot be
+├── DocumentError        the document cannot be read; where is path:line:col
+├── ClipError            a clip cannot be used; where names the clip
+├── BaseError            a base is unknown, missing or damaged
+├── PlanError            the plan does not fit this machine
+├── TrainingError        a run cannot start or go on
+├── StoreError           the store is locked, damaged or full
+└── MissingExtra         an optional library is not installed
 """
 
 

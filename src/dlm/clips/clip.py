@@ -1,13 +1,17 @@
 """What a clip is: turns of text and sound, and where the author wrote them.
 
-    Clip
-    ├── turns   system, user, assistant; each a row of parts, text or Sound
-    └── place   "my.dlm:12" or "corpus/a.wav", for every message about it
+Clip
+├── turns   system, user, assistant; each a row of parts, text or Sound
+└── place   "my.dlm:12" or "corpus/a.wav", for every message about it
+
+Problem     what is wrong with one, where, and the mend
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from dlm.errors import DlmError
 
 Role = Literal["system", "user", "assistant"]
 Task = Literal["transcribe", "answer", "text"]
@@ -15,11 +19,21 @@ Task = Literal["transcribe", "answer", "text"]
 
 @dataclass(frozen=True)
 class Sound:
-    """One span of one recording. `start` and `end` are seconds from its beginning, or the whole."""
+    """One span of one recording. `start` and `end` are seconds from its beginning, or the whole.
+
+    `written` is the path as the author wrote it, for messages; two sounds that differ in it alone
+    are equal.
+    """
 
     path: Path
     start: float | None = None
     end: float | None = None
+    written: str | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The recording, as the author would look for it."""
+        return self.written or str(self.path)
 
 
 Part = str | Sound
@@ -60,3 +74,23 @@ class Clip:
     def target(self) -> str:
         """What the model must say last: the transcript, the answer or the prose."""
         return self.turns[-1].text
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong, where, and how to mend it. Training fails if it is `fatal`."""
+
+    where: str
+    what: str
+    mend: str
+    fatal: bool
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.where}: {self.what}; {self.mend}".split())
+
+    @classmethod
+    def of(cls, error: DlmError, place: str, *, fatal: bool = True) -> "Problem":
+        """What an error says, told of the clip at `place`."""
+        near = error.where is None or error.where == place
+        what = error.what if near else f"{error.where}: {error.what}"
+        return cls(place, what, error.mend or "mend it or take the clip out", fatal)

@@ -1,8 +1,8 @@
 """What the author wrote, read and checked.
 
-    Document
-    ├── settings   the frontmatter (settings.py)
-    └── sections   prose, audio, instruction, conversation, each with its line
+Document
+├── settings   the frontmatter (settings.py)
+└── sections   prose, audio, instruction, conversation, each with its line
 """
 
 from dataclasses import dataclass, field

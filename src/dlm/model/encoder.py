@@ -1,4 +1,4 @@
-"""Encoders run at a clip's true length, padding masked, so that a batch hears what one clip hears."""
+"""Encoders run at a clip's true length, padding masked: a batch hears what one clip hears."""
 
 import torch
 from torch import nn

@@ -4,9 +4,11 @@ A row says everything the plan, the batches and the loader need to know about a 
 is adding a row.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from dlm.errors import BaseError
 from dlm.plan.frames import Strides
@@ -38,7 +40,7 @@ class Base:
     megabytes: int  # to download, or on disk
     layers: int
     width: int
-    adapter: str  # what the scaffold proposes
+    adapter: Literal["lora", "dora", "projector", "full"]  # what the scaffold proposes
     learning_rate: float
     epochs: int
 
@@ -91,7 +93,11 @@ CATALOGUE = {
     )
 }
 
-DEFAULT = "qwen2-audio-7b-instruct"
+DEFAULT = "qwen2-audio-7b-instruct"  # what --audio pins
+EMBEDDED = "sparrow"  # what a laptop starts with
+
+
+FACTS = "dlm_base.json"  # beside the weights of a stitched base: its row
 
 
 def find(name: str) -> Base:
@@ -100,5 +106,32 @@ def find(name: str) -> Base:
         return CATALOGUE[name]
     near = get_close_matches(name, CATALOGUE, n=1)
     known = ", ".join(sorted(CATALOGUE))
-    mend = f"did you mean {near[0]}?" if near else f"known bases: {known}"
+    mend = f"did you mean {near[0]}?" if near else f"known bases: {known}, or a local folder"
     raise BaseError(f"unknown base '{name}'", mend=mend)
+
+
+def resolve(name: str, folder: Path) -> Base:
+    """The facts of what `base_model` names: a catalogue key, or a folder (relative to `folder`)."""
+    place = (folder / name).expanduser()
+    if name in CATALOGUE or not (place / FACTS).is_file():
+        return find(name)
+    return read_facts(place)
+
+
+def read_facts(folder: Path) -> Base:
+    """The row written beside a stitched base's weights. Raises BaseError when it is damaged."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        return Base(**{**facts, "strides": Strides(**facts["strides"]), "source": str(folder)})
+    except (ValueError, KeyError, TypeError) as reason:
+        raise BaseError(
+            f"not the facts of a base ({reason})",
+            where=str(folder / FACTS),
+            mend="write the folder again with the tool that made it",
+        ) from reason
+
+
+def write_facts(base: Base, folder: Path) -> None:
+    """Write the row beside the weights, so that a folder is a base of its own."""
+    facts = asdict(replace(base, source="folder"))
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+DEAF_GAP = 0.1  # nats per token; a model that hears loses several times as much
+
 
 @dataclass(frozen=True)
 class Started:
@@ -51,6 +53,11 @@ class Checked:
     step: int
     scores: dict[str, float]  # loss, shuffled_loss, gap, wer, cer: those that could be measured
     clips: int
+
+    @property
+    def deaf(self) -> bool:
+        """Whether the gap is too small for a model that listens."""
+        return self.scores.get("gap", DEAF_GAP) < DEAF_GAP
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+# Every target sets up what it needs. PYTHON=python3.12 make ... chooses the interpreter.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check docs sparrow clean
+
+help:
+	@echo "make demo     teach sparrow a voice it never heard, with every verb, in about five minutes"
+	@echo "make test     lint, types and tests"
+	@echo "make check    lint and types only"
+	@echo "make docs     write the pages that are made from the code"
+	@echo "make sparrow  make the embedded base again, from nothing (hours)"
+	@echo "make clean    remove what make made here"
+
+setup: .venv/ready
+
+.venv/ready: requirements.lock pyproject.toml scripts/setup
+	@scripts/setup
+
+demo: setup
+	@.venv/bin/python scripts/demo
+
+check: setup
+	@scripts/check
+
+test: check
+	@.venv/bin/python -m pytest -q
+
+docs: setup
+	@.venv/bin/python scripts/docs
+
+sparrow: setup
+	@missing=; for program in espeak-ng flite; do \
+		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "sparrow: the voices are missing; on Debian: apt-get install$$missing" >&2; exit 1; fi
+	.venv/bin/python recipes/sparrow/make.py --work .work/sparrow
+
+clean:
+	rm -rf .venv .work/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,106 @@
+"""Which clips ride together: every step a pure function of the seed and its number.
+
+    shuffle the epoch --> windows of eight steps --> sort each window by length
+                      --> cut into steps --> shuffle the steps --> cut into batches
+
+A run that goes on from step n therefore sees exactly what it would have seen.
+"""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from dlm.batches.chat import IGNORE, Chat, Row
+from dlm.batches.collate import Batch, Listen, Padding, collate
+from dlm.clips.audio import probe
+from dlm.clips.clip import Clip, Sound
+from dlm.errors import ClipError
+from dlm.plan.frames import Strides, ceil_div, tokens
+from dlm.plan.plan import BatchPlan
+
+WINDOW_STEPS = 8  # sorted together: little padding, still random
+
+Share = tuple[int, int]  # which rank, of how many
+WHOLE: Share = (0, 1)
+
+
+class Batches:
+    """The batches of a run, by step."""
+
+    def __init__(
+        self, rows: list[Row], lengths: list[int], plan: BatchPlan, *, listen: Listen, pad: Padding
+    ) -> None:
+        """`lengths` are tokens per row, placeholders spread. Raises ClipError for a row too long."""
+        for row, length in zip(rows, lengths, strict=True):
+            if length > plan.longest:
+                raise ClipError(
+                    f"{length} tokens, and training.sequence_len is {plan.longest}",
+                    where=row.place,
+                    mend="cut the clip with start= and end=, or raise training.sequence_len",
+                )
+        self._rows, self._lengths, self._plan = rows, lengths, plan
+        self._listen, self._pad = listen, pad
+        self._epoch = (-1, [[0]])
+        self.steps_per_epoch = ceil_div(len(rows), plan.clips_per_step)
+
+    def step(self, number: int, share: Share = WHOLE) -> list[Batch]:
+        """The batches of step `number`, counted from 0."""
+        return [collate(rows, self._listen, self._pad) for rows in self.rows(number, share)]
+
+    def rows(self, number: int, share: Share = WHOLE) -> list[list[Row]]:
+        """The rows of step `number` that fall to one rank, cut into batches of like length."""
+        epoch, place = divmod(number, self.steps_per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._order(epoch))
+        rank, ranks = share
+        chosen = [self._rows[index] for index in self._epoch[1][place]]
+        mine = chosen[rank::ranks] or [_mute(chosen[0])]  # every rank takes part in every step
+        size = self._plan.clips_per_batch
+        return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+    def stream(self, start: int, stop: int, share: Share = WHOLE) -> Iterator[list[Batch]]:
+        """Steps `start` to `stop`, each made ready while the one before it is learned."""
+        with ThreadPoolExecutor(max_workers=1) as hands:
+            ahead = hands.submit(self.step, start, share)
+            for number in range(start + 1, stop + 1):
+                ready = ahead.result()
+                if number < stop:
+                    ahead = hands.submit(self.step, number, share)
+                yield ready
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        """The indices of an epoch, step by step."""
+        chance = random.Random(f"{self._plan.seed}/{epoch}")
+        shuffled = list(range(len(self._rows)))
+        chance.shuffle(shuffled)
+        size, steps = self._plan.clips_per_step, []
+        for window in _cut(shuffled, size * WINDOW_STEPS):
+            steps += _cut(sorted(window, key=self._lengths.__getitem__), size)
+        chance.shuffle(steps)
+        return steps
+
+
+def pack(clips: list[Clip], plan: BatchPlan, chat: Chat, listen: Listen) -> Batches:
+    """Render every clip and make the batches of a run ready. Raises ClipError for a row too long."""
+    rows = [chat.row(clip) for clip in clips]
+    strides = plan.base.strides
+    lengths = [len(row.ids) + sum(_spread(each, strides) for each in row.sounds) for row in rows]
+    return Batches(rows, lengths, plan, listen=listen, pad=Padding(chat.pad, chat.placeholder))
+
+
+def _spread(sound: Sound, strides: Strides) -> int:
+    """Tokens that a sound takes besides its placeholder, from its header."""
+    header = probe(sound.path)
+    end = header.samples / header.rate if sound.end is None else sound.end
+    seconds = end - (sound.start or 0.0)
+    return tokens(round(seconds * strides.rate), strides) - 1
+
+
+def _mute(row: Row) -> Row:
+    """A row that carries no loss, for a rank without one of its own."""
+    return replace(row, labels=(IGNORE,) * len(row.ids))
+
+
+def _cut(items: list[int], size: int) -> list[list[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

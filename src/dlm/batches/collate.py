@@ -1,0 +1,118 @@
+"""Rows and their sounds, padded into the tensors of one batch.
+
+ids, attention, labels   (rows, tokens)
+sounds                   (sounds, bins, frames) mel, or (sounds, frames, width) features
+frames                   (sounds,) true length of each, in mel or encoder frames
+spans                    (sounds,) tokens each stands for in the text
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from dlm.batches.chat import IGNORE, Row
+from dlm.clips.clip import Sound
+from dlm.features.ear import Heard
+
+Listen = Callable[[Sound], Heard]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a model takes at once; the legend of the shapes is at the top of this file."""
+
+    ids: torch.Tensor
+    attention: torch.Tensor
+    labels: torch.Tensor
+    sounds: torch.Tensor | None
+    frames: torch.Tensor
+    spans: torch.Tensor
+    encoded: bool  # sounds are features: the encoder has heard them already
+    places: tuple[str, ...]
+    sounds_per_row: tuple[int, ...]
+    audio_samples: int
+
+    @property
+    def label_tokens(self) -> int:
+        """Tokens that carry loss; the first token of a row has nothing to predict it."""
+        return int((self.labels[:, 1:] != IGNORE).sum())
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on another device."""
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            attention=self.attention.to(device),
+            labels=self.labels.to(device),
+            sounds=None if self.sounds is None else self.sounds.to(device),
+            frames=self.frames.to(device),
+            spans=self.spans.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What rows are padded with, on which side: left to answer, right to learn."""
+
+    pad: int
+    placeholder: int
+    left: bool = False
+
+
+def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
+    """Pad rows and what is heard of their sounds into one batch."""
+    heard = [[listen(sound) for sound in row.sounds] for row in rows]
+    spread = [
+        _spread(row, [each.tokens for each in sounds], padding.placeholder)
+        for row, sounds in zip(rows, heard, strict=True)
+    ]
+    flat = [each for sounds in heard for each in sounds]
+    attention = [[1] * len(ids) for ids, _ in spread]
+    return Batch(
+        ids=_pad([ids for ids, _ in spread], padding.pad, left=padding.left),
+        attention=_pad(attention, 0, left=padding.left),
+        labels=_pad([labels for _, labels in spread], IGNORE, left=padding.left),
+        sounds=_stack(flat) if flat else None,
+        frames=torch.tensor([_frames(each) for each in flat], dtype=torch.long),
+        spans=torch.tensor([each.tokens for each in flat], dtype=torch.long),
+        encoded=bool(flat) and flat[0].encoded,
+        places=tuple(row.place for row in rows),
+        sounds_per_row=tuple(len(row.sounds) for row in rows),
+        audio_samples=sum(each.samples for each in flat),
+    )
+
+
+def _spread(row: Row, counts: list[int], placeholder: int) -> tuple[list[int], list[int]]:
+    """Repeat each placeholder as often as its sound has tokens."""
+    left = iter(counts)
+    ids: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(row.ids, row.labels, strict=True):
+        times = next(left) if token == placeholder else 1
+        ids += [token] * times
+        labels += [label] * times
+    return ids, labels
+
+
+def _pad(rows: list[list[int]], value: int, *, left: bool) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    fill = [[value] * (width - len(row)) for row in rows]
+    both = zip(fill, rows, strict=True) if left else zip(rows, fill, strict=True)
+    return torch.tensor([one + other for one, other in both], dtype=torch.long)
+
+
+def _frames(heard: Heard) -> int:
+    return heard.values.shape[0 if heard.encoded else 1]
+
+
+def _stack(heard: list[Heard]) -> torch.Tensor:
+    """Sounds one above the other, zero where they have ended."""
+    longest = max(_frames(each) for each in heard)
+    first = heard[0].values
+    shape = (longest, first.shape[1]) if heard[0].encoded else (first.shape[0], longest)
+    stacked = first.new_zeros((len(heard), *shape))
+    for target, each in zip(stacked, heard, strict=True):
+        rows, columns = each.values.shape
+        target[:rows, :columns] = each.values
+    return stacked

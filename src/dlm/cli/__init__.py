@@ -1,0 +1,1 @@
+"""The command line: argv to verb to text, and the only printer."""

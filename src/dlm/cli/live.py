@@ -1,0 +1,141 @@
+"""Long work as it goes: a bar in a terminal, plain lines in a log; Ctrl-C asks it to stop."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from dlm.cli.tell import length, remark, summary
+from dlm.training.events import Checked, Finished, Skipped, Started, Step
+
+LINE_SECONDS = 5.0  # between two lines of a log
+
+
+def progress() -> Callable[[int, int], None]:
+    """Tell how much of a count is done, on one line that is rewritten; silent in a log."""
+    shown = sys.stderr.isatty()
+
+    def told(done: int, total: int) -> None:
+        if shown:
+            end = "\n" if done == total else ""
+            print(f"\r{done:,} of {total:,} clips", end=end, file=sys.stderr, flush=True)
+
+    return told
+
+
+def stop_on_interrupt() -> Callable[[], bool]:
+    """Let the first Ctrl-C end the step and save; the second one kills."""
+    asked: list[int] = []
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asked.append(number)
+        remark("stopping after this step; the run can go on with --resume")
+
+    signal.signal(signal.SIGINT, interrupted)
+    return lambda: bool(asked)
+
+
+def train(events: Iterator[Any], form: str) -> int:
+    """The plan, the steps as they go, and what came of them."""
+    checked = next(events)
+    for problem in checked.problems:
+        remark(str(problem), style="yellow")
+    summary(checked)
+    shown = _Bar() if sys.stderr.isatty() else _Lines()
+    code = 0
+    try:
+        for event in events:
+            shown.show(event)
+            if isinstance(event, Finished):
+                code = 130 if event.reason == "stopped" else 0
+    finally:
+        shown.close()
+    return code
+
+
+class _Lines:
+    """Plain lines, a few seconds apart."""
+
+    def __init__(self) -> None:
+        self.total, self.told, self.began, self.first = 0, 0.0, time.monotonic(), 0
+        self.clips, self.audio = 0, 0.0
+
+    def show(self, event: Any) -> None:
+        """Print what matters of an event."""
+        if isinstance(event, Started):
+            self.total, self.first, self.began = event.steps, event.step, time.monotonic()
+            remark(f"{event.trainable:,} of {event.total:,} parameters learn")
+            if event.step:
+                remark(f"going on after step {event.step}")
+        elif isinstance(event, Step):
+            self.clips += event.clips
+            self.audio += event.audio_seconds
+            self.step(event)
+        elif isinstance(event, Skipped):
+            remark(f"step {event.step} skipped: {event.reason}: {', '.join(event.clips[:5])}")
+        elif isinstance(event, Checked):
+            _scores(event)
+        elif isinstance(event, Finished):
+            stopped = event.reason == "stopped"
+            word = "stopped, to go on with --resume," if stopped else "done"
+            remark(f"{word} after {event.step} steps, {length(event.seconds)}")
+
+    def step(self, event: Step) -> None:
+        """A line for a step, when it is time for one."""
+        if time.monotonic() - self.told > LINE_SECONDS or event.step == self.total:
+            self.told = time.monotonic()
+            remark(f"step {event.step}/{self.total}  {self.rates(event)}")
+
+    def rates(self, event: Step) -> str:
+        """Loss, speed and time left."""
+        spent = max(time.monotonic() - self.began, 1e-9)
+        left = spent / (event.step - self.first) * (self.total - event.step)
+        speed = f"{self.clips / spent:.1f} clips/s  {self.audio / spent:.0f} s of sound/s"
+        return f"loss {event.loss:.3f}  {speed}  {length(left)} left"
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Bar(_Lines):
+    """A bar that moves, in a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        columns = (TextColumn("step"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        ends = (TextColumn("{task.fields[rates]}"),)
+        self.bar = Progress(*columns, *ends, console=Console(stderr=True))
+        self.task = self.bar.add_task("", total=None, rates="loading", visible=True)
+        self.bar.start()
+
+    def step(self, event: Step) -> None:
+        """Move the bar."""
+        self.bar.update(self.task, total=self.total, completed=event.step, rates=self.rates(event))
+        if event.step == self.total:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.stop()
+
+
+def _scores(event: Checked) -> None:
+    """Held-out scores, and whether the model listens at all."""
+    names = {"loss": "held-out loss", "wer": "WER", "cer": "CER", "gap": "listening gap"}
+    told = [
+        f"{said} {event.scores[name]:.3f}" for name, said in names.items() if name in event.scores
+    ]
+    remark(f"{', '.join(told)}  ({event.clips} clips)")
+    gap = event.scores.get("gap")
+    if gap is not None and event.deaf:
+        remark(
+            f"the model ignores the audio: with another clip's sound it does as well (gap {gap:.3f});"
+            " check that transcripts belong to their clips, or train longer",
+            style="red",
+        )

@@ -1,0 +1,110 @@
+"""Each command is a verb's signature; what it gives back goes to the printer of its name.
+
+A positional parameter is an argument, a keyword-only one an option, and its Say is its help.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from dlm.cli import live, tell
+from dlm.errors import DlmError, UsageError
+from dlm.verbs import ask, keep, learn
+
+Tell = Callable[[Any, str], int]  # prints what a verb gave back, in a form: the exit code
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its name, its verb, its printer, and the forms it can print besides text."""
+
+    name: str
+    verb: Callable[..., Any]
+    tell: Tell
+    forms: tuple[str, ...] = ()
+
+
+COMMANDS = (
+    Command("init", learn.init, tell.init),
+    Command("check", learn.check, tell.check, ("json",)),
+    Command("train", learn.train, live.train),
+    Command("prompt", ask.prompt, tell.prompt, ("json",)),
+    Command("transcribe", ask.transcribe, tell.transcribe, ("json", "srt", "vtt")),
+    Command("eval", ask.evaluate, tell.evaluate, ("json",)),
+    Command("show", keep.show, tell.show, ("json",)),
+    Command("versions", keep.versions, tell.versions, ("json",)),
+    Command("use", keep.use, tell.use),
+    Command("export", keep.export, tell.export),
+    Command("doctor", keep.doctor, tell.doctor, ("json",)),
+)
+
+
+def main() -> None:
+    """Run a command; a mistake ends in one line and exit 1 or 2."""
+    try:
+        application()()
+    except DlmError as error:
+        tell.error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def application() -> typer.Typer:
+    """The commands, built from the verbs."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Teach a language model to hear.",
+    )
+    for command in COMMANDS:
+        app.command(command.name, help=inspect.getdoc(command.verb))(_function(command))
+    return app
+
+
+def _function(command: Command) -> Callable[..., None]:
+    """What Typer calls: the verb's own parameters, and a flag for each form."""
+    lent = {"progress": live.progress, "stop": live.stop_on_interrupt}
+
+    def run(**given: Any) -> None:
+        wanted = [each for each in command.forms if given.pop(each)]
+        for name in inspect.signature(command.verb).parameters:
+            if name in lent:
+                given[name] = lent[name]()
+        if "question" in given and given["question"] is None and not sys.stdin.isatty():
+            given["question"] = sys.stdin.read()
+        if len(wanted) > 1:
+            raise UsageError(f"--{wanted[0]} and --{wanted[1]} exclude each other")
+        code = command.tell(command.verb(**given), wanted[0] if wanted else "text")
+        raise typer.Exit(code)
+
+    parameters = inspect.signature(command.verb).parameters.values()
+    kept = [_parameter(each) for each in parameters if each.name not in lent]
+    run.__signature__ = inspect.Signature([*kept, *map(_flag, command.forms)])  # type: ignore[attr-defined]
+    return run
+
+
+def _parameter(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A verb's parameter in Typer's words."""
+    kind, said = get_args(parameter.annotation)[:2]
+    if get_origin(kind) is tuple:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+    option = parameter.kind is parameter.KEYWORD_ONLY
+    flags = said.flags or (f"--{parameter.name.replace('_', '-')}",)
+    told = typer.Option(*flags, help=said.text) if option else typer.Argument(help=said.text)
+    default = [] if parameter.default == () else parameter.default
+    return parameter.replace(
+        kind=parameter.KEYWORD_ONLY, annotation=Annotated[kind, told], default=default
+    )
+
+
+def _flag(form: str) -> inspect.Parameter:
+    told = typer.Option(f"--{form}", help=f"Print {form.upper()}.")
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(form, keyword, default=False, annotation=Annotated[bool, told])

@@ -1,0 +1,235 @@
+"""Which clips a document points at: those it writes out, then those of its source folders.
+
+    corpus/a.wav  + corpus/a.txt    a clip: what is said in a.wav stands in a.txt
+    corpus/b.flac                   no transcript: skipped, counted and said
+    corpus/notes.md                 not audio: skipped and counted
+
+Nothing is raised: what is wrong is a Problem with its place, so that all can be told at once.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dlm.clips.clip import Clip, Problem, Sound
+from dlm.clips.sections import EMPTY_TRANSCRIPT, clips_in, located, place_of, transcription
+from dlm.clips.walk import matches, walk
+from dlm.document.document import Document
+from dlm.document.settings import Source
+from dlm.errors import ClipError
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+FOREIGN_SUFFIXES = frozenset(".m4a .aac .mp4 .wma .webm .mkv .mov .amr .aiff .aif .caf .au".split())
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What a source gave and what was left out, with the first few names of each."""
+
+    path: str
+    audio_count: int = 0
+    audio_bytes: int = 0
+    skipped_audio_no_transcript: int = 0
+    skipped_not_audio: int = 0
+    skipped_excluded: int = 0
+    skipped_over_max_files: int = 0
+    audio_names: tuple[str, ...] = ()
+    skipped_names: tuple[str, ...] = ()  # of audio without a transcript
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All clips of a document, in order, and what is wrong with the rest."""
+
+    clips: tuple[Clip, ...]
+    sources: tuple[SourceReport, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass
+class _Haul:
+    """What one source has given so far; names are as the author would write them."""
+
+    clips: list[Clip] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    audio_bytes: int = 0
+    untold: list[str] = field(default_factory=list)  # audio without a transcript
+    foreign: list[str] = field(default_factory=list)  # audio in a format that is not read
+    not_audio: int = 0
+    excluded: int = 0
+    over: int = 0
+
+    def report(self, path: str) -> SourceReport:
+        return SourceReport(
+            path,
+            audio_count=len(self.clips),
+            audio_bytes=self.audio_bytes,
+            skipped_audio_no_transcript=len(self.untold),
+            skipped_not_audio=self.not_audio,
+            skipped_excluded=self.excluded,
+            skipped_over_max_files=self.over,
+            audio_names=tuple(clip.place for clip in self.clips[:NAMES_SHOWN]),
+            skipped_names=tuple(self.untold[:NAMES_SHOWN]),
+        )
+
+
+def gather(document: Document) -> Gathered:
+    """Everything the document gives to learn from."""
+    found = list(clips_in(document))
+    clips = [clip for clip in found if isinstance(clip, Clip)]
+    problems = [problem for problem in found if isinstance(problem, Problem)]
+    reports = []
+    for source in document.settings.training.sources:
+        haul = _Haul()
+        try:
+            _haul_in(document, source, haul)
+        except ClipError as error:
+            haul.problems.append(Problem.of(error, _place_of_source(document, source)))
+        clips += haul.clips
+        problems += haul.problems
+        reports.append(haul.report(source.path))
+    if not clips and not any(problem.fatal for problem in problems):
+        mend = "add an ::audio:: section, or a folder of clips under training.sources"
+        what = "the document gives nothing to learn"
+        problems.append(Problem(document.path.name, what, mend, fatal=True))
+    return Gathered(tuple(clips), tuple(reports), tuple(problems))
+
+
+def _haul_in(document: Document, source: Source, haul: _Haul) -> None:
+    """Everything in one source, in the order of its paths."""
+    root = located(document, source.path)
+    if not root.exists():
+        what = f"source not found: {source.path}"
+        raise ClipError(what, mend="make the folder or mend its path")
+    home = document.folder if document.settings.training.sources_policy == "strict" else None
+    if home is not None and not _inside(root, home):
+        raise _escape(source.path)
+    if root.is_file() and root.suffix.lower() not in AUDIO_SUFFIXES:
+        mend = "name a folder of clips, or one wav, flac, ogg, mp3 or opus file"
+        raise ClipError(f"source is neither a folder nor audio: {source.path}", mend=mend)
+    for file in _chosen(source, root, haul):
+        if home is not None and not _inside(file, home):
+            escape = _escape(_name(source, root, file))
+            haul.problems.append(Problem.of(escape, _place_of_source(document, source)))
+        else:
+            _take(document, source, _Pair(file, _sidecar(file), _name(source, root, file)), haul)
+    haul.problems += _remarks(source, haul, _place_of_source(document, source))
+
+
+def _chosen(source: Source, root: Path, haul: _Haul) -> Iterator[Path]:
+    """The audio files that the patterns mean; the rest is counted."""
+    found = walk(root)
+    for folder in found.closed:
+        name, mend = _name(source, root, folder), "allow it to be read, or exclude it"
+        haul.problems.append(Problem(name, "the folder cannot be listed", mend, fatal=False))
+    audio = [file for file in found.files if file.suffix.lower() in AUDIO_SUFFIXES]
+    told = {sidecar for sidecar in map(_sidecar, audio) if sidecar is not None}
+    rest = set(found.files) - set(audio) - told
+    haul.not_audio = len(rest)
+    foreign = sorted(file for file in rest if file.suffix.lower() in FOREIGN_SUFFIXES)
+    haul.foreign = [_name(source, root, file) for file in foreign]
+    for file in audio:
+        path = file.name if file == root else file.relative_to(root).as_posix()
+        if matches(path, source.include or ("**",)) and not matches(path, source.exclude):
+            yield file
+        else:
+            haul.excluded += 1
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """An audio file, the transcript beside it, and its name in the author's words."""
+
+    file: Path
+    sidecar: Path | None
+    name: str
+
+
+def _take(document: Document, source: Source, pair: _Pair, haul: _Haul) -> None:
+    """One audio file becomes a clip, a skip or a problem."""
+    if pair.sidecar is None:
+        haul.untold.append(pair.name)
+        return
+    if source.max_files is not None and len(haul.clips) >= source.max_files:
+        haul.over += 1
+        return
+    place_of_text = Path(pair.name).with_name(pair.sidecar.name).as_posix()
+    try:
+        transcript = _transcript(pair.sidecar)
+        haul.audio_bytes += pair.file.stat().st_size if pair.file.exists() else 0
+    except ClipError as error:
+        haul.problems.append(Problem.of(error, place_of_text))
+        return
+    sound = Sound(pair.file, written=pair.name)
+    turns = transcription(document, sound, transcript, prompt=source.prompt)
+    haul.clips.append(Clip(turns, pair.name, "transcribe", source.language))
+
+
+def _transcript(sidecar: Path) -> str:
+    """The words of a sidecar, without the blanks around them."""
+    try:
+        if not sidecar.is_file():
+            raise ClipError("the transcript is not a regular file", mend="write it in a text file")
+        text = sidecar.read_bytes().decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        what = f"the transcript is not UTF-8 (byte {error.start + 1})"
+        mend = "save it as UTF-8: `iconv -f latin1 -t utf-8 in.txt > out.txt`"
+        raise ClipError(what, mend=mend) from error
+    except OSError as error:
+        mend = "allow it to be read"
+        raise ClipError("the transcript cannot be read", mend=mend) from error
+    if not text:
+        raise ClipError(EMPTY_TRANSCRIPT, mend="write what is said, or remove the file to skip it")
+    return text
+
+
+def _sidecar(file: Path) -> Path | None:
+    """The transcript beside an audio file."""
+    beside = (file.with_suffix(suffix) for suffix in (".txt", ".TXT"))
+    return next((sidecar for sidecar in beside if os.path.lexists(sidecar)), None)
+
+
+def _remarks(source: Source, haul: _Haul, place: str) -> Iterator[Problem]:
+    """What the author should know of a source, though training goes on."""
+    if haul.untold:
+        what = f"{len(haul.untold)} without a transcript, skipped: {_some(haul.untold)}"
+        mend = f"write {Path(haul.untold[0]).with_suffix('.txt').as_posix()}"
+        yield Problem(place, what, mend, fatal=False)
+    if haul.foreign:
+        what = f"{len(haul.foreign)} in a format that is not read: {_some(haul.foreign)}"
+        target = Path(haul.foreign[0]).with_suffix(".wav").as_posix()
+        yield Problem(place, what, f"convert: `ffmpeg -i {haul.foreign[0]} {target}`", fatal=False)
+    if not haul.clips and not haul.problems:
+        mend = "put recordings there, each with its transcript in a .txt of the same name"
+        yield Problem(place, f"no clips in {source.path}", mend, fatal=False)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _name(source: Source, root: Path, file: Path) -> str:
+    """A file below a source as the author would write it: relative to the document."""
+    return Path(source.path, file.relative_to(root)).as_posix()
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _escape(name: str) -> ClipError:
+    what = f"{name} lies outside the document's folder, and sources_policy is strict"
+    return ClipError(what, mend="move it inside, or set `sources_policy: permissive`")
+
+
+def _place_of_source(document: Document, source: Source) -> str:
+    """The line of the document that names the source, as far as it can be found."""
+    form = re.compile(rf"\bpath\s*:\s*['\"]?{re.escape(source.path)}['\"]?\s*(?:$|[,}}#])")
+    for number, line in enumerate(document.source.split("\n"), start=1):
+        if form.search(line):
+            return place_of(document, number)
+    return document.path.name

@@ -1,0 +1,215 @@
+"""The frontmatter: which fields a document may set, what each means and what it may be.
+
+Settings
+└── training    Training
+    ├── lora        Lora
+    ├── sources     Source, ...
+    ├── audio       Audio
+    └── stability   Stability
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic.fields import FieldInfo
+
+NEWEST_VERSION = 15
+ULID = r"^[0-9A-HJ-KM-NP-TV-Z]{26}$"
+
+Adapter = Literal["lora", "dora", "projector", "full"]
+
+
+def _defaults_when_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+def _none_when_empty(value: object) -> object:
+    return () if value is None else value
+
+
+def _auto_or_count(value: object) -> object:
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("must be 'auto' or a whole number of at least 1")
+
+
+def _auto_or_names(value: object) -> object:
+    if value == "auto":
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
+        return value
+    raise ValueError("must be 'auto' or a list of module names")
+
+
+def _share_or_count(value: object) -> object:
+    whole = type(value) is int and value >= 0
+    if whole or (type(value) is float and 0 <= value < 1):
+        return value or 0.0
+    raise ValueError("must be a share from 0 up to 1, such as 0.1, or a number of clips")
+
+
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+AutoOrCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)]
+Names = Annotated[tuple[Text, ...], Strict(False)]
+AutoOrNames = Annotated[
+    Annotated[tuple[str, ...], Strict(False)] | Literal["auto"], BeforeValidator(_auto_or_names)
+]
+ShareOrCount = Annotated[float | int, BeforeValidator(_share_or_count)]
+Places = Annotated[
+    tuple[Literal["lm", "projector", "encoder"], ...], Strict(False), Field(min_length=1)
+]
+
+
+class Record(BaseModel):
+    """What every part of the frontmatter obeys: exact types, no unknown keys, no changes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(Record):
+    """A folder or file whose clips the document learns from."""
+
+    path: Text = Field(description="Folder or file, relative to the document.")
+    include: Names = Field(
+        default=("**/*",), description="Patterns of the files to take, such as **/*.wav."
+    )
+    exclude: Names = Field(default=(), description="Patterns of the files to leave out.")
+    max_files: int | None = Field(
+        default=None, ge=1, description="Take at most this many clips; all when empty."
+    )
+    language: Text | None = Field(default=None, description="Language spoken in the clips.")
+    prompt: Text | None = Field(
+        default=None,
+        description="What the model is asked about each clip; the base's own if empty.",
+    )
+
+
+class Lora(Record):
+    """Where low-rank weights are placed."""
+
+    where: Places = Field(
+        default=("lm",), description="Parts that get low-rank weights: lm, projector, encoder."
+    )
+
+
+class Audio(Record):
+    """How recordings are taken in."""
+
+    auto_resample: bool = Field(
+        default=False, description="Convert other sample rates to the base's instead of refusing."
+    )
+
+
+class Stability(Record):
+    """What a run endures before it stops."""
+
+    max_skipped_steps: int = Field(
+        default=5, ge=1, description="Stop after this many steps skipped for non-finite numbers."
+    )
+
+
+Sources = Annotated[tuple[Source, ...], Strict(False), BeforeValidator(_none_when_empty)]
+
+
+class Training(Record):
+    """How the model learns."""
+
+    adapter: Adapter | None = Field(
+        default=None,
+        description="What is trained: lora, dora, projector or full; the base's own if empty.",
+    )
+    lora_r: int = Field(default=8, ge=1, le=256, description="Rank of the low-rank weights.")
+    lora_alpha: int = Field(
+        default=16,
+        ge=1,
+        description="Strength of the low-rank weights; they are scaled by alpha/r.",
+    )
+    lora_dropout: float = Field(
+        default=0.05, ge=0, le=0.5, description="Share of low-rank inputs dropped in training."
+    )
+    lora: Annotated[Lora, BeforeValidator(_defaults_when_empty)] = Field(
+        default_factory=Lora, description="Where low-rank weights are placed."
+    )
+    target_modules: AutoOrNames = Field(
+        default="auto", description="Modules that get low-rank weights, by name; auto chooses."
+    )
+    sequence_len: int = Field(
+        default=2048, ge=64, le=32768, description="Longest row, in tokens of text and sound."
+    )
+    micro_batch_size: AutoOrCount = Field(
+        default="auto", description="Clips in one forward pass; auto fits them to the memory."
+    )
+    grad_accum: AutoOrCount = Field(
+        default="auto", description="Forward passes in one step; auto completes the batch."
+    )
+    learning_rate: Positive | None = Field(
+        default=None, description="Peak learning rate; the base's own if empty."
+    )
+    rates: dict[Text, Positive] = Field(
+        default_factory=dict,
+        description="Learning rates by role (encoder, projector, lm, lora) or parameter pattern.",
+    )
+    num_epochs: int | None = Field(
+        default=None, ge=1, description="Passes over the clips; the base's own if empty."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the trained weights.")
+    max_grad_norm: Positive = Field(default=1.0, description="Longer gradients are cut to this.")
+    lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="How the learning rate falls: cosine, linear, constant."
+    )
+    warmup_ratio: float = Field(
+        default=0.1, ge=0, le=0.5, description="Share of the steps in which the rate rises."
+    )
+    precision: Literal["bf16", "fp32"] | None = Field(
+        default=None,
+        description="Number format: bf16 or fp32; what the machine does best if empty.",
+    )
+    seed: int = Field(default=42, ge=0, description="Start of every random choice.")
+    held_out: ShareOrCount = Field(
+        default=0.1, description="Clips kept for testing: a share below 1, or a number of clips."
+    )
+    sources: Sources = Field(default=(), description="Folders or files of clips.")
+    sources_policy: Literal["permissive", "strict"] = Field(
+        default="permissive",
+        description="strict keeps sources inside the document's folder; permissive does not.",
+    )
+    audio: Annotated[Audio, BeforeValidator(_defaults_when_empty)] = Field(
+        default_factory=Audio, description="How recordings are taken in."
+    )
+    stability: Annotated[Stability, BeforeValidator(_defaults_when_empty)] = Field(
+        default_factory=Stability, description="What a run endures before it stops."
+    )
+
+
+class Settings(Record):
+    """Everything between the `---` lines."""
+
+    dlm_id: str = Field(pattern=ULID, description="The document's own ULID, written by dlm init.")
+    dlm_version: int = Field(
+        default=1, ge=1, le=NEWEST_VERSION, description="Version of the format, 1 to 15."
+    )
+    base_model: str = Field(
+        pattern=r"\S", description="The base: a catalogue key, hf:org/name or a local folder."
+    )
+    system_prompt: str | None = Field(
+        default=None, description="What the model is told before every conversation."
+    )
+    training: Annotated[Training, BeforeValidator(_defaults_when_empty)] = Field(
+        default_factory=Training, description="How the model learns."
+    )
+
+
+def every_field(record: type[Record] = Settings) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field by its dotted name, such as `training.lora.where`, in the order documented."""
+    for name, info in record.model_fields.items():
+        yield name, info
+        for nested in _nested(info.annotation):
+            yield from ((f"{name}.{below}", field) for below, field in every_field(nested))
+
+
+def _nested(annotation: Any) -> Iterator[type[Record]]:
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Record):
+            yield kind

@@ -1,0 +1,256 @@
+"""How bytes reach the disk whole: written beside, made durable, renamed into place, locked.
+
+    write_atomic   .pending-<pid>-<n>  ->  fsync  ->  rename to <name>  ->  fsync of the folder
+
+Whatever is named `.pending-<pid>...` is unfinished, and belongs to the process `<pid>`.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
+from types import TracebackType
+
+from dlm.errors import StoreError
+
+PENDING = ".pending-"
+FULL = {
+    ENOSPC: "the disk is full",
+    EDQUOT: "the disk quota is used up",
+    EFBIG: "the file is larger than this disk or its limit allows",
+}
+NUMBERED = re.compile(r"(?:os error|Errno) (\d+)")  # safetensors and shutil keep errno in words
+SHORT = re.compile(r"inline_container|requested and \d+ written")  # torch and numpy keep none
+MEND_FULL = "free some space, or set DLM_HOME to a folder on a larger disk"
+MEND_DENIED = "check that you may write there, or set DLM_HOME to another folder"
+COPY_BYTES = 1 << 20
+PATIENCE_SECONDS = 0.5  # a passing reader repairs a store in less
+POLL_SECONDS = 0.02
+
+_counter = itertools.count()
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Put `data` at `path`: readers find the old bytes or the new ones, never a part of them."""
+    pending = temporary(path.parent)
+    try:
+        with writing(path):
+            make_folder(path.parent)
+            with pending.open("xb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.is_file():
+                pending.chmod(stat.S_IMODE(path.stat().st_mode))
+            pending.replace(path)
+            sync(path.parent)
+    finally:
+        discard(pending)
+
+
+def copy_hashed(path: Path, copy: Path) -> str:
+    """Copy the bytes at `path` to the new file `copy`, a few at a time; their sha256."""
+    digest = hashlib.sha256()
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise StoreError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    with source, writing(copy.parent), copy.open("xb") as target:
+        while chunk := source.read(COPY_BYTES):
+            digest.update(chunk)
+            target.write(chunk)
+        target.flush()
+        os.fsync(target.fileno())
+    return digest.hexdigest()
+
+
+def temporary(folder: Path) -> Path:
+    """A name in `folder` that no other process or thread uses."""
+    return folder / f"{PENDING}{os.getpid()}-{next(_counter)}"
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """What processes that are gone left unfinished in `folder`."""
+    for path in sorted(folder.glob(f"{PENDING}*")):
+        owner = path.name.removeprefix(PENDING).split("-")[0]
+        if not (owner.isdigit() and _alive(int(owner))):
+            yield path
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line why `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        denied = StoreError(
+            f"cannot be written: {error.strerror or error}", where=str(path), mend=MEND_DENIED
+        )
+        raise disk_full(error, path) or denied from error
+
+
+def disk_full(error: Exception, path: Path) -> StoreError | None:
+    """The one line for a disk without room, or None when `error` tells of something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := NUMBERED.search(str(error))):
+        number = int(found[1])
+    if number is None and SHORT.search(str(error)):
+        number = ENOSPC
+    if number not in FULL:
+        return None
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(there).free
+    return StoreError(f"{FULL[number]} ({free:,} bytes free)", where=str(path), mend=MEND_FULL)
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and its parents, each of them durable."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until this file, or the names in this folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until every file and folder under `folder` is on the disk."""
+    with writing(folder):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            sync(path)
+        sync(folder)
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of the bytes at `path`, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_tree(folder: Path) -> dict[str, str]:
+    """The sha256 of every file under `folder`, by its path there. A link is refused."""
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise StoreError("is a link", where=str(path), mend="put the file itself there")
+        if path.is_file():
+            hashes[path.relative_to(folder).as_posix()] = sha256_file(path)
+    return hashes
+
+
+class Lock:
+    """One writer at a time, until `with` ends or the process does. Entering twice is allowed.
+
+    The kernel holds the lock and drops it when its process dies, even by SIGKILL; the file only
+    says who holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._depth = 0
+
+    def take(self) -> bool:
+        """Take the lock, or return False when another holds it."""
+        if self._descriptor is None:
+            self._descriptor = self._open()
+        if self._descriptor is not None:
+            self._depth += 1
+        return self._descriptor is not None
+
+    def release(self) -> None:
+        """Undo one `take`."""
+        self._depth = max(0, self._depth - 1)
+        if self._depth == 0 and self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            self._forget()
+
+    def __enter__(self) -> "Lock":
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while not self.take():
+            if time.monotonic() > patience:
+                raise self._held()
+            time.sleep(POLL_SECONDS)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _open(self) -> int | None:
+        with writing(self.path):
+            make_folder(self.path.parent)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
+            since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        # A forked worker shares the lock and would keep it after our death.
+        os.register_at_fork(after_in_child=self._forget)
+        return descriptor
+
+    def _forget(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor, self._depth = None, 0
+
+    def _held(self) -> StoreError:
+        try:
+            holder = json.loads(self.path.read_bytes())
+            pid, host, since = holder["pid"], holder["host"], holder["since"]
+        except (OSError, ValueError, KeyError, TypeError):  # it is just being written
+            return StoreError("another dlm is training this document", mend="wait for it to end")
+        here = host == socket.gethostname()
+        return StoreError(
+            f"another dlm (pid {pid}{'' if here else f' on {host}'}, since {since}) "
+            "is training this document",
+            mend=f"wait for it to end, or stop it with `kill {pid}`{'' if here else ' there'}",
+        )
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

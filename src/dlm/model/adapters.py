@@ -1,0 +1,137 @@
+"""What learns and what stays: freezing, LoRA, and the adapter as a set of named tensors.
+
+adapter_config.json            which kind, and for which base and revision
+adapter_model.safetensors      every tensor that training changed, by its name in the model
+"""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dlm.errors import BaseError, PlanError
+from dlm.model.face import Model
+from dlm.plan.bases import Base, Role
+from dlm.plan.plan import Adapter
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
+    """Freeze what stays and make the rest learn. Raises PlanError when nothing would learn."""
+    model.requires_grad_(False)
+    roles = adapter.where
+    if adapter.kind in ("full", "projector"):
+        _unfreeze(model, roles)
+        return
+    if "projector" in roles:
+        _unfreeze(model, ("projector",))
+    layers = _linear_layers(model, tuple(role for role in roles if role != "projector"))
+    chosen = [name for name in layers if _wanted(name, adapter.targets)]
+    if not chosen:
+        wanted = ", ".join(adapter.targets or roles)
+        raise PlanError(
+            f"no linear layer matches {wanted}",
+            mend=f"set training.target_modules to auto, or to names such as {_ending(layers)}",
+        )
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=chosen,
+        use_dora=adapter.kind == "dora",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+
+
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
+def role_of(name: str, model: Model) -> str:
+    """The group a parameter learns with: lora, or the part of the model it belongs to."""
+    if ".lora_" in name:
+        return "lora"
+    return next((role for role, prefix in model.parts.items() if name.startswith(prefix)), "lm")
+
+
+def save_adapter(model: Model, adapter: Adapter, folder: Path) -> None:
+    """Write what training changed."""
+    tensors = {name: each.detach().cpu().contiguous() for name, each in learning(model).items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    facts = {"base": model.base.key, "revision": model.base.revision, **asdict(adapter)}
+    (folder / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path, base: Base) -> Adapter:
+    """What a version's adapter is. Raises BaseError when it was made for another base."""
+    try:
+        facts = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        made_for = (facts.pop("base"), facts.pop("revision"))
+        targets = None if facts["targets"] is None else tuple(facts["targets"])
+        adapter = Adapter(**{**facts, "where": tuple(facts["where"]), "targets": targets})
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise BaseError(f"not an adapter ({reason})", where=str(folder)) from reason
+    if made_for != (base.key, base.revision):
+        raise BaseError(
+            f"made for {made_for[0]} ({made_for[1]}), not for {base.key} ({base.revision})",
+            where=str(folder),
+            mend="train again, or set base_model back",
+        )
+    return adapter
+
+
+def place_adapter(model: Model, folder: Path) -> None:
+    """Put a version's tensors into a model that `adapt` made ready; all of them, and no others."""
+    slots = learning(model)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as reason:
+        raise BaseError(f"cannot be read ({reason})", where=str(folder / WEIGHTS)) from reason
+    if tensors.keys() != slots.keys():
+        odd = sorted(tensors.keys() ^ slots.keys())
+        raise BaseError(
+            f"{len(odd)} tensors do not fit this base, first {odd[0]}",
+            where=str(folder / WEIGHTS),
+            mend="train again",
+        )
+    with torch.no_grad():
+        for name, slot in slots.items():
+            slot.copy_(tensors[name])
+
+
+def _unfreeze(model: Model, roles: tuple[Role, ...]) -> None:
+    prefixes = tuple(model.parts[role] for role in roles)
+    for name, each in model.named_parameters():
+        if name.startswith(prefixes) and not name.endswith("embed_positions.weight"):
+            each.requires_grad_(True)  # the positions are Whisper's fixed sinusoids
+
+
+def _linear_layers(model: Model, roles: tuple[Role, ...]) -> list[str]:
+    """Names of the linear layers of these parts, the output head apart."""
+    prefixes = tuple(model.parts[role] for role in roles)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and name.startswith(prefixes)
+        and not name.endswith("lm_head")
+    ]
+
+
+def _wanted(name: str, targets: tuple[str, ...] | None) -> bool:
+    return targets is None or any(re.search(rf"(^|\.){re.escape(each)}$", name) for each in targets)
+
+
+def _ending(layers: list[str]) -> str:
+    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers})[:4])

@@ -1,0 +1,103 @@
+"""The four questions every base answers; the trainer knows no other.
+
+mel --hear--> features --project--> audio embeddings
+token ids + audio embeddings --think--> hidden states --speak--> logits
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from dlm.batches.collate import Batch
+from dlm.errors import ClipError
+from dlm.plan.bases import Base, Role
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an encoder heard: (sounds, frames, width), and the true frames of each (sounds,)."""
+
+    values: torch.Tensor
+    frames: torch.Tensor
+
+
+class Model(nn.Module, ABC):
+    """A base that can hear. `parts` name its parameters by role."""
+
+    base: Base
+    tokenizer: PreTrainedTokenizerBase
+    placeholder: int  # the token that stands for one token of sound
+    parts: dict[Role, str]  # role -> prefix of its parameters' names
+
+    @abstractmethod
+    def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
+        """The encoder alone; `mel` (sounds, bins, frames), `frames` (sounds,) the true lengths."""
+
+    @abstractmethod
+    def project(self, features: Features) -> torch.Tensor:
+        """Audio embeddings of all sounds, one after the other: (audio tokens, width)."""
+
+    @abstractmethod
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text embeddings of (rows, tokens): (rows, tokens, width)."""
+
+    @abstractmethod
+    def think(self, embedded: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+        """Hidden states of merged embeddings: (rows, tokens, width)."""
+
+    @abstractmethod
+    def speak(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits of the hidden states (positions, width) one wants to hear: (positions, words)."""
+
+    @abstractmethod
+    def next_logits(
+        self, embedded: torch.Tensor, attention: torch.Tensor, cache: DynamicCache
+    ) -> torch.Tensor:
+        """Logits of the word after `embedded` (rows, new tokens, width): (rows, words).
+
+        `attention` covers the tokens in the cache and the new ones; rows are padded on the left.
+        """
+
+    def merge(self, batch: Batch) -> torch.Tensor:
+        """Text embeddings, sound where the placeholders stand. Raises ClipError on a miscount."""
+        embedded = self.embed(batch.ids)
+        check_counts(batch, self.placeholder)
+        if batch.sounds is None:
+            return embedded
+        features = (
+            Features(batch.sounds, batch.frames)
+            if batch.encoded
+            else self.hear(batch.sounds, batch.frames)
+        )
+        audio = self.project(features).to(embedded.dtype)
+        spots = (batch.ids == self.placeholder)[..., None].expand_as(embedded)
+        return embedded.masked_scatter(spots, audio)
+
+    @torch.no_grad()
+    def hear_one(self, mel: torch.Tensor) -> torch.Tensor:
+        """Features (frames, width) of one clip's mel (bins, frames): always the same bits."""
+        frames = torch.tensor([mel.shape[1]], device=self.device)
+        return self.hear(mel[None].to(self.device), frames).values[0].cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
+
+def check_counts(batch: Batch, placeholder: int) -> None:
+    """Every row must hold as many placeholders as its sounds have tokens."""
+    found = (batch.ids == placeholder).sum(dim=1).tolist()
+    start = 0
+    for place, sounds, count in zip(batch.places, batch.sounds_per_row, found, strict=True):
+        expected = int(batch.spans[start : start + sounds].sum())
+        start += sounds
+        if count != expected:
+            raise ClipError(
+                f"{count} placeholders for {expected} tokens of sound",
+                where=place,
+                mend="report this clip: the counts come from one function and should agree",
+            )

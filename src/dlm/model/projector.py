@@ -1,0 +1,38 @@
+"""From what the encoder heard to what the language model reads.
+
+`stack` lays k frames side by side, so that one token holds k encoder frames, and maps them through
+two linear layers (the concat projector of SLAM-ASR, Ma et al. 2024, with GELU and a norm after).
+"""
+
+import torch
+from torch import nn
+
+from dlm.model.face import Features
+from dlm.plan.frames import ceil_div
+
+
+class Stack(nn.Module):
+    """Concatenate `stride` frames, then Linear, GELU, Linear, RMSNorm."""
+
+    def __init__(self, *, width: int, stride: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.enter = nn.Linear(width * stride, hidden)
+        self.leave = nn.Linear(hidden, out)
+        self.norm = nn.RMSNorm(out, eps=1e-6)
+
+    def forward(self, features: Features) -> torch.Tensor:
+        """(sounds, frames, width) -> (audio tokens of all sounds, out)."""
+        sounds, frames, width = features.values.shape
+        steps = ceil_div(frames, self.stride)
+        values = nn.functional.pad(features.values, (0, 0, 0, steps * self.stride - frames))
+        stacked = values.reshape(sounds, steps, self.stride * width)
+        used = -(-features.frames // self.stride)  # tokens of each sound
+        kept = torch.arange(steps, device=used.device) < used[:, None]
+        embeddings: torch.Tensor = self.norm(
+            self.leave(nn.functional.gelu(self.enter(stacked[kept])))
+        )
+        return embeddings
+
+
+PROJECTORS = {"stack": Stack}

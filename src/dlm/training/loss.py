@@ -1,0 +1,43 @@
+"""What a model is taught: the likelihood of each label token, and whether it listens."""
+
+import torch
+from torch import nn
+
+from dlm.batches.chat import IGNORE
+from dlm.batches.collate import Batch
+from dlm.model.face import Model
+
+
+class Objective(nn.Module):
+    """Cross entropy summed over each row's label tokens; logits only where labels are."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(rows,) fp32 sums in nats. Divide by label tokens outside, over the whole step."""
+        hidden = self.model.think(self.model.merge(batch), batch.attention)
+        targets = batch.labels[:, 1:]  # each position predicts the next token
+        spots = targets != IGNORE
+        logits = self.model.speak(hidden[:, :-1][spots]).float()
+        losses = nn.functional.cross_entropy(logits, targets[spots], reduction="none")
+        rows = spots.nonzero()[:, 0]
+        return losses.new_zeros(len(targets)).index_add(0, rows, losses)
+
+
+@torch.no_grad()
+def mean_loss(model: Model, batches: list[Batch]) -> float:
+    """Loss per label token over `batches`, in nats."""
+    objective = Objective(model)
+    device = str(model.device)
+    total = sum(float(objective(batch.to(device)).sum()) for batch in batches)
+    return total / max(sum(batch.label_tokens for batch in batches), 1)
+
+
+def listening_gap(loss: float, shuffled: float) -> float:
+    """How much worse the model does with another clip's sound, in nats per token.
+
+    Near zero means that the model ignores the audio.
+    """
+    return shuffled - loss

@@ -1,0 +1,57 @@
+"""Everything a run needs to go on to the same bits: weights, optimiser moments, the step.
+
+    weights.safetensors      what learns, by name
+    moments.safetensors      <name>/exp_avg, <name>/exp_avg_sq, <name>/step
+    state.json               {"step": steps done}
+
+Random numbers and the place in the data need no file: both are functions of the seed and the step.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dlm.errors import TrainingError
+from dlm.model.adapters import learning
+from dlm.model.face import Model
+
+
+def write_state(model: Model, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
+    """Write the state after `step` steps into `folder`."""
+    learned = learning(model)
+    weights = {name: each.detach().cpu().contiguous() for name, each in learned.items()}
+    moments = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, each in learned.items()
+        for key, value in optimizer.state.get(each, {}).items()
+    }
+    save_file(weights, folder / "weights.safetensors")
+    save_file(moments, folder / "moments.safetensors")
+    (folder / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+
+
+def read_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+    """Put a state back and return the steps done. Raises TrainingError when it does not fit."""
+    try:
+        step = int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"])
+        weights = load_file(folder / "weights.safetensors")
+        moments = load_file(folder / "moments.safetensors")
+    except (OSError, ValueError, KeyError, SafetensorError) as reason:
+        mend = "start over with --fresh"
+        raise TrainingError(
+            f"state unreadable ({reason})", where=str(folder), mend=mend
+        ) from reason
+    slots = learning(model)
+    if weights.keys() != slots.keys():
+        raise TrainingError("the state is of another plan", where=str(folder), mend="use --fresh")
+    with torch.no_grad():
+        for name, slot in slots.items():
+            slot.copy_(weights[name])
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        held = value if moment == "step" else value.to(slots[name].device)
+        optimizer.state[slots[name]][moment] = held
+    return step

@@ -1,0 +1,53 @@
+"""A model ready to be used: loaded, with its chat form and its ear."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlm.batches.chat import Chat, Row
+from dlm.clips.clip import Clip, Sound
+from dlm.features.ear import Ear
+from dlm.model.face import Model
+from dlm.model.generate import Decoding, say
+from dlm.model.load import load_version
+from dlm.plan.bases import Base
+
+TOGETHER = 16  # clips answered at once
+WORDS_PER_SECOND = 8  # tokens of speech: nobody speaks faster
+SPARE_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What `use` needs of a model."""
+
+    model: Model
+    chat: Chat
+    ear: Ear
+
+
+def ready(base: Base, version: Path | None, *, device: str, auto_resample: bool) -> Ready:
+    """Load a base with a version on it, or the bare base when `version` is None."""
+    model = load_version(base, version, device=device)
+    return Ready(model, Chat(model.tokenizer, base), Ear(base, auto_resample=auto_resample))
+
+
+def answer_all(using: Ready, clips: list[Clip]) -> Iterator[tuple[Clip, str]]:
+    """Each clip's last turn as the model would say it, clips of like length together."""
+    asked = [(clip, _question(using, clip), _seconds(using, clip.sounds)) for clip in clips]
+    asked.sort(key=lambda each: each[2])
+    for start in range(0, len(asked), TOGETHER):
+        group = asked[start : start + TOGETHER]
+        longest = max(seconds for _, _, seconds in group)
+        how = Decoding(max_tokens=round(longest * WORDS_PER_SECOND) + SPARE_TOKENS)
+        rows = [row for _, row, _ in group]
+        said = say(using.model, using.chat, rows, using.ear, how)
+        yield from zip([clip for clip, _, _ in group], said, strict=True)
+
+
+def _question(using: Ready, clip: Clip) -> Row:
+    return using.chat.question(clip.turns[:-1], clip.place)
+
+
+def _seconds(using: Ready, sounds: tuple[Sound, ...]) -> float:
+    return sum(using.ear(each).samples for each in sounds) / using.model.base.strides.rate

@@ -1,0 +1,1 @@
+"""What a person can ask for: each verb a straight walk through the rooms."""

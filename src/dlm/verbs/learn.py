@@ -1,0 +1,182 @@
+"""init, check, train: from an empty document to a version."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from dlm.errors import StoreError, UsageError
+from dlm.verbs.say import Device, DocumentPath, Progress, Say
+
+if TYPE_CHECKING:
+    from dlm.clips.clip import Clip
+    from dlm.document.document import Document
+    from dlm.plan.plan import Plan
+    from dlm.store.facts import RunFacts
+    from dlm.store.record import Run
+    from dlm.store.versions import Store
+    from dlm.training.events import Event
+    from dlm.use.ready import Ready
+    from dlm.verbs.prepare import Prepared
+
+GAP_CLIPS = 32  # clips the listening gap is measured on when none are held out
+
+
+def init(
+    path: DocumentPath,
+    *,
+    audio: Annotated[bool, Say("Start from Qwen2-Audio 7B, a large released model.")] = False,
+    base: Annotated[str | None, Say("A base of the catalogue or a folder; else sparrow.")] = None,
+    force: Annotated[bool, Say("Write over a document that is there.")] = False,
+) -> "Document":
+    """Write a new document to fill in."""
+    from dlm.document.edit import scaffold
+    from dlm.document.parse import read
+    from dlm.files import write_atomic
+    from dlm.plan.bases import DEFAULT, EMBEDDED, resolve
+
+    if path.exists() and not force:
+        raise UsageError(f"{path} already exists", mend="re-run with --force to overwrite it")
+    name = base or (DEFAULT if audio else EMBEDDED)
+    facts = resolve(name, Path())
+    if facts.key != name or facts.source == name:
+        name = os.path.relpath(Path(name).expanduser(), path.parent)
+    write_atomic(path, scaffold(name, facts.adapter))
+    return read(path)
+
+
+def check(path: DocumentPath, *, progress: Progress | None = None) -> "Prepared":
+    """Find every problem that can be known without the model."""
+    from dlm.verbs.prepare import prepare
+
+    return prepare(path, progress=progress)
+
+
+def train(
+    path: DocumentPath,
+    *,
+    steps: Annotated[int | None, Say("Take this many steps.", ("--steps", "--max-steps"))] = None,
+    epochs: Annotated[int | None, Say("Go over the clips this many times.")] = None,
+    seed: Annotated[int | None, Say("Another seed than the document's.")] = None,
+    resume: Annotated[bool, Say("Go on with the run that was cut short.")] = False,
+    fresh: Annotated[bool, Say("Give that run up and start over.")] = False,
+    device: Device = None,
+    save_every: Annotated[int | None, Say("Save after so many steps, not every minute.")] = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> "Iterator[Prepared | Event]":
+    """Teach the document's model from its clips; what it learned becomes a version."""
+    from dlm.document.parse import read
+    from dlm.plan.plan import Wishes
+    from dlm.store.versions import open_store
+    from dlm.verbs.prepare import prepare
+
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other", mend="give one of them")
+    wishes = Wishes(steps, epochs, seed, device, save_every)
+    store = open_store(read(path).settings.dlm_id)
+    with store.lock():
+        checked = prepare(path, wishes=wishes, progress=progress)
+        plan = checked.insist()
+        facts = _facts(checked, plan)
+        run = _unfinished(store, facts, path, resume=resume, fresh=fresh)
+        yield checked
+        yield from _learn(checked, store, facts, run=run, stop=stop)
+
+
+def _learn(
+    checked: "Prepared",
+    store: "Store",
+    facts: "RunFacts",
+    *,
+    run: "Run | None",
+    stop: Callable[[], bool],
+) -> "Iterator[Event]":
+    """Load, pack, fit, record."""
+    from dlm.batches.bucket import pack
+    from dlm.batches.chat import Chat
+    from dlm.features.ear import Ear
+    from dlm.model.load import load
+    from dlm.store.record import record
+    from dlm.training.fit import Hooks, fit
+    from dlm.use.ready import Ready
+
+    plan = checked.insist()
+    for sound in {sound.path for clip in checked.learn for sound in clip.sounds}:
+        store.add_blob(sound)
+    model = load(plan.model)
+    ear = Ear(
+        plan.batches.base,
+        auto_resample=plan.batches.auto_resample,
+        hear=model.hear_one if plan.batches.heard else None,
+        folder=store.layout.features,
+    )
+    using = Ready(model, Chat(model.tokenizer, model.base), ear)
+    hooks = Hooks(
+        finish=partial(_finish, using, plan),
+        check=partial(_score, using, checked.held_out or checked.learn[:GAP_CLIPS]),
+        resume=run.state if run and run.step is not None else None,
+        stop=stop,
+    )
+    batches = pack(list(checked.learn), plan.batches, using.chat, ear)
+    yield from record(fit(model, batches, plan.training, hooks), store, facts=facts, run=run)
+
+
+def _score(using: "Ready", clips: "tuple[Clip, ...]") -> tuple[dict[str, float], int]:
+    """What the trainer asks at the end: how well held-out clips are heard."""
+    from dlm.use.evaluate import evaluate
+
+    return evaluate(using, list(clips)).scores, len(clips)
+
+
+def _finish(using: "Ready", plan: "Plan", folder: Path) -> None:
+    """Write the version."""
+    from dlm.model.adapters import save_adapter
+
+    save_adapter(using.model, plan.model.adapter, folder)
+
+
+def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
+    """What the run starts from; the same facts make the same version."""
+    from dlm.store.facts import Recording, RunFacts
+
+    learned = {clip.place for clip in checked.learn}
+    heard = [each for each in checked.audit.facts if each.place in learned and each.seconds]
+    data = repr([(clip.turns, clip.place) for clip in checked.learn])
+    sounds = "".join(each.sha256 for each in checked.audit.facts)
+    training = {**asdict(plan.training), "save_steps": None}
+    return RunFacts(
+        document_sha256=checked.document.sha256,
+        data_sha256=hashlib.sha256((data + sounds).encode()).hexdigest(),
+        plan={"model": asdict(plan.model), "batches": asdict(plan.batches), "training": training},
+        seed=plan.model.seed,
+        base=plan.model.base.key,
+        base_revision=plan.model.base.revision,
+        learned_from=tuple(Recording(each.place, each.sha256) for each in heard),
+    )
+
+
+def _unfinished(
+    store: "Store", facts: "RunFacts", path: Path, *, resume: bool, fresh: bool
+) -> "Run | None":
+    """The run to go on with. Raises StoreError rather than lose it or mix it with another plan."""
+    from dlm.store.record import abandon, find_resumable
+
+    run = find_resumable(store)
+    if run is None:
+        return None
+    if fresh:
+        abandon(store, run)
+        return None
+    where = f"{path}: run {run.id}"
+    if not resume:
+        what = f"was cut short after {run.step or 0} steps"
+        raise StoreError(what, where=where, mend="go on with --resume, or start over with --fresh")
+    different = run.facts.differences(facts)
+    if different:
+        what = f"started from another {' and '.join(different)}"
+        raise StoreError(what, where=where, mend="put that back, or start over with --fresh")
+    return run

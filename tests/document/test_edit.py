@@ -1,0 +1,201 @@
+"""Changes to a document touch nothing else; a new document is ready to use."""
+
+import re
+import time
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dlm.document.edit import append_section, audio_fence, new_ulid, scaffold, set_field
+from dlm.document.parse import parse
+from dlm.document.settings import ULID, Adapter
+from dlm.errors import DocumentError
+
+HEAD = "dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7\nbase_model: sparrow # the bird\n"
+BODY = "---\nProse stays.\n\n"
+
+
+@pytest.mark.parametrize(
+    ("yaml", "field", "value", "changed"),
+    [
+        ("", "dlm_version", 11, "dlm_version: 11\n"),
+        ("dlm_version: 3 # old\n", "dlm_version", 11, "dlm_version: 11 # old\n"),
+        ("", "system_prompt", 'Say "hi": é', 'system_prompt: "Say \\"hi\\": é"\n'),
+        ("system_prompt: 'a'\n", "system_prompt", "b", "system_prompt: b\n"),
+        ("system_prompt: |\n  a\n  b\n\n# c\n", "system_prompt", "b", "system_prompt: b\n\n# c\n"),
+        ("system_prompt: a\n  b # c\n", "system_prompt", None, "system_prompt: null # c\n"),
+        ("system_prompt: # c\n", "system_prompt", "no", 'system_prompt: "no" # c\n'),
+        ("system_prompt: ~\n", "system_prompt", "3", 'system_prompt: "3"\n'),
+        ("", "training.lora_r", 4, "training:\n  lora_r: 4\n"),
+        ("training:\n", "training.lora_r", 4, "training:\n  lora_r: 4\n"),
+        ("training: # t\n  # x\n", "training.lora_r", 4, "training: # t\n  lora_r: 4\n  # x\n"),
+        ("training: {}\n", "training.lora_r", 4, "training: {lora_r: 4}\n"),
+        (
+            "training: {seed: 1, } # t\n",
+            "training.audio.auto_resample",
+            True,
+            "training: {seed: 1, audio: {auto_resample: true}, } # t\n",
+        ),
+        (
+            "training: {audio: }\n",
+            "training.audio.auto_resample",
+            False,
+            "training: {audio: {auto_resample: false} }\n",
+        ),
+        (
+            "training:\n    seed: 1 # s\n    # note\n\nsystem_prompt: a\n",
+            "training.audio.auto_resample",
+            True,
+            "training:\n    seed: 1 # s\n    audio:\n      auto_resample: true\n    # note\n\n"
+            "system_prompt: a\n",
+        ),
+        (
+            "training:\n  sources:\n  - path: a\n    include: [b]\n",
+            "training.learning_rate",
+            1e-5,
+            "training:\n  sources:\n  - path: a\n    include: [b]\n  learning_rate: 1.0e-05\n",
+        ),
+        (
+            "training:\n  target_modules:\n  - a # x\n  - b\n  # y\n  seed: 1\n",
+            "training.target_modules",
+            ["c", "d.e", "*"],
+            'training:\n  target_modules:\n  - c\n  - d.e\n  - "*"\n  # y\n  seed: 1\n',
+        ),
+        (
+            "training:\n  target_modules:\n  - a\n",
+            "training.target_modules",
+            "auto",
+            "training:\n  target_modules:\n    auto\n",
+        ),
+        (
+            "training:\n  target_modules: auto\n",
+            "training.target_modules",
+            ("a", "b"),
+            "training:\n  target_modules: [a, b]\n",
+        ),
+        (
+            "training:\n  rates: {lm: 1}\n",
+            "training.rates.lm.*.norm",
+            0.5,
+            'training:\n  rates: {lm: 1, "lm.*.norm": 0.5}\n',
+        ),
+        (
+            "system_prompt: |\n  a\n\n\n",
+            "dlm_version",
+            2,
+            "system_prompt: |\n  a\n\n\ndlm_version: 2\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_one_field_is_set_and_nothing_else(
+    yaml: str, field: str, value: str, changed: str, line_end: str
+) -> None:
+    def data(middle: str) -> bytes:
+        text = f"---\n# top\n{HEAD}{middle}{BODY}"
+        return ("\ufeff" + text.replace("\n", line_end)).encode()
+
+    assert set_field(data(yaml), field, value) == data(changed)
+    assert set_field(data(changed), field, value) == data(changed)
+
+
+def test_no_final_newline_stays_none() -> None:
+    data = f"---\n{HEAD}---".encode()
+    assert set_field(data, "dlm_version", 2) == f"---\n{HEAD}dlm_version: 2\n---".encode()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("training.lora_rr", 3, "unknown key 'training.lora_rr'; did you mean 'training.lora_r'?"),
+        ("zzz", 3, "unknown key 'zzz'; name a field, such as training.lora_r"),
+        ("training.sources.path", "a", "unknown key 'training.sources.path'"),
+        ("training.lora_r", "8", "training.lora_r is '8'; it must be a whole number"),
+        ("training", 3, "training is 3; it must be a group"),
+        ("dlm_version", 16, "dlm_version 16 is newer"),
+    ],
+)
+def test_a_field_that_cannot_be_set(field: str, value: int, words: str) -> None:
+    with pytest.raises(DocumentError, match=re.escape(words)):
+        set_field(f"---\n{HEAD}{BODY}".encode(), field, value)
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n", "\n\n\n"])
+def test_a_section_is_added_after_a_blank_line(ending: str) -> None:
+    fence = audio_fence("a.wav", "Hi.")
+    data = f"---\n{HEAD}---\nProse.{ending}".encode()
+    added = append_section(data, fence)
+    assert added.startswith(data)
+    assert added == data + b"\n" * (2 - min(2, len(ending))) + f"{fence}\n".encode()
+
+
+def test_added_lines_end_as_the_others_do() -> None:
+    data = f"---\n{HEAD}---\n".replace("\n", "\r\n").encode()
+    added = append_section(data, "::instruction::\n### Q\na\n### A\nb\n")
+    assert added == data + b"\r\n::instruction::\r\n### Q\r\na\r\n### A\r\nb\r\n"
+
+
+@pytest.mark.parametrize("text", ["More prose.", "", "<!-- only a note -->"])
+def test_text_that_would_join_the_section_before_is_refused(text: str) -> None:
+    with pytest.raises(DocumentError, match="begin it with a fence"):
+        append_section(f"---\n{HEAD}---\nProse.\n".encode(), text)
+
+
+def test_a_broken_section_is_not_added() -> None:
+    with pytest.raises(DocumentError, match="::audio:: has no transcript"):
+        append_section(f"---\n{HEAD}---\n".encode(), '::audio path="a"::')
+
+
+def test_a_fence_with_all_it_may_hold() -> None:
+    fence = audio_fence("a.wav", 'Say "hi"\r\n\\now', start=1.5, end="3", language="fr")
+    assert fence == (
+        '::audio path="a.wav" transcript="Say \\"hi\\" \\\\now" start="1.5" end="3" language="fr"::'
+    )
+
+
+def test_a_fence_that_cannot_be() -> None:
+    with pytest.raises(DocumentError, match="AUDIO section has empty transcript"):
+        audio_fence("a.wav", " \n")
+    with pytest.raises(DocumentError, match="unknown attribute 'lang'; known are path"):
+        audio_fence("a.wav", "x", lang="fr")
+
+
+@pytest.mark.parametrize("adapter", get_args(Adapter))
+@pytest.mark.parametrize("base", ["sparrow", "hf:org/name", "./folder: odd"])
+def test_the_scaffold_parses_and_holds_one_clip(base: str, adapter: str) -> None:
+    found = parse(scaffold(base, adapter), Path("my.dlm"))
+    assert found.settings.base_model == base
+    assert found.settings.dlm_version == 11
+    assert found.settings.training.adapter == adapter
+    (section,) = found.sections
+    assert section.attributes == {
+        "path": "clips/your-clip.wav",
+        "transcript": "Transcript of the audio clip.",
+    }
+    assert '::audio path="clips/your-clip.wav" transcript="Transcript of the audio clip."::' in (
+        found.source.split("\n")
+    )
+
+
+def test_every_line_the_scaffold_offers_works_when_uncommented() -> None:
+    text = re.sub(r"^  # ", "  ", scaffold("sparrow", "lora"), flags=re.MULTILINE)
+    training = parse(text, Path("my.dlm")).settings.training
+    assert training.audio.auto_resample is True
+    assert training.sources[0].path == "./corpus"
+    assert training.sources[0].include == ("**/*.wav", "**/*.flac")
+
+
+def test_what_the_scaffold_shows_in_notes_can_be_learnt() -> None:
+    note = scaffold("sparrow", "lora").rpartition("<!--")[2]
+    shown = "\n".join(line for line in note.split("\n")[1:] if not line.startswith("   "))
+    sections = parse(f"---\n{HEAD}---\n{shown}", Path("my.dlm")).sections
+    assert [section.kind for section in sections] == ["instruction", "conversation"]
+
+
+def test_ulids_are_fresh_and_in_order_of_time() -> None:
+    first = new_ulid()
+    time.sleep(0.002)
+    later = new_ulid()
+    assert re.fullmatch(ULID, first) and first < later
+    assert len({new_ulid() for _ in range(100)}) == 100

@@ -1,0 +1,167 @@
+"""Bytes reach the disk whole, or the old ones stay."""
+
+import errno
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from dlm.errors import StoreError
+from dlm.files import (
+    Lock,
+    disk_full,
+    hash_tree,
+    leftovers,
+    sha256_file,
+    sync_tree,
+    temporary,
+    write_atomic,
+)
+
+FULL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
+from pathlib import Path
+from dlm.errors import StoreError
+from dlm.files import write_atomic
+try:
+    write_atomic(Path(sys.argv[1]), b"x" * 5_000)
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_text_and_bytes_are_written_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    write_atomic(path, "höre")
+    assert path.read_text(encoding="utf-8") == "höre"
+    path.chmod(0o600)
+    write_atomic(path, b"zu")
+    assert path.read_bytes() == b"zu" and path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert line.startswith(f"{path}: the file is larger than this disk or its limit allows (")
+    assert line.endswith("free some space, or set DLM_HOME to a folder on a larger disk")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        OSError("1000000 requested and 24968 written"),
+    ],
+)
+def test_a_full_disk_is_known_in_every_dress(tmp_path: Path, error: Exception) -> None:
+    full = disk_full(error, tmp_path / "not" / "yet")
+    assert full is not None and "the disk is full (" in str(full) and "bytes free)" in str(full)
+
+
+def test_other_errors_are_not_a_full_disk(tmp_path: Path) -> None:
+    assert disk_full(OSError(errno.EACCES, "Permission denied"), tmp_path) is None
+    assert disk_full(RuntimeError("a tensor is lost"), tmp_path) is None
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StoreError, match=r"a\.txt: cannot be written: File exists; check"):
+        write_atomic(tmp_path / "file" / "a.txt", "a")
+
+
+def test_trees_are_hashed_by_relative_path(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.bin").write_bytes(b"c")
+    (tmp_path / "a.bin").write_bytes(b"")
+    sync_tree(tmp_path)
+    c = sha256(b"c").hexdigest()
+    assert hash_tree(tmp_path) == {"a.bin": sha256().hexdigest(), "b/c.bin": c}
+    assert sha256_file(tmp_path / "b" / "c.bin") == c
+    (tmp_path / "link").symlink_to(tmp_path / "a.bin")
+    with pytest.raises(StoreError, match="link: is a link"):
+        hash_tree(tmp_path)
+
+
+def test_only_the_dead_leave_things_over(tmp_path: Path) -> None:
+    mine = temporary(tmp_path)
+    mine.touch()
+    (tmp_path / ".pending-999999999-0").touch()
+    (tmp_path / ".pending-strange").touch()
+    assert [path.name for path in leftovers(tmp_path)] == [
+        ".pending-999999999-0",
+        ".pending-strange",
+    ]
+
+
+def test_a_lock_is_held_once_and_can_be_entered_twice(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    mine, other = Lock(path), Lock(path)
+    with mine, mine:
+        assert not other.take()
+    with other:
+        assert not mine.take()
+    assert mine.take() and not other.take()
+    mine.release()
+    assert path.read_text() == ""
+
+
+def test_a_lock_file_of_another_time_is_no_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text('{"pid": 1, "host": "elsewhere", "since": "2001"}')
+    with Lock(path):
+        assert f'"pid": {os.getpid()}' in path.read_text()
+
+
+def test_a_lock_whose_holder_is_not_told_is_still_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with Lock(path):
+        path.write_text("")
+        with pytest.raises(StoreError, match="^another dlm is training this document; wait"):
+            Lock(path).__enter__()
+
+
+def test_a_lock_held_on_another_machine_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with Lock(path):
+        path.write_text('{"pid": 7, "host": "elsewhere", "since": "2001"}')
+        with pytest.raises(StoreError, match=r"pid 7 on elsewhere, since 2001.*`kill 7` there$"):
+            Lock(path).__enter__()
+
+
+def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
+    program = """
+import os, sys, time
+from pathlib import Path
+from dlm.files import Lock
+lock = Lock(Path(sys.argv[1]))
+lock.take()
+if os.fork() == 0:
+    os.close(1)
+    time.sleep(20)
+print("ready", flush=True)
+time.sleep(20)
+"""
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", program, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        assert not Lock(path).take()
+        process.kill()
+        process.wait()
+        with Lock(path):
+            pass
+    finally:
+        os.killpg(process.pid, 9)
+        process.stdout.close() if process.stdout else None

@@ -1,0 +1,126 @@
+"""A stitched base of the real classes, random and so small that it is built in a second."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dlm.model.stitched import Stitched, save_stitched
+from dlm.plan.bases import Base
+from dlm.plan.frames import Strides
+
+RATE = 16_000
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"]
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte, and the four special ones."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {token: number for number, token in enumerate([*SPECIAL, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>", "<|audio|>"],
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+def tiny_base() -> Base:
+    """The row of the tiny base: a window of two seconds."""
+    return Base(
+        key="tiny",
+        kind="stitched",
+        source="folder",
+        revision="test",
+        license="MIT",
+        strides=Strides(rate=RATE, hop=160, encoder=2, projector=4, window=2 * RATE),
+        bins=80,
+        placeholder="<|audio|>",
+        before="",
+        after="",
+        prompt="Transcribe.",
+        parameters=60_000,
+        megabytes=1,
+        layers=1,
+        width=32,
+        adapter="full",
+        learning_rate=3e-3,
+        epochs=2,
+    )
+
+
+def tiny_config() -> dict:
+    """The shapes of the three parts."""
+    return {
+        "encoder": {
+            "d_model": 32,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "num_mel_bins": 80,
+            "max_source_positions": 100,
+            "dropout": 0.0,
+        },
+        "projector": {"kind": "stack", "hidden": 32},
+        "lm": {
+            "model_type": "qwen3",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": 260,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+        },
+    }
+
+
+def make_tiny(folder: Path, *, seed: int = 0) -> Path:
+    """Write a tiny base and return its folder."""
+    torch.manual_seed(seed)
+    save_stitched(Stitched(tiny_base(), tiny_config(), tiny_tokenizer()), folder)
+    return folder
+
+
+def tone(path: Path, *, hertz: float, seconds: float = 0.6, rate: int = RATE) -> Path:
+    """A tone with a little noise, so that every file differs."""
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(int(hertz)).normal(0, 0.01, len(time))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, (0.3 * np.sin(2 * np.pi * hertz * time) + noise).astype("f"), rate)
+    return path
+
+
+def write_document(
+    folder: Path, *, base: Path | str, training: str = "", clips: int = 6, body: str = ""
+) -> Path:
+    """A document with `clips` tones, each said to be another word."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    fences = []
+    for number in range(clips):
+        tone(folder / f"clips/{number}.wav", hertz=200 + 150 * number)
+        fences.append(f'::audio path="clips/{number}.wav" transcript="{words[number % 8]}"::\n')
+    path = folder / "my.dlm"
+    path.write_text(
+        "---\ndlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV\ndlm_version: 11\n"
+        f"base_model: {base}\ntraining:\n  precision: fp32\n{training}---\n\n"
+        + "\n".join(fences)
+        + body,
+        encoding="utf-8",
+    )
+    return path
