@@ -10,7 +10,6 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,10 @@ def make_voice(work: Path, out: Path) -> None:
     (out / "clips").mkdir(parents=True, exist_ok=True)
     for number, said in zip(range(1, CLIPS + 2), _fresh(work), strict=False):
         stem = out / "clips" / f"{number:03d}" if number <= CLIPS else out / "new"
-        clip = speech.Clip(
-            stem.name, said, "flite", speech.UNHEARD, "male", "scottish", "normal", "voice"
+        spoken = speech.Clip(
+            f"voice/{stem.name}", said, "flite", speech.UNHEARD, "male", "scottish", "normal", ""
         )
-        samples = _coarse(speech.speak(replace(clip, path=f"voice/{stem.name}")))
+        samples = _coarse(speech.speak(spoken))
         soundfile.write(stem.with_suffix(".flac"), samples, speech.RATE, compression_level=1.0)
         stem.with_suffix(".txt").write_text(said + "\n", encoding="utf-8")
 

@@ -1,1 +1,41 @@
-"""Teach a language model to hear."""
+"""Teach a language model to hear: the verbs of the command line, as functions."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlm.verbs.ask import evaluate, prompt, transcribe
+    from dlm.verbs.keep import doctor, export, show, use, versions
+    from dlm.verbs.learn import check, init, train
+
+__all__ = [
+    "check",
+    "doctor",
+    "evaluate",
+    "export",
+    "init",
+    "prompt",
+    "show",
+    "train",
+    "transcribe",
+    "use",
+    "versions",
+]
+
+ROOMS = {
+    "ask": ("evaluate", "prompt", "transcribe"),
+    "keep": ("doctor", "export", "show", "use", "versions"),
+    "learn": ("check", "init", "train"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Bring a verb in when it is first asked for, so that `import dlm` costs nothing."""
+    for module, verbs in ROOMS.items():
+        if name in verbs:
+            return vars(import_module(f"dlm.verbs.{module}"))[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -83,12 +83,14 @@ def _end_of_code(raw: list[Line], at: int) -> int | None:
     for end in range(at + 1, len(raw)):
         if closing.fullmatch(raw[end].text):
             return end + 1
-    raise raw[at].wrong("this code block is never closed", mend=f"close it with {opening[1]}")
+    raise raw[at].wrong(
+        "this code block is never closed", mend=f"close it with {opening[1][:SHOWN]}"
+    )
 
 
 def _note(line: Line) -> int | None:
     """Where a note opens on this line. A fence is left alone, its transcript may hold anything."""
-    if FENCE_START.match(line.text):
+    if "<!--" not in line.text or FENCE_START.match(line.text):
         return None
     for found in NOTE_OR_CODE.finditer(line.text):
         if found["note"]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dlm.model.adapters import adapt, place_adapter, read_adapter
 from dlm.model.face import Model
-from dlm.model.stitched import load_stitched
+from dlm.model.stitched import Stitched, load_stitched
 from dlm.plan.bases import Base
 from dlm.plan.plan import ModelPlan
 
@@ -19,7 +19,7 @@ def load(plan: ModelPlan) -> Model:
     return model.to(plan.device)
 
 
-def load_version(base: Base, version: Path | None, *, device: str) -> Model:
+def load_version(base: Base, version: Path | None, *, device: str) -> Stitched:
     """A base with a committed version on it, or the bare base when `version` is None."""
     model = load_base(base)
     if version is None:
@@ -30,7 +30,7 @@ def load_version(base: Base, version: Path | None, *, device: str) -> Model:
     return model.to(device).eval()
 
 
-def load_base(base: Base) -> Model:
+def load_base(base: Base) -> Stitched:
     """The bare base, in evaluation mode."""
     return load_stitched(folder_of(base), base)
 

@@ -29,10 +29,9 @@ class Stack(nn.Module):
         stacked = values.reshape(sounds, steps, self.stride * width)
         used = -(-features.frames // self.stride)  # tokens of each sound
         kept = torch.arange(steps, device=used.device) < used[:, None]
-        embeddings: torch.Tensor = self.norm(
-            self.leave(nn.functional.gelu(self.enter(stacked[kept])))
-        )
-        return embeddings
+        embeddings = self.leave(nn.functional.gelu(self.enter(stacked[kept])))
+        exact: torch.Tensor = self.norm(embeddings.float())  # a norm in bf16 would lose the scale
+        return exact
 
 
 PROJECTORS = {"stack": Stack}
