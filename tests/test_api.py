@@ -16,7 +16,9 @@ def test_the_example_runs(
 ) -> None:
     example = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert example
-    write_document(tmp_path, base=make_tiny(tmp_path / "tiny")).rename(tmp_path / "mine.dlm")
+    tiny = make_tiny(tmp_path / "tiny")
+    written = write_document(tmp_path, base=tiny, training="  held_out: 2\n")
+    written.rename(tmp_path / "mine.dlm")
     tone(tmp_path / "new.wav", hertz=333)
     monkeypatch.chdir(tmp_path)
     exec(compile(example[1], PAGE, "exec"), {})

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,7 +82,7 @@ class HidingEar(Ear):
         for _ in range(SPANS):
             first = random.randrange(frames)
             values[:, first : first + random.randrange(1 + min(WIDEST_SPAN, frames // 16))] = 0.0
-        return Heard(values, heard.samples, heard.tokens, heard.encoded)
+        return replace(heard, values=values)
 
 
 def clips(work: Path, split: str) -> list[Clip]:

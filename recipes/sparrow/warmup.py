@@ -35,7 +35,7 @@ from hearing import (
 )
 from together import Twins, run
 
-PEAK_RATE, FLOOR_SHARE, RISING_STEPS = 1e-3, 0.1, 200
+PEAK_RATE, FLOOR_SHARE, RISING_STEPS = 1.5e-3, 0.07, 200
 ROWS = 20  # in the batch of one process
 SAVE_SECONDS, SCORE_SECONDS, TELL_STEPS = 180, 240, 50
 
@@ -96,6 +96,8 @@ def _train(rank: int, processes: int, work: Path, minutes: float) -> None:
     state = _open(work / "warmup")
     torch.manual_seed(1_000 * state.step + rank)
     before, began = state.seconds, time.monotonic()
+    if before >= 60 * minutes:
+        return
     saved = scored = began
     for batch in _endless(train, state, rank=rank, processes=processes):
         _step(state, batch, now=before + time.monotonic() - began, minutes=minutes)

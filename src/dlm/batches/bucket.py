@@ -82,7 +82,7 @@ class Batches:
 
 
 def pack(clips: list[Clip], plan: BatchPlan, chat: Chat, listen: Listen) -> Batches:
-    """Render every clip and make the batches of a run ready. Raises ClipError for a row too long."""
+    """Render every clip and make the batches ready. Raises ClipError for a row too long."""
     rows = [chat.row(clip) for clip in clips]
     strides = plan.base.strides
     lengths = [len(row.ids) + sum(_spread(each, strides) for each in row.sounds) for row in rows]

@@ -74,7 +74,7 @@ def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
         attention=_pad(attention, 0, left=padding.left),
         labels=_pad([labels for _, labels in spread], IGNORE, left=padding.left),
         sounds=_stack(flat) if flat else None,
-        frames=torch.tensor([_frames(each) for each in flat], dtype=torch.long),
+        frames=torch.tensor([each.frames for each in flat], dtype=torch.long),
         spans=torch.tensor([each.tokens for each in flat], dtype=torch.long),
         encoded=bool(flat) and flat[0].encoded,
         places=tuple(row.place for row in rows),
@@ -102,16 +102,10 @@ def _pad(rows: list[list[int]], value: int, *, left: bool) -> torch.Tensor:
     return torch.tensor([one + other for one, other in both], dtype=torch.long)
 
 
-def _frames(heard: Heard) -> int:
-    return heard.values.shape[0 if heard.encoded else 1]
-
-
 def _stack(heard: list[Heard]) -> torch.Tensor:
     """Sounds one above the other, zero where they have ended."""
-    longest = max(_frames(each) for each in heard)
-    first = heard[0].values
-    shape = (longest, first.shape[1]) if heard[0].encoded else (first.shape[0], longest)
-    stacked = first.new_zeros((len(heard), *shape))
+    shapes = torch.tensor([each.values.shape for each in heard])
+    stacked = heard[0].values.new_zeros((len(heard), *shapes.amax(dim=0).tolist()))
     for target, each in zip(stacked, heard, strict=True):
         rows, columns = each.values.shape
         target[:rows, :columns] = each.values

@@ -135,7 +135,7 @@ def _scores(event: Checked) -> None:
     gap = event.scores.get("gap")
     if gap is not None and event.deaf:
         remark(
-            f"the model ignores the audio: with another clip's sound it does as well (gap {gap:.3f});"
-            " check that transcripts belong to their clips, or train longer",
+            "the model ignores the audio: with another clip's sound it does as well"
+            f" (gap {gap:.3f}); check that transcripts belong to their clips, or train longer",
             style="red",
         )

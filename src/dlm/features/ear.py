@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from dlm.clips.audio import decode
 from dlm.clips.clip import Sound
 from dlm.features.mel import log_mel
-from dlm.files import sha256_file
+from dlm.files import disk_full, make_folder, sha256_file, writing
 from dlm.plan.bases import Base
 from dlm.plan.frames import tokens
 
@@ -33,9 +32,10 @@ Hear = Callable[[torch.Tensor], torch.Tensor]  # mel (bins, frames) -> (encoder 
 
 @dataclass(frozen=True)
 class Heard:
-    """One sound, ready for a batch: mel as (bins, frames), or features as (frames, width)."""
+    """One sound, ready for a batch: mel as (bins, frames and tail), or features (frames, width)."""
 
     values: torch.Tensor
+    frames: int
     samples: int
     tokens: int
     encoded: bool
@@ -67,21 +67,14 @@ class Ear:
             self._keep(sound, kept)
         return kept
 
-    def samples(self, values: np.ndarray) -> Heard:
-        """What is heard of samples that lie in memory already, at the base's rate."""
-        heard = self._of_samples(values)
-        if self._hear is None:
-            return heard
-        return Heard(self._hear(heard.values), heard.samples, heard.tokens, True)
-
     def _mel(self, sound: Sound) -> Heard:
-        rate = self._base.strides.rate
-        return self._of_samples(decode(sound, rate=rate, resample=self._resample))
-
-    def _of_samples(self, samples: np.ndarray) -> Heard:
-        strides = self._base.strides
-        mel = log_mel(samples, rate=strides.rate, hop=strides.hop, bins=self._base.bins)
-        return Heard(mel, len(samples), tokens(len(samples), strides), False)
+        base, strides = self._base, self._base.strides
+        samples = decode(sound, rate=strides.rate, resample=self._resample)
+        mel = log_mel(
+            samples, rate=strides.rate, hop=strides.hop, bins=base.bins, tail=strides.tail
+        )
+        count = tokens(len(samples), strides)
+        return Heard(mel, mel.shape[1] - strides.tail, len(samples), count, False)
 
     def _encoded(self, sound: Sound, hear: Hear) -> Heard:
         """Features from disk, or heard now and put there."""
@@ -89,12 +82,13 @@ class Ear:
         stored = _read(path) if path else None
         if stored is None:
             mel = self._mel(sound)
-            features = hear(mel.values).contiguous()
-            stored = {"features": features, "samples": torch.tensor(mel.samples)}
+            heard = hear(mel.values).contiguous()
+            stored = {"features": heard, "samples": torch.tensor(mel.samples)}
             if path:
                 _write(path, stored)
-        samples = int(stored["samples"])
-        return Heard(stored["features"], samples, tokens(samples, self._base.strides), True)
+        features, samples = stored["features"], int(stored["samples"])
+        count = tokens(samples, self._base.strides)
+        return Heard(features, len(features), samples, count, True)
 
     def _key(self, sound: Sound) -> str:
         base = self._base
@@ -127,7 +121,12 @@ def _read(path: Path) -> dict[str, torch.Tensor] | None:
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     pending = path.with_suffix(f".{os.getpid()}.pending")
-    save_file(tensors, pending)
-    pending.replace(path)
+    try:
+        with writing(path):
+            make_folder(path.parent)
+            save_file(tensors, pending)
+            pending.replace(path)
+    except SafetensorError as error:
+        pending.unlink(missing_ok=True)
+        raise disk_full(error, path) or error from error

@@ -16,12 +16,12 @@ FFT_SAMPLES = 400  # 25 ms at 16 kHz (Radford et al. 2022, whisper/audio.py)
 DYNAMIC_RANGE = 8.0  # log10 units kept below the loudest bin (same source)
 
 
-def log_mel(samples: np.ndarray, *, rate: int, hop: int, bins: int) -> torch.Tensor:
+def log_mel(samples: np.ndarray, *, rate: int, hop: int, bins: int, tail: int = 0) -> torch.Tensor:
     """Log-mel spectrogram of mono float32 `samples` (samples,) -> (bins, frames), fp32.
 
-    `frames` is `ceil(samples / hop)`: the last frame is completed with silence.
+    `frames` is `ceil(samples / hop)`, the last one completed with silence, and `tail` more.
     """
-    frames = ceil_div(len(samples), hop)
+    frames = ceil_div(len(samples), hop) + tail
     half = FFT_SAMPLES // 2
     wave = torch.zeros(max(frames * hop, half + 1) + half)
     wave[: len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))

@@ -28,19 +28,10 @@ def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
     """Freeze what stays and make the rest learn. Raises PlanError when nothing would learn."""
     model.requires_grad_(False)
     roles = adapter.where
-    if adapter.kind in ("full", "projector"):
+    if adapter.kind in ("full", "projector") or roles == ("projector",):
         _unfreeze(model, roles)
         return
-    if "projector" in roles:
-        _unfreeze(model, ("projector",))
-    layers = _linear_layers(model, tuple(role for role in roles if role != "projector"))
-    chosen = [name for name in layers if _wanted(name, adapter.targets)]
-    if not chosen:
-        wanted = ", ".join(adapter.targets or roles)
-        raise PlanError(
-            f"no linear layer matches {wanted}",
-            mend=f"set training.target_modules to auto, or to names such as {_ending(layers)}",
-        )
+    chosen = _chosen(model, tuple(role for role in roles if role != "projector"), adapter.targets)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -50,7 +41,9 @@ def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        inject_adapter_in_model(config, model)  # which freezes everything else
+    if "projector" in roles:
+        _unfreeze(model, ("projector",))
 
 
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -98,8 +91,9 @@ def place_adapter(model: Model, folder: Path) -> None:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as reason:
         raise BaseError(f"cannot be read ({reason})", where=str(folder / WEIGHTS)) from reason
-    if tensors.keys() != slots.keys():
-        odd = sorted(tensors.keys() ^ slots.keys())
+    shapes, found = ({name: each.shape for name, each in some.items()} for some in (slots, tensors))
+    if found != shapes:
+        odd = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
         raise BaseError(
             f"{len(odd)} tensors do not fit this base, first {odd[0]}",
             where=str(folder / WEIGHTS),
@@ -129,8 +123,19 @@ def _linear_layers(model: Model, roles: tuple[Role, ...]) -> list[str]:
     ]
 
 
-def _wanted(name: str, targets: tuple[str, ...] | None) -> bool:
-    return targets is None or any(re.search(rf"(^|\.){re.escape(each)}$", name) for each in targets)
+def _chosen(model: Model, roles: tuple[Role, ...], targets: tuple[str, ...] | None) -> list[str]:
+    """Names of the layers that LoRA sits on. Raises PlanError for a target that matches none."""
+    layers = _linear_layers(model, roles)
+    if targets is None:
+        return layers
+    forms = {each: re.compile(rf"(^|\.){re.escape(each)}$") for each in targets}
+    idle = [each for each, form in forms.items() if not any(map(form.search, layers))]
+    if idle:
+        raise PlanError(
+            f"training.target_modules names {', '.join(idle)}, and no linear layer matches",
+            mend=f"set it to auto, or to names such as {_ending(layers)}",
+        )
+    return [name for name in layers if any(form.search(name) for form in forms.values())]
 
 
 def _ending(layers: list[str]) -> str:

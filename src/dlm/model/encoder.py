@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 
@@ -27,6 +28,30 @@ def hear_whisper(encoder: WhisperEncoder, mel: torch.Tensor, frames: torch.Tenso
         hidden = layer(hidden, mask)
     hidden = encoder.layer_norm(hidden)
     return _keep(hidden.transpose(1, 2), heard).transpose(1, 2) if ragged else hidden
+
+
+def hear_qwen2_audio(
+    encoder: Qwen2AudioEncoder, mel: torch.Tensor, frames: torch.Tensor
+) -> torch.Tensor:
+    """Qwen2-Audio's encoder without the 30 s pad: equal to its own forward with a feature mask.
+
+    Its convolutions look two frames past a clip's end, its attention does not: `mel` holds those
+    two frames, `frames` does not count them. Returns (clips, pooled frames, width).
+    """
+    weights = encoder.conv1.weight
+    frames = frames.to(weights.device)
+    mel = mel[..., : 2 * encoder.max_source_positions].to(weights.device)
+    mel = nn.functional.pad(mel, (0, mel.shape[-1] % 2))
+    heard = (frames + 1) // 2
+    hidden = nn.functional.gelu(encoder.conv1(mel.to(weights.dtype)))
+    hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
+    hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
+    mask = _attention_mask(heard, hidden)
+    for layer in encoder.layers:
+        hidden = layer(hidden, mask)
+    pooled = encoder.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
+    normed: torch.Tensor = encoder.layer_norm(pooled)
+    return normed
 
 
 def _keep(wide: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

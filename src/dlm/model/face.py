@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from dlm.batches.collate import Batch
-from dlm.errors import ClipError
+from dlm.errors import BaseError, ClipError
 from dlm.plan.bases import Base, Role
 
 
@@ -30,7 +30,7 @@ class Model(nn.Module, ABC):
     base: Base
     tokenizer: PreTrainedTokenizerBase
     placeholder: int  # the token that stands for one token of sound
-    parts: dict[Role, str]  # role -> prefix of its parameters' names
+    parts: dict[Role, str]  # role -> prefix of its parameters; the first that fits counts
 
     @abstractmethod
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
@@ -40,19 +40,38 @@ class Model(nn.Module, ABC):
     def project(self, features: Features) -> torch.Tensor:
         """Audio embeddings of all sounds, one after the other: (audio tokens, width)."""
 
+    @property
     @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The language model without its head: embeddings in, hidden states out."""
+
+    @property
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """The language model's head: hidden states in, logits out."""
+
+    @property
+    @abstractmethod
+    def words(self) -> nn.Module:
+        """The table of text embeddings."""
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Text embeddings of (rows, tokens): (rows, tokens, width)."""
+        embedded: torch.Tensor = self.words(ids)
+        return embedded
 
-    @abstractmethod
     def think(self, embedded: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
         """Hidden states of merged embeddings: (rows, tokens, width)."""
+        hidden: torch.Tensor = self.decoder(
+            inputs_embeds=embedded, attention_mask=attention, use_cache=False
+        ).last_hidden_state
+        return hidden
 
-    @abstractmethod
     def speak(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the hidden states (positions, width) one wants to hear: (positions, words)."""
+        logits: torch.Tensor = self.head(hidden)
+        return logits
 
-    @abstractmethod
     def next_logits(
         self, embedded: torch.Tensor, attention: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
@@ -60,6 +79,15 @@ class Model(nn.Module, ABC):
 
         `attention` covers the tokens in the cache and the new ones; rows are padded on the left.
         """
+        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, -embedded.shape[1] :]
+        hidden = self.decoder(
+            inputs_embeds=embedded,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.speak(hidden[:, -1])
 
     def merge(self, batch: Batch) -> torch.Tensor:
         """Text embeddings, sound where the placeholders stand. Raises ClipError on a miscount."""
@@ -76,16 +104,34 @@ class Model(nn.Module, ABC):
         spots = (batch.ids == self.placeholder)[..., None].expand_as(embedded)
         return embedded.masked_scatter(spots, audio)
 
+    def train(self, mode: bool = True) -> "Model":
+        """Go to training mode; a frozen encoder stays as it is, for what it heard is kept."""
+        ear = self.parts["encoder"]
+        learns = any(
+            name.startswith(ear) for name, each in self.named_parameters() if each.requires_grad
+        )
+        for name, module in self.named_modules():
+            module.training = mode and (learns or not f"{name}.".startswith(ear))
+        return self
+
     @torch.no_grad()
     def hear_one(self, mel: torch.Tensor) -> torch.Tensor:
-        """Features (frames, width) of one clip's mel (bins, frames): always the same bits."""
-        frames = torch.tensor([mel.shape[1]], device=self.device)
+        """Features (frames, width) of one clip's mel (bins, frames and tail), always the same."""
+        frames = torch.tensor([mel.shape[1] - self.base.strides.tail], device=self.device)
         return self.hear(mel[None].to(self.device), frames).values[0].cpu()
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.parameters()).device
+
+
+def placeholder_of(tokenizer: PreTrainedTokenizerBase, base: Base) -> int:
+    """The token that stands for one token of sound. Raises BaseError when there is none."""
+    token = tokenizer.convert_tokens_to_ids(base.placeholder)
+    if not isinstance(token, int) or token == tokenizer.unk_token_id:
+        raise BaseError(f"the tokenizer of {base.key} has no token {base.placeholder}")
+    return token
 
 
 def check_counts(batch: Batch, placeholder: int) -> None:

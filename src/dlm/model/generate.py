@@ -38,11 +38,11 @@ def stream(model: Model, chat: Chat, row: Row, listen: Listen, how: Decoding) ->
     for (word,) in _words(model, chat, [row], listen, how):
         if word is not None:
             said.append(word)
-        text = chat.decode(said).lstrip()
+        text = chat.decode(said).strip()  # a blank is told once something follows it
         if not text.endswith("\ufffd"):  # half of a character: wait for the rest
             yield text[len(told) :]
             told = text
-    yield chat.decode(said).lstrip()[len(told) :]
+    yield chat.decode(said).strip()[len(told) :]
 
 
 def _words(

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.whisper.configuration_whisper import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -62,8 +62,9 @@ class Stitched(Model):
         starts = torch.arange(pieces, device=frames.device) * window
         lengths = (frames[:, None] - starts).clamp(0, window).flatten()
         values = hear_whisper(self.encoder, windows, lengths.clamp(min=1))
-        joined = values.unflatten(0, (len(mel), pieces)).flatten(1, 2)
-        return Features(joined[:, : int(heard.max())], heard)
+        joined = values.unflatten(0, (len(mel), pieces)).flatten(1, 2)[:, : int(heard.max())]
+        ended = torch.arange(joined.shape[1], device=heard.device) >= heard[:, None]
+        return Features(joined.masked_fill(ended[:, :, None].to(joined.device), 0.0), heard)
 
     def project(self, features: Features) -> torch.Tensor:
         """Audio embeddings of all sounds, one after the other."""
@@ -72,36 +73,23 @@ class Stitched(Model):
         projected: torch.Tensor = self.projector(Features(values, features.frames))
         return projected
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Text embeddings of (rows, tokens)."""
-        embedded: torch.Tensor = self.lm.get_input_embeddings()(ids)
-        return embedded
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model without its head."""
+        inner: nn.Module = self.lm.model
+        return inner
 
-    def think(self, embedded: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        """Hidden states of merged embeddings."""
-        hidden: torch.Tensor = self.lm.model(
-            inputs_embeds=embedded, attention_mask=attention, use_cache=False
-        ).last_hidden_state
-        return hidden
+    @property
+    def head(self) -> nn.Module:
+        """The language model's head."""
+        head: nn.Module = self.lm.get_output_embeddings()
+        return head
 
-    def speak(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of chosen hidden states."""
-        logits: torch.Tensor = self.lm.lm_head(hidden)
-        return logits
-
-    def next_logits(
-        self, embedded: torch.Tensor, attention: torch.Tensor, cache: DynamicCache
-    ) -> torch.Tensor:
-        """Logits of the word after `embedded`."""
-        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)[:, -embedded.shape[1] :]
-        hidden = self.lm.model(
-            inputs_embeds=embedded,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return self.speak(hidden[:, -1])
+    @property
+    def words(self) -> nn.Module:
+        """The table of text embeddings."""
+        table: nn.Module = self.lm.get_input_embeddings()
+        return table
 
 
 def load_stitched(folder: Path, base: Base | None = None) -> Stitched:
@@ -110,11 +98,14 @@ def load_stitched(folder: Path, base: Base | None = None) -> Stitched:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as reason:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        model = Stitched(base, config, tokenizer)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as reason:
+        told = " ".join(f"{type(reason).__name__}: {reason}".split())
         mend = "copy or make the folder again"
-        raise BaseError(f"cannot be read ({reason})", where=str(folder), mend=mend) from reason
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = Stitched(base, config, tokenizer)
+        raise BaseError(f"cannot be read ({told})", where=str(folder), mend=mend) from reason
     place_tensors(model, tensors, str(folder / WEIGHTS))
     return model.eval()
 
@@ -122,8 +113,8 @@ def load_stitched(folder: Path, base: Base | None = None) -> Stitched:
 def place_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
     """Fill every weight of `model`; missing, extra, misshapen or non-finite ones are refused."""
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    tied = {name for name in shapes if name.endswith("lm_head.weight")} - tensors.keys()
-    missing = sorted(shapes.keys() - tensors.keys() - tied)
+    own = dict([*model.named_parameters(), *model.named_buffers()])  # tied ones under one name
+    missing = sorted((shapes.keys() & own.keys()) - tensors.keys())
     extra = sorted(tensors.keys() - shapes.keys())
     odd = sorted(
         name for name in shapes.keys() & tensors.keys() if tensors[name].shape != shapes[name]

@@ -45,7 +45,7 @@ class Base:
     epochs: int
 
 
-WHISPER_16K = {"rate": 16_000, "hop": 160, "encoder": 2}
+WHISPER = Strides(rate=16_000, hop=160, encoder=2, projector=1, window=480_000)
 
 CATALOGUE = {
     base.key: base
@@ -56,7 +56,7 @@ CATALOGUE = {
             source="embedded:sparrow",
             revision="1",
             license="MIT",
-            strides=Strides(**WHISPER_16K, projector=4, window=240_000),
+            strides=replace(WHISPER, projector=4, window=240_000),
             bins=80,
             placeholder="<|audio|>",
             before="",
@@ -76,7 +76,7 @@ CATALOGUE = {
             source="Qwen/Qwen2-Audio-7B-Instruct",
             revision="0a095220c30b7b31434169c3086508ef3ea5bf0a",
             license="Apache-2.0",
-            strides=Strides(**WHISPER_16K, projector=2, window=480_000),
+            strides=replace(WHISPER, projector=2, drops=True, tail=2),
             bins=128,
             placeholder="<|AUDIO|>",
             before="<|audio_bos|>",
@@ -112,7 +112,7 @@ def find(name: str) -> Base:
 
 def resolve(name: str, folder: Path) -> Base:
     """The facts of what `base_model` names: a catalogue key, or a folder (relative to `folder`)."""
-    place = (folder / name).expanduser()
+    place = folder / Path(name).expanduser()
     if name in CATALOGUE or not (place / FACTS).is_file():
         return find(name)
     return read_facts(place)
@@ -123,7 +123,7 @@ def read_facts(folder: Path) -> Base:
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         return Base(**{**facts, "strides": Strides(**facts["strides"]), "source": str(folder)})
-    except (ValueError, KeyError, TypeError) as reason:
+    except (OSError, ValueError, KeyError, TypeError) as reason:
         raise BaseError(
             f"not the facts of a base ({reason})",
             where=str(folder / FACTS),

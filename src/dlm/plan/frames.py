@@ -2,7 +2,8 @@
 
     samples --hop--> mel frames --encoder stride--> encoder frames --projector stride--> tokens
 
-Each arrow rounds up, because each stage pads its last, partial step with silence.
+Each arrow rounds up, because each stage pads its last, partial step with silence; a base whose
+projector drops its last, partial step says so in `drops`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ class Strides:
 
     `rate` is in samples per second, `hop` in samples per mel frame, `encoder` in mel frames per
     encoder frame and `projector` in encoder frames per token. `window` is the longest span, in
-    samples, that the encoder hears at once.
+    samples, that the encoder hears at once. `tail` is how many mel frames past a clip's end the
+    encoder's convolutions look at.
     """
 
     rate: int
@@ -22,6 +24,8 @@ class Strides:
     encoder: int
     projector: int
     window: int
+    drops: bool = False
+    tail: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -46,7 +50,8 @@ def encoder_frames(samples: int, strides: Strides) -> int:
 
 def tokens(samples: int, strides: Strides) -> int:
     """Audio tokens of a span of `samples`: the number of placeholders it takes in the text."""
-    return ceil_div(encoder_frames(samples, strides), strides.projector)
+    frames = encoder_frames(samples, strides)
+    return frames // strides.projector if strides.drops else ceil_div(frames, strides.projector)
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

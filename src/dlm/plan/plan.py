@@ -14,7 +14,7 @@ from typing import Literal
 
 from dlm.document.document import Document
 from dlm.document.settings import Training
-from dlm.errors import PlanError
+from dlm.errors import PlanError, UsageError
 from dlm.plan.bases import Base, Role
 from dlm.plan.frames import ceil_div
 from dlm.plan.hardware import Machine
@@ -123,8 +123,11 @@ class Wishes:
 def draw_up(
     document: Document, base: Base, clips: int, machine: Machine, *, wishes: Wishes | None = None
 ) -> Plan:
-    """Fix every number for learning from `clips` clips. Raises PlanError when it cannot fit."""
-    wishes = wishes or Wishes()
+    """Fix every number for learning from `clips` clips.
+
+    Raises PlanError when it cannot fit, UsageError for a wish that cannot be.
+    """
+    wishes = _sensible(wishes or Wishes())
     asked = document.settings.training
     seed = asked.seed if wishes.seed is None else wishes.seed
     device = device_of(wishes.device, machine)
@@ -179,6 +182,16 @@ def device_of(asked: str | None, machine: Machine) -> str:
     return device
 
 
+def _sensible(wishes: Wishes) -> Wishes:
+    """The wishes, when each can be."""
+    least = {"steps": 1, "epochs": 1, "save_steps": 1, "seed": 0}
+    for name, most in least.items():
+        asked: int | None = vars(wishes)[name]
+        if asked is not None and asked < most:
+            raise UsageError(f"{name} is {asked}", mend=f"use {most} or more")
+    return wishes
+
+
 def _precision(asked: Training, machine: Machine, device: str) -> tuple[Precision, str]:
     if asked.precision is not None:
         return asked.precision, "the document asks for it"
@@ -220,7 +233,7 @@ def _batches(asked: Training, model: ModelPlan, clips: int) -> BatchPlan:
 def _training(
     asked: Training, wishes: Wishes, model: ModelPlan, steps_per_epoch: int
 ) -> TrainingPlan:
-    epochs = wishes.epochs or asked.num_epochs or model.base.epochs
+    epochs = wishes.epochs or asked.num_epochs or model.base.epochs  # none of them is 0
     steps = wishes.steps or epochs * steps_per_epoch
     return TrainingPlan(
         steps=steps,

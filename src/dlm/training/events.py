@@ -29,7 +29,7 @@ class Step:
 
     step: int
     loss: float
-    rates: dict[str, float]  # learning rate by role: encoder, projector, lm, lora
+    rates: dict[str, float]  # by role (encoder, projector, lm, lora) or pattern of names
     gradient_norm: float
     clips: int
     tokens: int  # label tokens

@@ -30,6 +30,8 @@ from dlm.training.loss import Objective
 from dlm.training.optim import optimiser, set_rates
 from dlm.training.state import read_state, write_state
 
+SEEDS = 1 << 63  # that torch knows
+
 Check = Callable[[], tuple[dict[str, float], int]]  # scores, and the clips they come from
 Write = Callable[[Path], None]
 
@@ -98,7 +100,7 @@ class _Loop:
         """Learn from the batches of one step, or say why not."""
         began = time.monotonic()
         self.model.train()
-        torch.manual_seed(self.plan.seed * 1_000_003 + number)
+        torch.manual_seed((self.plan.seed * 1_000_003 + number) % SEEDS)
         rates = set_rates(self.optimizer, self.plan, number)
         tokens = self._sum(sum(batch.label_tokens for batch in batches))
         loss, broken = self._backward(batches, tokens)

@@ -15,37 +15,39 @@ ROLES = ("encoder", "projector", "lm", "lora")
 
 
 def optimiser(model: Model, plan: TrainingPlan) -> torch.optim.AdamW:
-    """AdamW with one group for each rate and role; matrices decay, vectors do not.
+    """AdamW with groups by role, or by the pattern that sets their rate; vectors do not decay.
 
     Raises PlanError for a rate that no learning parameter answers to.
     """
     groups: dict[tuple[str, float, float], list[torch.nn.Parameter]] = {}
     unused = set(plan.rates)
+    roles: set[str] = set()
     for name, parameter in learning(model).items():
         role = role_of(name, model)
         rate, by = _rate(name, role, plan)
         unused.discard(by)
         decay = plan.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((role, rate, decay), []).append(parameter)
+        roles.add(role)
+        groups.setdefault((by, rate, decay), []).append(parameter)
     if unused:
         raise PlanError(
             f"training.rates names {', '.join(sorted(unused))}, and nothing that learns matches",
-            mend=f"use a part that learns: {', '.join(sorted({role for role, _, _ in groups}))}",
+            mend=f"use a part that learns: {', '.join(sorted(roles))}",
         )
     return torch.optim.AdamW(
         [
-            {"params": members, "lr": rate, "peak": rate, "role": role, "weight_decay": decay}
-            for (role, rate, decay), members in groups.items()
+            {"params": members, "lr": rate, "peak": rate, "name": name, "weight_decay": decay}
+            for (name, rate, decay), members in groups.items()
         ]
     )
 
 
 def set_rates(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> dict[str, float]:
-    """Move every group to its rate at `step` (from 0), and say the rate of each role."""
+    """Move every group to its rate at `step` (from 0), and say the rate of each."""
     factor = rate_factor(plan, step)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
-    return {group["role"]: group["lr"] for group in optimizer.param_groups}
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
 def rate_factor(plan: TrainingPlan, step: int) -> float:

@@ -45,7 +45,9 @@ def read_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path) -> 
             f"state unreadable ({reason})", where=str(folder), mend=mend
         ) from reason
     slots = learning(model)
-    if weights.keys() != slots.keys():
+    shapes = {name: each.shape for name, each in slots.items()}
+    known = {key.rpartition("/")[0] for key in moments} <= shapes.keys()
+    if not known or {name: each.shape for name, each in weights.items()} != shapes:
         raise TrainingError("the state is of another plan", where=str(folder), mend="use --fresh")
     with torch.no_grad():
         for name, slot in slots.items():

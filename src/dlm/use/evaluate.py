@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dlm.batches.collate import Batch, Padding, collate
 from dlm.clips.clip import Clip, Part, Sound
@@ -59,12 +60,10 @@ def losses(using: Ready, clips: list[Clip]) -> dict[str, float]:
 
 
 def shuffle_sounds(clips: list[Clip]) -> list[Clip]:
-    """The same turns, every sound replaced by another clip's; empty when there is no other."""
-    sounds = sorted({each for clip in clips for each in clip.sounds}, key=repr)
-    if len({sound.path for sound in sounds}) < 2:
+    """The same turns, every sound replaced by another recording's; empty when there is no other."""
+    donor = _donors(clips)
+    if not donor:
         return []
-    random.Random(0).shuffle(sounds)
-    donor = dict(zip(sounds, sounds[1:] + sounds[:1], strict=True))
     return [
         replace(
             clip,
@@ -75,6 +74,23 @@ def shuffle_sounds(clips: list[Clip]) -> list[Clip]:
         )
         for clip in clips
     ]
+
+
+def _donors(clips: list[Clip]) -> dict[Sound, Sound]:
+    """A stand-in for each sound: the next one, in a random ring, of a recording not in its clip."""
+    near: dict[Sound, set[Path]] = {}
+    for clip in clips:
+        for sound in clip.sounds:
+            near.setdefault(sound, set()).update(each.path for each in clip.sounds)
+    ring = sorted(near, key=repr)
+    random.Random(0).shuffle(ring)
+    donor = {}
+    for place, sound in enumerate(ring):
+        others = [each for each in ring[place + 1 :] + ring[:place] if each.path != sound.path]
+        if not others:
+            return {}
+        donor[sound] = next((each for each in others if each.path not in near[sound]), others[0])
+    return donor
 
 
 def _swap(part: Part, donor: dict[Sound, Sound]) -> Part:

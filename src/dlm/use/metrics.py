@@ -72,9 +72,9 @@ def _counts(character: str) -> bool:
 
 
 def _pairs(said: list[str], heard: list[str]) -> list[tuple[str, str]]:
-    """Normalised pairs in which something was said."""
+    """Normalised pairs, what was heard where nothing was said among them; empty if nothing was."""
     both = [(normalise(one), normalise(two)) for one, two in zip(said, heard, strict=True)]
-    return [pair for pair in both if pair[0]]
+    return both if any(one for one, _ in both) else []
 
 
 def _columns(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:

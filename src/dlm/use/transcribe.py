@@ -60,7 +60,7 @@ def transcribe(using: Ready, paths: list[Path], *, auto_resample: bool) -> Itera
         clips = [_clip(path, span) for span in spans]
         heard = {clip.sounds[0]: text for clip, text in answer_all(using, clips)}
         segments = tuple(
-            Segment(start, end, heard[clip.sounds[0]])
+            Segment(start, end, " ".join(heard[clip.sounds[0]].split()))
             for (start, end), clip in zip(spans, clips, strict=True)
         )
         yield Transcript(path, len(samples) / rate, segments)
