@@ -1,5 +1,7 @@
 """A stitched base of the real classes, random and so small that it is built in a second."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,34 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from dlm.batches.bucket import Batches, pack
+from dlm.batches.chat import Chat
+from dlm.clips.clip import Clip, Sound, Turn
+from dlm.document.document import Document
+from dlm.document.settings import Settings
+from dlm.features.ear import Ear
+from dlm.model.face import Model
+from dlm.model.load import load
 from dlm.model.stitched import Stitched, save_stitched
-from dlm.plan.bases import Base
+from dlm.plan.bases import Base, read_facts
 from dlm.plan.frames import Strides
+from dlm.plan.hardware import Machine
+from dlm.plan.plan import Plan, Wishes, draw_up
+from dlm.training.events import Event
+from dlm.training.fit import Check, Hooks, fit
+from dlm.use.ready import Ready
 
 RATE = 16_000
+WORDS = "one two three four five six seven eight".split()
+LAPTOP = Machine(
+    cores=2,
+    memory=16 << 30,
+    free_memory=12 << 30,
+    free_disk=100 << 30,
+    bf16=False,
+    amx=False,
+    gpus=(),
+)
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"]
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -90,10 +115,10 @@ def tiny_config() -> dict:
     }
 
 
-def make_tiny(folder: Path, *, seed: int = 0) -> Path:
+def make_tiny(folder: Path, *, seed: int = 0, config: dict | None = None) -> Path:
     """Write a tiny base and return its folder."""
     torch.manual_seed(seed)
-    save_stitched(Stitched(tiny_base(), tiny_config(), tiny_tokenizer()), folder)
+    save_stitched(Stitched(tiny_base(), config or tiny_config(), tiny_tokenizer()), folder)
     return folder
 
 
@@ -110,11 +135,10 @@ def write_document(
     folder: Path, *, base: Path | str, training: str = "", clips: int = 6, body: str = ""
 ) -> Path:
     """A document with `clips` tones, each said to be another word."""
-    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
     fences = []
     for number in range(clips):
         tone(folder / f"clips/{number}.wav", hertz=200 + 150 * number)
-        fences.append(f'::audio path="clips/{number}.wav" transcript="{words[number % 8]}"::\n')
+        fences.append(f'::audio path="clips/{number}.wav" transcript="{WORDS[number % 8]}"::\n')
     path = folder / "my.dlm"
     path.write_text(
         "---\ndlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV\ndlm_version: 11\n"
@@ -124,3 +148,56 @@ def write_document(
         encoding="utf-8",
     )
     return path
+
+
+def spoken(path: Path, text: str, **where: float) -> Clip:
+    """A clip that transcribes `path`."""
+    turns = (Turn("user", (Sound(path, **where),)), Turn("assistant", (text,)))
+    return Clip(turns, path.name, "transcribe")
+
+
+def tones(folder: Path, count: int = 6) -> list[Clip]:
+    """Clips of tones of differing length, each said to be another word."""
+    return [
+        spoken(tone(folder / f"{n}.wav", hertz=200 + 150 * n, seconds=0.4 + 0.05 * n), WORDS[n % 8])
+        for n in range(count)
+    ]
+
+
+def tiny_plan(
+    folder: Path, clips: int, *, steps: int | None = None, seed: int = 42, **training: object
+) -> Plan:
+    """The plan for learning from `clips` clips on the base in `folder`, as a document would ask."""
+    asked = {"precision": "fp32", "held_out": 0, **training}
+    known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": str(folder), "training": asked}
+    document = Document(folder / "my.dlm", Settings(**known), (), "", "0" * 64)
+    return draw_up(
+        document, read_facts(folder), clips, LAPTOP, wishes=Wishes(steps=steps, seed=seed)
+    )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The rooms joined as `dlm train` joins them, without a store."""
+
+    plan: Plan
+    model: Model
+    batches: Batches
+    using: Ready
+
+    def events(
+        self, *, check: Check | None = None, resume: Path | None = None, **hooks: object
+    ) -> Iterator[Event]:
+        """What `fit` says."""
+        lent = Hooks(finish=lambda folder: None, check=check, resume=resume, **hooks)
+        return fit(self.model, self.batches, self.plan.training, lent)
+
+
+def lesson(plan: Plan, clips: list[Clip], *, listen: object = None, **changes: object) -> Lesson:
+    """Load the model of a plan and pack its batches; `changes` are to the plan of the training."""
+    plan = replace(plan, training=replace(plan.training, **changes))
+    model = load(plan.model)
+    hear = model.hear_one if plan.batches.heard else None
+    ear = Ear(plan.batches.base, auto_resample=False, hear=hear)
+    using = Ready(model, Chat(model.tokenizer, model.base), ear)
+    return Lesson(plan, model, pack(clips, plan.batches, using.chat, listen or ear), using)

@@ -3,9 +3,9 @@
     python recipes/sparrow/lm.py --work DIR --minutes 6
 
 leaves `DIR/lm`, a folder that `AutoModelForCausalLM` opens. It learns from text alone, in the chat
-form it will meet later. Where sound will stand, it reads letters as an encoder might spell them:
-one position for every 80 ms, holding none, one or two letters, some of them wrong. So it can spell
-words from noisy letters, and answer questions about them, before the first sound.
+form it will meet later. Where sound will stand, it reads letters as the encoder spells them: one
+position for every 80 ms, holding none, one or two letters, some of them wrong. So it can tell words
+from noisy letters, and answer questions about them, before the first sound.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -123,18 +124,22 @@ def _batches(
 ) -> Iterator[list[Lesson]]:
     """Lessons from the training sentences, without end."""
     chance = random.Random(seed)
-    manifest = (work / "train.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in manifest.splitlines()]
+    lines, heard = _manifest(work / "train.jsonl"), _manifest(work / "letters.jsonl")
     while True:
-        picked = sorted(chance.sample(lines, ROWS * 20), key=lambda line: len(line["text"]))
+        picked = chance.sample(heard, ROWS * 12) + chance.sample(lines, ROWS * 8)
+        picked.sort(key=lambda line: len(line["text"]))
         starts = list(range(0, len(picked), ROWS))
         chance.shuffle(starts)
         for start in starts:
             yield [_lesson(line, tokenizer, chance) for line in picked[start : start + ROWS]]
 
 
+def _manifest(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def _lesson(
-    line: dict[str, str], tokenizer: PreTrainedTokenizerBase, chance: random.Random
+    line: dict[str, Any], tokenizer: PreTrainedTokenizerBase, chance: random.Random
 ) -> Lesson:
     """A transcription, a question, or plain prose."""
 
@@ -148,33 +153,31 @@ def _lesson(
     question, answer = PROMPT, line["text"]
     if kind < PROSE + ASKED:
         question, answer = ask(line, seed=chance.getrandbits(32))
-    heard = _spelled(line["text"], tokenizer, chance)
+    spelled = line["heard"] if "heard" in line else _misspelled(line["text"], chance)
+    heard = [tokenizer.convert_tokens_to_ids(_tokens(letters)) for letters in spelled]
     user = [{"role": "user", "content": AUDIO * len(heard) + "\n" + question}]
     asked = encode(tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True))
     said = [*encode(answer), tokenizer.eos_token_id]
     return Lesson(asked + said, [IGNORE] * len(asked) + said, heard)
 
 
-def _spelled(
-    said: str, tokenizer: PreTrainedTokenizerBase, chance: random.Random
-) -> list[list[int]]:
+def _tokens(letters: str) -> list[str]:
+    """The tokens of a position: its letters, or the placeholder where there are none."""
+    return list(letters.replace(" ", "Ġ")) or [AUDIO]
+
+
+def _misspelled(said: str, chance: random.Random) -> list[str]:
     """The letters of each 80 ms of a sentence, as an encoder might hear them."""
-    pace = chance.uniform(*SECONDS_PER_LETTER)
-    now = chance.uniform(0, 0.3)
-    spelled = []
+    pace, now = chance.uniform(*SECONDS_PER_LETTER), chance.uniform(0, 0.3)
+    seconds = now + 2 * pace * len(said)
+    positions = [""] * int(seconds * TOKENS_PER_SECOND + 1)
     for letter in said:
         now += pace * chance.uniform(0.4, 1.6)
         fate = chance.random()
         if fate >= LOST:
             heard = chance.choice(LETTERS) if fate < LOST + WRONG else letter
-            spelled.append((int(now * TOKENS_PER_SECOND), heard))
-    blank = tokenizer.convert_tokens_to_ids(AUDIO)
-    positions: list[list[int]] = [
-        [] for _ in range(int((now + chance.uniform(0.02, 0.3)) * TOKENS_PER_SECOND) + 1)
-    ]
-    for place, letter in spelled:
-        positions[place].append(tokenizer.convert_tokens_to_ids(letter.replace(" ", "Ġ")))
-    return [position or [blank] for position in positions]
+            positions[int(now * TOKENS_PER_SECOND)] += heard
+    return positions[: int((now + chance.uniform(0, 0.3)) * TOKENS_PER_SECOND) + 1]
 
 
 def _collate(lessons: list[Lesson], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

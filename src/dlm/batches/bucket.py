@@ -31,7 +31,7 @@ class Batches:
     def __init__(
         self, rows: list[Row], lengths: list[int], plan: BatchPlan, *, listen: Listen, pad: Padding
     ) -> None:
-        """`lengths` are tokens per row, placeholders spread. Raises ClipError for a row too long."""
+        """`lengths`: tokens per row, placeholders spread. Raises ClipError for a row too long."""
         for row, length in zip(rows, lengths, strict=True):
             if length > plan.longest:
                 raise ClipError(

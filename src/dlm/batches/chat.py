@@ -36,12 +36,9 @@ class Chat:
         self._tokenizer, self._base = tokenizer, base
         if tokenizer.chat_template is None:
             raise BaseError(f"{base.key} has no chat template", mend="use an instruct model")
-        placeholder = tokenizer.convert_tokens_to_ids(base.placeholder)
-        if not isinstance(placeholder, int) or placeholder == tokenizer.unk_token_id:
-            raise BaseError(f"the tokenizer of {base.key} has no token {base.placeholder}")
         if not isinstance(tokenizer.eos_token_id, int):
             raise BaseError(f"the tokenizer of {base.key} has no end-of-turn token")
-        self.placeholder: int = placeholder
+        self.placeholder = placeholder_of(tokenizer, base)
         self.end: int = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
         self.pad: int = pad if isinstance(pad, int) else tokenizer.eos_token_id
@@ -110,3 +107,11 @@ class Chat:
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def placeholder_of(tokenizer: PreTrainedTokenizerBase, base: Base) -> int:
+    """The token that stands for one token of sound. Raises BaseError when there is none."""
+    token = tokenizer.convert_tokens_to_ids(base.placeholder)
+    if not isinstance(token, int) or token == tokenizer.unk_token_id:
+        raise BaseError(f"the tokenizer of {base.key} has no token {base.placeholder}")
+    return token

@@ -27,7 +27,7 @@ SCAFFOLD = """\
 # Settings. Only dlm_id and base_model are needed; a line that begins with # is not read.
 dlm_id: {dlm_id}
 dlm_version: 11
-base_model: {base_model}  # the model that learns: a name of the catalogue, hf:org/name, a folder
+base_model: {base_model}  # the model that learns: a name of the catalogue, or a folder
 training:
   adapter: {adapter}  # what is trained: lora, dora, projector or full
   # num_epochs: 3  # times that every clip is learnt from

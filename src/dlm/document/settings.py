@@ -191,7 +191,7 @@ class Settings(Record):
         default=1, ge=1, le=NEWEST_VERSION, description="Version of the format, 1 to 15."
     )
     base_model: str = Field(
-        pattern=r"\S", description="The base: a catalogue key, hf:org/name or a local folder."
+        pattern=r"\S", description="The base: a catalogue key or a local folder."
     )
     system_prompt: str | None = Field(
         default=None, description="What the model is told before every conversation."

@@ -44,6 +44,8 @@ def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
         inject_adapter_in_model(config, model)  # which freezes everything else
     if "projector" in roles:
         _unfreeze(model, ("projector",))
+    for each in learning(model).values():
+        each.data = each.data.float()  # what learns is exact, whatever the rest is held in
 
 
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from dlm.batches.collate import Batch
-from dlm.errors import BaseError, ClipError
+from dlm.errors import ClipError
 from dlm.plan.bases import Base, Role
 
 
@@ -124,14 +124,6 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.parameters()).device
-
-
-def placeholder_of(tokenizer: PreTrainedTokenizerBase, base: Base) -> int:
-    """The token that stands for one token of sound. Raises BaseError when there is none."""
-    token = tokenizer.convert_tokens_to_ids(base.placeholder)
-    if not isinstance(token, int) or token == tokenizer.unk_token_id:
-        raise BaseError(f"the tokenizer of {base.key} has no token {base.placeholder}")
-    return token
 
 
 def check_counts(batch: Batch, placeholder: int) -> None:

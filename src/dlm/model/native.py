@@ -8,9 +8,10 @@ from torch import nn
 from transformers import AutoTokenizer, Qwen2AudioForConditionalGeneration
 from transformers.utils import logging
 
+from dlm.batches.chat import placeholder_of
 from dlm.errors import BaseError
 from dlm.model.encoder import hear_qwen2_audio
-from dlm.model.face import Features, Model, placeholder_of
+from dlm.model.face import Features, Model
 from dlm.plan.bases import Base, Role
 
 

@@ -1,0 +1,218 @@
+"""The ear hears each sound once: memory, then disk, and never what is stale."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dlm.clips.clip import Sound
+from dlm.errors import ClipError, StoreError
+from dlm.features.ear import Ear
+from dlm.model.load import load_base
+from dlm.plan.bases import Base, read_facts
+from dlm.plan.frames import encoder_frames, tokens
+from tests.tiny import RATE, make_tiny, tiny_base, tiny_config, tone
+
+Hear = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Counting:
+    """A frozen encoder that counts what it is asked to hear."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.calls, self.factor = 0, factor
+
+    def __call__(self, mel: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return mel.T[::2] * self.factor
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Sound:
+    return Sound(tone(tmp_path / "a.wav", hertz=300))
+
+
+def test_a_sound_without_an_encoder_is_its_mel(sound: Sound) -> None:
+    heard = Ear(tiny_base(), auto_resample=False)(sound)
+    assert heard.values.shape == (80, 60) and not heard.encoded
+    assert (heard.samples, heard.tokens) == (9600, 8)
+
+
+def test_a_span_is_heard_alone(sound: Sound) -> None:
+    heard = Ear(tiny_base(), auto_resample=False)(Sound(sound.path, 0.1, 0.35))
+    assert (heard.samples, heard.tokens) == (4000, 4)
+
+
+def test_samples_in_memory_are_heard_as_the_file_is(sound: Sound) -> None:
+    samples, _ = soundfile.read(sound.path, dtype="float32")
+    for hear in (None, Counting()):
+        ear = Ear(tiny_base(), auto_resample=False, hear=hear)
+        assert torch.equal(ear.samples(samples).values, ear(sound).values)
+        assert ear.samples(samples).encoded == ear(sound).encoded
+
+
+def test_memory_serves_the_second_time(sound: Sound) -> None:
+    hear = Counting()
+    ear = Ear(tiny_base(), auto_resample=False, hear=hear)
+    assert ear(sound) is ear(Sound(sound.path, written="otherwise"))
+    assert hear.calls == 1
+
+
+def test_the_memory_budget_lets_go_of_the_oldest(tmp_path: Path) -> None:
+    sounds = [Sound(tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(3)]
+    hear = Counting()
+    size = 30 * 80 * 4  # bytes of one clip's features
+    ear = Ear(tiny_base(), auto_resample=False, hear=hear, memory_bytes=2 * size)
+    for each in sounds:
+        ear(each)
+    assert hear.calls == 3
+    ear(sounds[2]), ear(sounds[1])
+    assert hear.calls == 3, "the two newest are still there"
+    ear(sounds[0])
+    assert hear.calls == 4, "the oldest had gone"
+
+
+def test_a_sound_larger_than_the_budget_is_still_heard(sound: Sound) -> None:
+    hear = Counting()
+    ear = Ear(tiny_base(), auto_resample=False, hear=hear, memory_bytes=1)
+    assert ear(sound).values.shape == (30, 80)
+
+
+def test_disk_serves_the_second_run(sound: Sound, tmp_path: Path) -> None:
+    first, second = Counting(), Counting()
+    one = ear_of(tiny_base(), first, tmp_path)(sound)
+    other = ear_of(tiny_base(), second, tmp_path)(sound)
+    assert (first.calls, second.calls) == (1, 0)
+    assert torch.equal(one.values, other.values)
+    assert (one.samples, one.tokens, one.encoded) == (other.samples, other.tokens, other.encoded)
+
+
+def test_a_copy_of_a_recording_is_not_heard_again(sound: Sound, tmp_path: Path) -> None:
+    hear = Counting()
+    copy = tmp_path / "b.wav"
+    copy.write_bytes(sound.path.read_bytes())
+    ear = ear_of(tiny_base(), hear, tmp_path)
+    ear(sound), ear(Sound(copy))
+    assert hear.calls == 1
+
+
+def test_a_changed_file_is_heard_again(sound: Sound, tmp_path: Path) -> None:
+    ear_of(tiny_base(), Counting(), tmp_path)(sound)
+    tone(sound.path, hertz=900)
+    hear = Counting()
+    heard = ear_of(tiny_base(), hear, tmp_path)(sound)
+    assert hear.calls == 1
+    mel = Ear(tiny_base(), auto_resample=False)(sound).values
+    assert torch.equal(heard.values, mel.T[::2])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"revision": "other"},
+        {"key": "other"},
+        {"strides": replace(tiny_base().strides, window=16_000)},
+        {"bins": 128},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_base_never_gets_these_features(
+    sound: Sound, tmp_path: Path, changes: dict
+) -> None:
+    ear_of(tiny_base(), Counting(1.0), tmp_path)(sound)
+    hear = Counting(2.0)
+    ear_of(replace(tiny_base(), **changes), hear, tmp_path)(sound)
+    assert hear.calls == 1
+
+
+def test_another_span_never_gets_these_features(sound: Sound, tmp_path: Path) -> None:
+    hear = Counting()
+    ear = ear_of(tiny_base(), hear, tmp_path)
+    for span in [(None, None), (0.0, 0.3), (0.3, None), (None, 0.3)]:
+        ear(Sound(sound.path, *span))
+    assert hear.calls == 4
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 100, -1], ids=lambda keep: f"{keep}_bytes")
+def test_half_a_cache_file_is_made_again(sound: Sound, tmp_path: Path, keep: int) -> None:
+    one = ear_of(tiny_base(), Counting(), tmp_path)(sound)
+    (file,) = (tmp_path / "features").iterdir()
+    file.write_bytes(file.read_bytes()[:keep])
+    hear = Counting()
+    again = ear_of(tiny_base(), hear, tmp_path)(sound)
+    assert hear.calls == 1 and torch.equal(one.values, again.values)
+    third = Counting()
+    ear_of(tiny_base(), third, tmp_path)(sound)
+    assert third.calls == 0, "it was put right"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(sound: Sound, tmp_path: Path) -> None:
+    (tmp_path / "features").write_text("in the way")
+    with pytest.raises(StoreError, match="features"):
+        ear_of(tiny_base(), Counting(), tmp_path)(sound)
+
+
+def test_nothing_unfinished_stays_in_the_cache(sound: Sound, tmp_path: Path) -> None:
+    ear_of(tiny_base(), Counting(), tmp_path)(sound)
+    names = [path.name for path in (tmp_path / "features").iterdir()]
+    assert len(names) == 1 and names[0].endswith(".safetensors")
+
+
+def test_another_rate_is_refused_or_converted(tmp_path: Path) -> None:
+    sound = Sound(tone(tmp_path / "a.wav", hertz=300, rate=8000))
+    with pytest.raises(ClipError, match="8000 Hz"):
+        Ear(tiny_base(), auto_resample=False)(sound)
+    heard = Ear(tiny_base(), auto_resample=True)(sound)
+    assert abs(heard.samples - 9600) <= 1
+
+
+def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match="gone.wav"):
+        Ear(tiny_base(), auto_resample=False)(Sound(tmp_path / "gone.wav"))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_frozen_features_equal_hearing_afresh(tmp_path: Path, dropout: float) -> None:
+    """Bit for bit, from memory and from disk, in the midst of training."""
+    config = tiny_config()
+    config["encoder"]["dropout"] = dropout
+    base = read_facts(make_tiny(tmp_path / "base", config=config))
+    model = load_base(base).requires_grad_(False)
+    model.projector.requires_grad_(True)
+    sounds = [
+        Sound(tone(tmp_path / f"{n}.wav", hertz=200 + n, seconds=length / RATE))
+        for n, length in enumerate((1600, 8001, 9600, 40_000))
+    ]
+    expected = [
+        model.hear_one(mel.values) for mel in map(Ear(base, auto_resample=False), sounds)
+    ]
+    model.train()
+    ear = ear_of(base, model.hear_one, tmp_path)
+    again = ear_of(base, Counting(), tmp_path)
+    for sound, want in zip(sounds, expected, strict=True):
+        assert torch.equal(ear(sound).values, want)
+        assert torch.equal(again(sound).values, want)
+        samples = again(sound).samples
+        assert want.shape == (encoder_frames(samples, base.strides), 32)
+        assert again(sound).tokens == tokens(samples, base.strides)
+
+
+def test_an_encoder_that_learns_does_drop() -> None:
+    """The guard of the test above: dropout is on where the encoder learns."""
+    from dlm.model.stitched import Stitched
+    from tests.tiny import tiny_tokenizer
+
+    config = tiny_config()
+    config["encoder"]["dropout"] = 0.3
+    model = Stitched(tiny_base(), config, tiny_tokenizer()).train()
+    mel = torch.from_numpy(np.random.default_rng(0).normal(size=(80, 50)).astype("f"))
+    assert not torch.equal(model.hear_one(mel), model.hear_one(mel))
+    assert not any(each.training for each in model.eval().modules())
+
+
+def ear_of(base: Base, hear: Hear, folder: Path) -> Ear:
+    return Ear(base, auto_resample=False, hear=hear, folder=folder / "features")

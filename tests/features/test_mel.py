@@ -1,0 +1,53 @@
+"""The log-mel of a clip is Whisper's own, at the clip's true length."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor
+
+from dlm.features.mel import log_mel
+from tests.tiny import RATE
+
+LENGTHS = [1, 2, 159, 160, 161, 199, 200, 201, 399, 400, 401, 1600, 16_037, 31_999, 32_000]
+
+
+@pytest.fixture(scope="module", params=[80, 128])
+def reference(request: pytest.FixtureRequest) -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=request.param, chunk_length=4)
+
+
+def voice(samples: int) -> np.ndarray:
+    """Something loud from the first sample to the last."""
+    time = np.arange(samples) / RATE
+    noise = np.random.default_rng(samples).normal(0, 0.05, samples)
+    return (0.3 * np.sin(2 * np.pi * 440 * time) + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_equals_whisper_on_the_frames_that_hold_sound(
+    samples: int, reference: WhisperFeatureExtractor
+) -> None:
+    bins = reference.feature_size
+    mel = log_mel(voice(samples), rate=RATE, hop=160, bins=bins)
+    theirs = reference(voice(samples), sampling_rate=RATE, return_tensors="pt").input_features[0]
+    assert mel.shape == (bins, -(-samples // 160))
+    assert mel.dtype == torch.float32
+    assert torch.allclose(mel, theirs[:, : mel.shape[1]], atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1, 160, 16_037])
+def test_silence_is_finite_and_flat(samples: int) -> None:
+    mel = log_mel(np.zeros(samples, np.float32), rate=RATE, hop=160, bins=80)
+    assert (mel == mel.flatten()[0]).all() and mel.isfinite().all()
+
+
+def test_it_hears_loudness_only_relative_to_its_loudest_bin() -> None:
+    mel = log_mel(voice(8000), rate=RATE, hop=160, bins=80)
+    assert mel.max() - mel.min() <= 2.0 + 1e-6
+
+
+def test_the_samples_are_left_alone() -> None:
+    samples = voice(1000)
+    before = samples.copy()
+    log_mel(samples, rate=RATE, hop=160, bins=80)
+    assert (samples == before).all()
