@@ -45,19 +45,19 @@ CHATML = (
 )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token for each byte, and the four special ones."""
+def tiny_tokenizer(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """One token for each byte, the four special ones, and `more`."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {token: number for number, token in enumerate([*SPECIAL, *letters])}
+    words = {token: number for number, token in enumerate([*SPECIAL, *letters, *more])}
     tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens([*SPECIAL, *more])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
-        extra_special_tokens=["<|im_start|>", "<|audio|>"],
+        extra_special_tokens=["<|im_start|>", "<|audio|>", *more],
     )
     fast.chat_template = CHATML
     return fast

@@ -107,7 +107,7 @@ def place_adapter(model: Model, folder: Path) -> None:
 
 
 def _unfreeze(model: Model, roles: tuple[Role, ...]) -> None:
-    prefixes = tuple(model.parts[role] for role in roles)
+    prefixes = tuple(each for role in roles for each in model.parts[role])
     for name, each in model.named_parameters():
         if name.startswith(prefixes) and not name.endswith("embed_positions.weight"):
             each.requires_grad_(True)  # the positions are Whisper's fixed sinusoids
@@ -115,7 +115,7 @@ def _unfreeze(model: Model, roles: tuple[Role, ...]) -> None:
 
 def _linear_layers(model: Model, roles: tuple[Role, ...]) -> list[str]:
     """Names of the linear layers of these parts, the output head apart."""
-    prefixes = tuple(model.parts[role] for role in roles)
+    prefixes = tuple(each for role in roles for each in model.parts[role])
     return [
         name
         for name, module in model.named_modules()

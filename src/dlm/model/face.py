@@ -30,7 +30,7 @@ class Model(nn.Module, ABC):
     base: Base
     tokenizer: PreTrainedTokenizerBase
     placeholder: int  # the token that stands for one token of sound
-    parts: dict[Role, str]  # role -> prefix of its parameters; the first that fits counts
+    parts: dict[Role, tuple[str, ...]]  # role -> how the names of its parameters begin
 
     @abstractmethod
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:

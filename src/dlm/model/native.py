@@ -18,10 +18,10 @@ from dlm.plan.bases import Base, Role
 class Qwen2Audio(Model):
     """Qwen2-Audio (Chu et al. 2024): a Whisper-like encoder, a linear map, a Qwen LM."""
 
-    parts: dict[Role, str] = {
-        "encoder": "whole.model.audio_tower.",
-        "projector": "whole.model.multi_modal_projector.",
-        "lm": "whole.",
+    parts: dict[Role, tuple[str, ...]] = {
+        "encoder": ("whole.model.audio_tower.",),
+        "projector": ("whole.model.multi_modal_projector.",),
+        "lm": ("whole.model.language_model.", "whole.lm_head."),
     }
 
     def __init__(self, base: Base, whole: Qwen2AudioForConditionalGeneration, folder: Path) -> None:

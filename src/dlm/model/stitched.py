@@ -33,7 +33,11 @@ CONFIG = "config.json"
 class Stitched(Model):
     """Encoder, projector and LM behind the four questions."""
 
-    parts: dict[Role, str] = {"encoder": "encoder.", "projector": "projector.", "lm": "lm."}
+    parts: dict[Role, tuple[str, ...]] = {
+        "encoder": ("encoder.",),
+        "projector": ("projector.",),
+        "lm": ("lm.",),
+    }
 
     def __init__(self, base: Base, config: dict[str, Any], tokenizer: Any) -> None:
         """Build the parts with random weights, in fp32."""

@@ -1,15 +1,17 @@
 """prompt, transcribe, eval: using what was learned."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from dlm.clips.clip import Sound
 from dlm.errors import ClipError, StoreError, UsageError
-from dlm.verbs.say import Bare, Device, DocumentPath, Progress, Say, VersionName
+from dlm.verbs.say import Bare, Device, DocumentPath, Progress, Say, VersionName, within
 
 if TYPE_CHECKING:
     from dlm.clips.clip import Clip
+    from dlm.clips.sources import Gathered
     from dlm.document.document import Document
     from dlm.plan.bases import Base
     from dlm.use.evaluate import Report
@@ -37,7 +39,7 @@ def prompt(
     path: DocumentPath,
     question: Annotated[str | None, Say("What to ask; read from stdin when not said.")] = None,
     *,
-    audio: Annotated[tuple[Path, ...], Say("A recording; repeat it for several.")] = (),
+    audio: Annotated[tuple[Path, ...], Say("A recording; say it again for each of several.")] = (),
     max_tokens: Annotated[int, Say("The longest answer, in tokens.")] = 256,
     temperature: Annotated[float, Say("0 takes the likeliest word, more is livelier.")] = 0.0,
     top_p: Annotated[float, Say("Choose among the likeliest words up to this share.")] = 1.0,
@@ -46,19 +48,17 @@ def prompt(
     bare: Bare = False,
     device: Device = None,
 ) -> Iterator[str]:
-    """Ask the model about recordings; the answer comes piece by piece."""
-    opened = _opened(path, version, bare=bare, device=device)
+    """Ask about one or more recordings; the answer is streamed."""
     if not audio:
         raise UsageError(
             "audio-language base requires at least one --audio PATH", mend="add --audio clip.wav"
         )
+    _there(audio)
     if not question or not question.strip():
         raise UsageError("empty query", mend="pass a question, or pipe one on stdin")
-    if not 0 < top_p <= 1 or temperature < 0 or max_tokens < 1:
-        raise UsageError(
-            "--temperature must be 0 or more, --top-p above 0 and at most 1, --max-tokens 1 or more"
-        )
-    _require(audio, opened)
+    _sensible(max_tokens, temperature, top_p, seed)
+    opened = _opened(path, version, bare=bare, device=device)
+    _require([Sound(each) for each in audio], opened)
 
     from dlm.model.generate import Decoding
     from dlm.use.prompt import ask, turns_of
@@ -75,16 +75,17 @@ def prompt(
 
 def transcribe(
     path: DocumentPath,
-    recordings: Annotated[list[Path], Say("Recordings, or folders of them.")],
+    recordings: Annotated[list[Path], Say("Recordings, or folders of them.", value="FILE|DIR")],
     *,
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
 ) -> "Iterator[Transcript]":
     """Write down what is said in recordings of any length."""
-    opened = _opened(path, version, bare=bare, device=device)
+    _there(recordings)
     files = [file for recording in recordings for file in _files(recording)]
-    _require(tuple(files), opened)
+    opened = _opened(path, version, bare=bare, device=device)
+    _require([Sound(each) for each in files], opened)
 
     from dlm.use.ready import ready
     from dlm.use.transcribe import transcribe as heard
@@ -98,15 +99,16 @@ def transcribe(
 def evaluate(
     path: DocumentPath,
     *,
-    data: Annotated[Path | None, Say("A folder or a .jsonl of other clips.")] = None,
+    data: Annotated[Path | None, Say("Other clips: a folder, or a .jsonl file.")] = None,
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
     progress: Progress | None = None,
 ) -> "Report":
-    """Count the words the model gets wrong on clips it did not learn from."""
+    """Count the words it gets wrong on clips it did not learn from."""
     opened = _opened(path, version, bare=bare, device=device)
     clips = _clips(opened, data)
+    _require([sound for clip in clips for sound in clip.sounds], opened)
 
     from dlm.use.evaluate import evaluate as scored
     from dlm.use.ready import ready
@@ -139,15 +141,36 @@ def _opened(path: Path, name: str | None, *, bare: bool, device: str | None) -> 
     return Opened(document, base, version.path, chosen)
 
 
-def _require(recordings: tuple[Path, ...], opened: Opened) -> None:
+def _there(recordings: Iterable[Path]) -> None:
+    """Refuse recordings that are not there: the command line is mistaken."""
+    for recording in recordings:
+        if not recording.exists():
+            raise UsageError(f"audio not found: {recording}", mend="check the path")
+
+
+def _sensible(max_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+    """Refuse a way of answering that cannot be."""
+    if max_tokens < 1:
+        raise UsageError(f"--max-tokens is {max_tokens}", mend="1 is the least")
+    if not temperature >= 0:
+        raise UsageError(f"--temperature is {temperature:g}", mend="0 is the least")
+    if not 0 < top_p <= 1:
+        raise UsageError(f"--top-p is {top_p:g}", mend="choose a share above 0, at most 1")
+    within("--seed", seed, least=0)
+
+
+def _require(sounds: "Iterable[Sound]", opened: Opened) -> None:
     """Refuse what cannot be heard, before the model is loaded."""
-    from dlm.clips.audio import probe, rate_refusal
+    from dlm.clips.audio import listen, rate_refusal, resampler
 
     rate = opened.base.strides.rate
-    for recording in recordings:
-        native = probe(recording).rate
+    for sound in dict.fromkeys(sounds):
+        with listen(sound) as span:
+            native = span.header.rate
         if native != rate and not opened.auto_resample:
-            raise rate_refusal(str(recording), native, rate)
+            raise rate_refusal(sound.name, native, rate)
+        if native != rate:
+            resampler()
 
 
 def _files(recording: Path) -> list[Path]:
@@ -172,7 +195,9 @@ def _clips(opened: Opened, data: Path | None) -> "list[Clip]":
         clips = list(split(gathered.clips, asked.held_out, seed=asked.seed)[1])
         mend = "set training.held_out, or give clips with --data FOLDER"
     else:
-        gathered = gather(_only(opened.document, data)) if data.is_dir() else read_manifest(data)
+        if not data.exists():
+            raise UsageError(f"clips not found: {data}", mend="name a folder or a .jsonl file")
+        gathered = _all_in(opened.document, data) if data.is_dir() else read_manifest(data)
         clips = list(gathered.clips)
         mend = "put recordings and their .txt transcripts there"
     fatal = [problem for problem in gathered.problems if problem.fatal]
@@ -184,11 +209,14 @@ def _clips(opened: Opened, data: Path | None) -> "list[Clip]":
     return clips
 
 
-def _only(document: "Document", folder: Path) -> "Document":
-    """The document with one source folder in place of everything it names."""
+def _all_in(document: "Document", folder: Path) -> "Gathered":
+    """The clips of a folder, as if the document named it and nothing else."""
+    from dlm.clips.sources import gather
     from dlm.document.settings import Source
 
     sources = {"sources": (Source(path=str(folder.absolute())),), "sources_policy": "permissive"}
     training = document.settings.training.model_copy(update=sources)
     settings = document.settings.model_copy(update={"training": training})
-    return replace(document, sections=(), settings=settings)
+    found = gather(replace(document, sections=(), settings=settings))
+    told = tuple(each for each in found.problems if each.where != document.path.name)
+    return replace(found, problems=told)

@@ -74,7 +74,7 @@ def versions(path: DocumentPath) -> Shown:
 
 
 def use(
-    path: DocumentPath, version: Annotated[str, Say("The version to put in use, such as v0002.")]
+    path: DocumentPath, version: Annotated[str, Say("The version to put in use, such as v0002.", value="VERSION")]
 ) -> "Version":
     """Put another version in use: roll back, or forward again."""
     from dlm.document.parse import read
@@ -90,13 +90,12 @@ def export(
     version: VersionName = None,
 ) -> "Export":
     """Write the model as a folder that works on its own."""
-    from dlm.document.parse import read
     from dlm.files import make_folder
     from dlm.store.versions import open_store
     from dlm.verbs.prepare import opened
 
     document, base = opened(path)
-    store = open_store(read(path).settings.dlm_id)
+    store = open_store(document.settings.dlm_id)
     chosen = store.find(version) if version else store.current()
     if chosen is None:
         raise StoreError("nothing was learned yet", where=str(path), mend=f"run `dlm train {path}`")
@@ -118,7 +117,7 @@ def export(
 
 
 def doctor(
-    path: Annotated[Path | None, Say("A document, to see whether its plan fits here.")] = None,
+    path: Annotated[Path | None, Say("To see what its plan needs of it.", value="DOCUMENT")] = None,
 ) -> Health:
     """Look at this machine, and at what a document needs of it."""
     import soundfile

@@ -1,0 +1,202 @@
+"""Which clips ride together: everything once, near in length, the same from wherever one starts."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+from dlm.batches.bucket import Batches, pack
+from dlm.batches.chat import IGNORE, Chat, Row
+from dlm.batches.collate import Padding
+from dlm.clips.clip import Clip, Turn
+from dlm.errors import ClipError
+from dlm.features.ear import Ear
+from dlm.plan.plan import BatchPlan
+from tests.tiny import spoken, tiny_base, tiny_tokenizer, tone, tones
+
+PAD = Padding(0, 3)
+PLAN = BatchPlan(
+    base=tiny_base(),
+    clips_per_step=8,
+    clips_per_batch=8,
+    longest=2048,
+    auto_resample=False,
+    heard=False,
+    seed=1,
+)
+
+
+def silent(lengths: list[int], **plan: object) -> Batches:
+    """Batches of rows without sound, of these lengths."""
+    rows = [Row((5,) * n, (5,) * n, (), f"row {at}") for at, n in enumerate(lengths)]
+    return Batches(rows, lengths, replace(PLAN, **plan), listen=lambda sound: None, pad=PAD)
+
+
+def places(rows: list[list[Row]]) -> list[str]:
+    return [row.place for batch in rows for row in batch]
+
+
+@given(
+    count=some.integers(1, 60),
+    per_step=some.integers(1, 9),
+    per_batch=some.integers(1, 9),
+    epoch=some.integers(0, 3),
+)
+def test_an_epoch_covers_every_clip_once(
+    count: int, per_step: int, per_batch: int, epoch: int
+) -> None:
+    made = silent([5] * count, clips_per_step=per_step, clips_per_batch=per_batch)
+    first = epoch * made.steps_per_epoch
+    steps = [made.rows(first + step) for step in range(made.steps_per_epoch)]
+    assert sorted(place for step in steps for place in places(step)) == sorted(
+        f"row {at}" for at in range(count)
+    )
+    assert all(len(batch) <= per_batch for step in steps for batch in step)
+    assert all(len(places(step)) <= per_step for step in steps)
+
+
+def test_a_step_is_the_same_from_wherever_it_is_reached() -> None:
+    lengths = [random.Random(1).randint(5, 90) for _ in range(70)]
+    walked, jumped = silent(lengths), silent(lengths)
+    seen = [walked.rows(number) for number in range(30)]
+    for number in (29, 0, 17, 9, 8, 10, 17):
+        assert silent(lengths).rows(number) == jumped.rows(number) == seen[number]
+
+
+def test_epochs_differ() -> None:
+    made = silent([7] * 64)
+    one, other = ([places(made.rows(8 * epoch + step)) for step in range(8)] for epoch in (0, 1))
+    assert one != other
+
+
+def test_seeds_differ_and_equal_seeds_do_not() -> None:
+    orders = [
+        [places(silent([7] * 64, seed=seed).rows(step)) for step in range(8)] for seed in (1, 2, 1)
+    ]
+    assert orders[0] == orders[2] != orders[1]
+
+
+def speech_lengths() -> list[int]:
+    """Tokens of 2,000 clips of speech: log-normal around four seconds, and their words."""
+    chance = random.Random(0)
+    seconds = [min(max(chance.lognormvariate(1.4, 0.5), 0.5), 30) for _ in range(2000)]
+    return [round(12.5 * each + 3.5 * each) + 30 for each in seconds]
+
+
+@pytest.mark.parametrize("per_batch", [4, 8])
+def test_padding_is_under_five_percent(per_batch: int) -> None:
+    lengths = speech_lengths()
+    made = silent(lengths, clips_per_batch=per_batch)
+    used = padded = 0
+    for step in range(made.steps_per_epoch):
+        for batch in made.rows(step):
+            sizes = [len(row.ids) for row in batch]
+            used, padded = used + sum(sizes), padded + max(sizes) * len(sizes)
+    assert used == sum(lengths)
+    assert 1 - used / padded < 0.05, f"{1 - used / padded:.1%} padding"
+
+
+def test_steps_are_not_in_order_of_length() -> None:
+    made = silent(speech_lengths())
+    means = [
+        sum(len(row.ids) for row in batch) / len(batch)
+        for step in range(made.steps_per_epoch)
+        for batch in made.rows(step)
+    ]
+    rising = sum(one < other for one, other in zip(means, means[1:], strict=False))
+    assert 0.35 < rising / len(means) < 0.65
+
+
+@given(count=some.integers(1, 30), ranks=some.integers(1, 4), per_batch=some.integers(1, 5))
+def test_ranks_share_a_step_without_overlap(count: int, ranks: int, per_batch: int) -> None:
+    made = silent(list(range(5, 5 + count)), clips_per_batch=per_batch)
+    for number in range(made.steps_per_epoch):
+        whole = sorted(places(made.rows(number)))
+        shares = [made.rows(number, (rank, ranks)) for rank in range(ranks)]
+        learned = [
+            row.place
+            for share in shares
+            for batch in share
+            for row in batch
+            if set(row.labels) != {IGNORE}
+        ]
+        assert sorted(learned) == whole
+        assert all(any(batch for batch in share) for share in shares), "every rank takes part"
+
+
+def test_a_rank_without_a_clip_carries_no_loss() -> None:
+    made = silent([5])
+    ((row,),) = made.rows(0, (1, 2))
+    assert set(row.labels) == {IGNORE}
+    assert made.step(0, (1, 2))[0].label_tokens == 0
+
+
+def test_a_stream_is_its_steps() -> None:
+    made = silent([5, 6, 7] * 10)
+    streamed = list(made.stream(2, 9))
+    assert len(streamed) == 7
+    for number, step in enumerate(streamed, start=2):
+        for one, other in zip(step, silent([5, 6, 7] * 10).step(number), strict=True):
+            assert one.places == other.places and torch.equal(one.ids, other.ids)
+    assert list(made.stream(3, 3)) == []
+
+
+def test_an_error_in_the_stream_reaches_its_reader(tmp_path: Path) -> None:
+    clips = tones(tmp_path, 2)
+    made = packed(clips, clips_per_step=1, clips_per_batch=1)
+    clips[1].sounds[0].path.unlink()
+    with pytest.raises(ClipError, match="1.wav"):
+        list(made.stream(0, 4))
+
+
+def test_a_row_too_long_is_refused_by_its_place(tmp_path: Path) -> None:
+    clips = [*tones(tmp_path, 2), spoken(tone(tmp_path / "long.wav", hertz=99), "x" * 60)]
+    with pytest.raises(ClipError) as told:
+        packed(clips, longest=100)
+    assert str(told.value).startswith("long.wav: ")
+    assert "training.sequence_len is 100" in str(told.value)
+    packed(clips, longest=200)
+
+
+def test_the_limit_counts_the_tokens_of_the_sound(tmp_path: Path) -> None:
+    clips = [spoken(tone(tmp_path / "a.wav", hertz=99, seconds=1.9), "x")]
+    (batch,) = packed(clips).step(0)
+    length = batch.ids.shape[1]
+    packed(clips, longest=length)
+    with pytest.raises(ClipError, match=f"{length} tokens"):
+        packed(clips, longest=length - 1)
+
+
+def test_lengths_from_headers_are_those_of_the_batch(tmp_path: Path) -> None:
+    """Spans, resampling and several sounds: what is foreseen is what comes."""
+    path = tone(tmp_path / "a.wav", hertz=300, rate=22_050, seconds=1.7)
+    (one,) = spoken(path, "", start=0.25, end=1.0).sounds
+    (other,) = spoken(path, "", start=1.2).sounds
+    clip = Clip((Turn("user", (one, other)), Turn("assistant", ("yes",))), "two", "answer")
+    plan = {"auto_resample": True}
+    length = packed([clip], **plan).step(0)[0].ids.shape[1]
+    packed([clip], **plan, longest=length)
+    with pytest.raises(ClipError):
+        packed([clip], **plan, longest=length - 1)
+
+
+def test_every_clip_comes_with_its_own_sound(tmp_path: Path) -> None:
+    clips = tones(tmp_path, 5)
+    made = packed(clips, clips_per_step=3, clips_per_batch=2)
+    ear = Ear(tiny_base(), auto_resample=False)
+    by_place = {clip.place: ear(clip.sounds[0]).values for clip in clips}
+    for batch in (batch for step in made.stream(0, made.steps_per_epoch) for batch in step):
+        for place, sound, frames in zip(batch.places, batch.sounds, batch.frames, strict=True):
+            assert torch.equal(sound[:, :frames], by_place[place])
+
+
+def packed(clips: list[Clip], **plan: object) -> Batches:
+    plan = replace(PLAN, **plan)
+    ear = Ear(plan.base, auto_resample=plan.auto_resample)
+    return pack(clips, plan, Chat(tiny_tokenizer(), plan.base), ear)
+
+

@@ -1,0 +1,80 @@
+"""The one arithmetic: what it says is what a model really returns, for every remainder."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as some
+
+from dlm.model.face import Features
+from dlm.model.stitched import Stitched
+from dlm.plan.frames import Strides, ceil_div, encoder_frames, mel_frames, tokens
+from tests.tiny import tiny_base, tiny_config, tiny_tokenizer
+
+STRIDES = tiny_base().strides
+LENGTHS = some.integers(min_value=1, max_value=3 * STRIDES.window)
+
+
+@pytest.fixture(scope="module")
+def model() -> Stitched:
+    torch.manual_seed(0)
+    return Stitched(tiny_base(), tiny_config(), tiny_tokenizer()).eval()
+
+
+def returned(model: Stitched, lengths: list[int]) -> tuple[Features, torch.Tensor]:
+    """What the model makes of sounds of these lengths, in samples, heard together."""
+    frames = torch.tensor([mel_frames(samples, STRIDES) for samples in lengths])
+    mel = torch.randn(len(lengths), 80, int(frames.max()))
+    with torch.no_grad():
+        features = model.hear(mel, frames)
+        return features, model.project(features)
+
+
+@given(samples=LENGTHS)
+def test_the_count_is_what_the_model_returns(model: Stitched, samples: int) -> None:
+    features, audio = returned(model, [samples])
+    assert features.frames.tolist() == [encoder_frames(samples, STRIDES)]
+    assert features.values.shape == (1, encoder_frames(samples, STRIDES), 32)
+    assert audio.shape == (tokens(samples, STRIDES), 32)
+
+
+@given(lengths=some.lists(LENGTHS, min_size=2, max_size=4))
+def test_counts_of_a_batch_are_those_of_its_sounds(model: Stitched, lengths: list[int]) -> None:
+    features, audio = returned(model, lengths)
+    assert features.frames.tolist() == [encoder_frames(each, STRIDES) for each in lengths]
+    assert len(audio) == sum(tokens(each, STRIDES) for each in lengths)
+
+
+@pytest.mark.parametrize("stretch", range(8))
+def test_every_remainder_of_mel_frames(model: Stitched, stretch: int) -> None:
+    """All 8 ways a clip can end within its last token, one sample before and after."""
+    for samples in (lambda edge: (edge - 1, edge, edge + 1))(160 * (8 + stretch)):
+        _, audio = returned(model, [samples])
+        assert len(audio) == tokens(samples, STRIDES)
+
+
+def test_known_numbers() -> None:
+    told = [(mel_frames(n, STRIDES), encoder_frames(n, STRIDES), tokens(n, STRIDES)) for n in EDGES]
+    assert told == [(1, 1, 1), (1, 1, 1), (2, 1, 1), (3, 2, 1), (8, 4, 1), (9, 5, 2), (100, 50, 13)]
+
+
+EDGES = [1, 160, 161, 321, 1280, 1281, 16_000]
+
+
+def test_a_projector_that_drops_rounds_down() -> None:
+    drops = Strides(rate=16_000, hop=160, encoder=2, projector=2, window=480_000, drops=True)
+    assert [tokens(n, drops) for n in (1, 320, 640, 960, 1280)] == [0, 0, 1, 1, 2]
+
+
+@given(samples=LENGTHS, more=some.integers(min_value=0, max_value=5000))
+def test_more_sound_is_never_fewer_tokens(samples: int, more: int) -> None:
+    assert tokens(samples, STRIDES) <= tokens(samples + more, STRIDES)
+
+
+@given(one=some.integers(min_value=0, max_value=10**18), other=some.integers(1, 10**6))
+def test_ceil_div_is_exact(one: int, other: int) -> None:
+    assert (ceil_div(one, other) - 1) * other < one <= ceil_div(one, other) * other
+
+
+def test_seconds() -> None:
+    assert STRIDES.tokens_per_second == 12.5
+    assert STRIDES.window_seconds == 2.0
