@@ -9,6 +9,7 @@ heard in the first of these clips, for the projector's first lesson.
 
 import argparse
 import json
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from dlm.model.encoder import hear_whisper
 from dlm.plan.frames import ceil_div
-from hearing import LETTERS, collate, hear_split
+from hearing import LETTERS, Heard, collate, hear_split
 from warmup import Speller, encoder_config
 
 CLIPS, KEPT = 9_000, 2_500  # spelled, and of these kept as features
@@ -44,12 +45,19 @@ def spell_clips(work: Path, *, processes: int = 2) -> None:
     np.save(work / "features.npy", np.concatenate([stacked for _, stacked in clips[:KEPT]]))
 
 
+@cache
+def _ready(work: Path) -> tuple[Speller, Heard]:
+    """What every process opens once."""
+    speller = Speller(encoder_config())
+    speller.load_state_dict(load_file(work / "warmup" / "encoder.safetensors"))
+    return speller, hear_split(work, "train")
+
+
 @torch.no_grad()
 def _spell(job: tuple[Path, range]) -> list[Spelled]:
     work, clips = job
-    speller = Speller(encoder_config())
-    speller.load_state_dict(load_file(work / "warmup" / "encoder.safetensors"))
-    batch = collate(hear_split(work, "train"), [(clip,) for clip in clips])
+    speller, train = _ready(work)
+    batch = collate(train, [(clip,) for clip in clips])
     with torch.autocast("cpu", torch.bfloat16):
         heard = hear_whisper(speller.encoder, batch.mel, batch.frames).float()
         best = speller.letters(heard).argmax(-1)

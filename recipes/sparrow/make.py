@@ -6,7 +6,9 @@
     speech.py              ->  clips/ and train.jsonl, test.jsonl, unheard.jsonl
     tokenizer.py           ->  tokenizer/
     warmup.py              ->  warmup/    the encoder, which spells what it hears
-    lm.py                  ->  lm/        the language model, which reads noisy letters
+    letters.py             ->  letters.jsonl, features.npy: what it spells
+    lm.py                  ->  lm/        the language model, which reads such letters
+    bridge.py              ->  projector.safetensors
 
 A step whose result is there is not done again; a training that was stopped goes on. It takes
 espeak-ng and flite, two cores and about an hour and a half, most of it the warm-up.
@@ -15,6 +17,8 @@ espeak-ng and flite, two cores and about an hour and a half, most of it the warm
 import argparse
 from pathlib import Path
 
+from bridge import build_bridge
+from letters import spell_clips
 from lm import make_lm
 from speech import make_speech
 from tokenizer import make_tokenizer
@@ -30,7 +34,10 @@ def make(work: Path, *, warmup_minutes: float, lm_minutes: float) -> None:
     if not (work / "tokenizer").exists():
         make_tokenizer(work)
     warm_up(work, minutes=warmup_minutes)
+    spell_clips(work)
     make_lm(work, minutes=lm_minutes)
+    if not (work / "projector.safetensors").exists():
+        build_bridge(work)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python recipes/sparrow/stitch.py --work DIR --steps 2500
 
-joins `DIR/warmup`, a new projector and `DIR/lm`, trains them with `dlm.training.fit` in one process
+joins what the stages before left, trains them with `dlm.training.fit` in one process
 for each core, and leaves `DIR/sparrow`, the folder that ships. The run's log is `DIR/stitch.log`;
 killed and started again, it goes on from its last saved state.
 """
@@ -35,7 +35,7 @@ from questions import PROMPT, ask
 from warmup import encoder_config
 
 CLIPS_PER_STEP, HIDDEN = 64, 192
-RATES = {"encoder": 4e-4, "projector": 2e-3, "lm": 1e-3}
+RATES = {"encoder": 4e-4, "projector": 1e-3, "lm": 1e-3}
 ASKED_SHARE = 0.3  # clips that are asked something else before they are transcribed
 BANDS, SPANS, WIDEST_BAND, WIDEST_SPAN = 2, 2, 12, 20  # hidden patches, in bins and frames
 TELL_STEPS, SAVE_STEPS = 25, 150
@@ -66,6 +66,7 @@ def join(work: Path) -> Stitched:
     model.encoder.load_state_dict(part)
     spoken = AutoModelForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
     model.lm.load_state_dict(spoken.state_dict())
+    model.projector.load_state_dict(load_file(work / "projector.safetensors"))
     return model
 
 

@@ -59,8 +59,10 @@ def _lessons(work: Path) -> Iterator[str]:
     for _ in range(12):
         yield from (f" {word}" for word in text.vocabulary())
         yield from (text.vocabulary())[::3]
+    for _ in range(2_000):
+        yield from (PROMPT, "user", "assistant")
     for _ in range(200):
-        yield from (PROMPT, "user\n", "assistant\n", "system\n", *COUNTS.split(), *ANSWERS)
+        yield from ("system", *COUNTS.split(), *ANSWERS)
         yield from (phrase for phrases in PHRASINGS.values() for phrase in phrases)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from dlm.clips.clip import Sound
@@ -45,14 +44,6 @@ def test_a_sound_without_an_encoder_is_its_mel(sound: Sound) -> None:
 def test_a_span_is_heard_alone(sound: Sound) -> None:
     heard = Ear(tiny_base(), auto_resample=False)(Sound(sound.path, 0.1, 0.35))
     assert (heard.samples, heard.tokens) == (4000, 4)
-
-
-def test_samples_in_memory_are_heard_as_the_file_is(sound: Sound) -> None:
-    samples, _ = soundfile.read(sound.path, dtype="float32")
-    for hear in (None, Counting()):
-        ear = Ear(tiny_base(), auto_resample=False, hear=hear)
-        assert torch.equal(ear.samples(samples).values, ear(sound).values)
-        assert ear.samples(samples).encoded == ear(sound).encoded
 
 
 def test_memory_serves_the_second_time(sound: Sound) -> None:

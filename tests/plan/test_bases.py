@@ -41,6 +41,7 @@ def test_a_folder_is_a_base_of_its_own(tmp_path: Path) -> None:
     folder = facts_in(tmp_path / "mine")
     assert resolve("mine", tmp_path) == replace(tiny_base(), source=str(folder))
     assert resolve(str(folder), Path("/elsewhere")).source == str(folder)
+    (tmp_path / "notes").mkdir()
     assert resolve("../mine", tmp_path / "notes").key == "tiny"
 
 

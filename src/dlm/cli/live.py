@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from dlm.cli.tell import length, remark, summary
-from dlm.training.events import Checked, Finished, Skipped, Started, Step
+from dlm.cli.tell import answer, length, remark, scores, summary
+from dlm.training.events import Checked, Finished, Saved, Skipped, Started, Step
 
 LINE_SECONDS = 5.0  # between two lines of a log
 
@@ -47,7 +47,8 @@ def train(events: Iterator[Any], form: str) -> int:
     for problem in checked.problems:
         remark(str(problem), style="yellow")
     summary(checked)
-    shown = _Bar() if sys.stderr.isatty() else _Lines()
+    learned = not checked.held_out
+    shown = _Bar(learned=learned) if sys.stderr.isatty() else _Lines(learned=learned)
     code = 0
     try:
         for event in events:
@@ -60,9 +61,10 @@ def train(events: Iterator[Any], form: str) -> int:
 
 
 class _Lines:
-    """Plain lines, a few seconds apart."""
+    """Plain lines, a few seconds apart. `learned` when scores are of clips it learned from."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, learned: bool) -> None:
+        self.learned = learned
         self.total, self.told, self.began, self.first = 0, 0.0, time.monotonic(), 0
         self.clips, self.audio = 0, 0.0
 
@@ -80,11 +82,15 @@ class _Lines:
         elif isinstance(event, Skipped):
             remark(f"step {event.step} skipped: {event.reason}: {', '.join(event.clips[:5])}")
         elif isinstance(event, Checked):
-            _scores(event)
+            self.close()
+            _scores(event, learned=self.learned)
         elif isinstance(event, Finished):
+            self.close()
             stopped = event.reason == "stopped"
             word = "stopped, to go on with --resume," if stopped else "done"
-            remark(f"{word} after {event.step} steps, {length(event.seconds)}")
+            remark(f"{word} after step {event.step} of {event.steps}, {length(event.seconds)}")
+        elif not isinstance(event, Saved):
+            answer(f"{event.name} is kept: {event.path}")
 
     def step(self, event: Step) -> None:
         """A line for a step, when it is time for one."""
@@ -106,8 +112,8 @@ class _Lines:
 class _Bar(_Lines):
     """A bar that moves, in a terminal."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, learned: bool) -> None:
+        super().__init__(learned=learned)
         columns = (TextColumn("step"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         ends = (TextColumn("{task.fields[rates]}"),)
         self.bar = Progress(*columns, *ends, console=Console(stderr=True))
@@ -118,24 +124,21 @@ class _Bar(_Lines):
         """Move the bar."""
         self.bar.update(self.task, total=self.total, completed=event.step, rates=self.rates(event))
         if event.step == self.total:
-            self.close()
+            self.close()  # what comes next is told in lines
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self.bar.stop()
 
 
-def _scores(event: Checked) -> None:
-    """Held-out scores, and whether the model listens at all."""
-    names = {"loss": "held-out loss", "wer": "WER", "cer": "CER", "gap": "listening gap"}
-    told = [
-        f"{said} {event.scores[name]:.3f}" for name, said in names.items() if name in event.scores
-    ]
-    remark(f"{', '.join(told)}  ({event.clips} clips)")
-    gap = event.scores.get("gap")
-    if gap is not None and event.deaf:
+def _scores(event: Checked, *, learned: bool) -> None:
+    """How well clips are heard, and whether the model listens at all."""
+    count = f"{event.clips:,} clip{'s' * (event.clips != 1)}"
+    whose = f"{count} it learned from, none were held out" if learned else f"{count} held out"
+    answer(f"{whose}: {scores(event.scores)}")
+    if event.deaf:
         remark(
-            "the model ignores the audio: with another clip's sound it does as well"
-            f" (gap {gap:.3f}); check that transcripts belong to their clips, or train longer",
+            "the model ignores the audio: another clip's sound serves it as well;"
+            " check that transcripts belong to their clips, or train longer",
             style="red",
         )

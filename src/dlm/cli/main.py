@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -42,16 +43,23 @@ COMMANDS = (
     Command("doctor", keep.doctor, tell.doctor, ("json",)),
 )
 
+VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
+
 
 def main() -> None:
     """Run a command; a mistake ends in one line and exit 1 or 2."""
+    words = sys.argv[1:] or ["--help"]
     try:
-        application()()
+        sys.exit(application()(words, prog_name="dlm", standalone_mode=False))
     except DlmError as error:
         tell.error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)
+    except typer.TyperException as error:  # of the command line itself
+        verb = f"{words[0]} " if words[0] in {command.name for command in COMMANDS} else ""
+        what = error.format_message().rstrip(".")
+        mistake = UsageError(what, mend=f"see `dlm {verb}--help`")
+        tell.error(mistake)
+        sys.exit(mistake.exit_code)
 
 
 def application() -> typer.Typer:
@@ -78,7 +86,7 @@ def _function(command: Command) -> Callable[..., None]:
             if name in lent:
                 given[name] = lent[name]()
         if "question" in given and given["question"] is None and not sys.stdin.isatty():
-            given["question"] = sys.stdin.read()
+            given["question"] = sys.stdin.buffer.read().decode("utf-8", "replace")
         if len(wanted) > 1:
             raise UsageError(f"--{wanted[0]} and --{wanted[1]} exclude each other")
         code = command.tell(command.verb(**given), wanted[0] if wanted else "text")
@@ -95,13 +103,24 @@ def _parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     kind, said = get_args(parameter.annotation)[:2]
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
-    option = parameter.kind is parameter.KEYWORD_ONLY
-    flags = said.flags or (f"--{parameter.name.replace('_', '-')}",)
-    told = typer.Option(*flags, help=said.text) if option else typer.Argument(help=said.text)
     default = [] if parameter.default == () else parameter.default
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        flags = said.flags or (f"--{parameter.name.replace('_', '-')}",)
+        told = typer.Option(*flags, help=said.text, metavar=_value(parameter))
+    else:
+        told = typer.Argument(help=said.text, metavar=_value(parameter))
     return parameter.replace(
         kind=parameter.KEYWORD_ONLY, annotation=Annotated[kind, told], default=default
     )
+
+
+def _value(parameter: inspect.Parameter) -> str | None:
+    """What stands for a parameter's value in the help; None for a flag, which has none."""
+    kind, said = get_args(parameter.annotation)[:2]
+    kinds = {kind, *get_args(kind)}
+    if bool in kinds:
+        return None
+    return said.value or next(name for each, name in VALUES.items() if each in kinds)
 
 
 def _flag(form: str) -> inspect.Parameter:

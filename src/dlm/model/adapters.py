@@ -27,23 +27,10 @@ CONFIG = "adapter_config.json"
 def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
     """Freeze what stays and make the rest learn. Raises PlanError when nothing would learn."""
     model.requires_grad_(False)
-    roles = adapter.where
-    if adapter.kind in ("full", "projector") or roles == ("projector",):
-        _unfreeze(model, roles)
-        return
-    chosen = _chosen(model, tuple(role for role in roles if role != "projector"), adapter.targets)
-    config = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=chosen,
-        use_dora=adapter.kind == "dora",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)  # which freezes everything else
-    if "projector" in roles:
-        _unfreeze(model, ("projector",))
+    if adapter.kind in ("full", "projector") or adapter.where == ("projector",):
+        _unfreeze(model, adapter.where)
+    else:
+        _add_low_rank(model, adapter, seed)
     for each in learning(model).values():
         each.data = each.data.float()  # what learns is exact, whatever the rest is held in
 
@@ -104,6 +91,24 @@ def place_adapter(model: Model, folder: Path) -> None:
     with torch.no_grad():
         for name, slot in slots.items():
             slot.copy_(tensors[name])
+
+
+def _add_low_rank(model: Model, adapter: Adapter, seed: int) -> None:
+    """LoRA or DoRA on the layers of each part, but for the projector, which learns as it is."""
+    roles = adapter.where
+    chosen = _chosen(model, tuple(role for role in roles if role != "projector"), adapter.targets)
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=chosen,
+        use_dora=adapter.kind == "dora",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)  # which freezes everything else
+    if "projector" in roles:
+        _unfreeze(model, ("projector",))
 
 
 def _unfreeze(model: Model, roles: tuple[Role, ...]) -> None:

@@ -268,10 +268,10 @@ def _aloud(
     lora = f", rank {adapter.rank}" if adapter.kind in ("lora", "dora") else ""
     epochs = training.steps * batches.clips_per_step / max(clips, 1)
     return (
-        Line("base", f"{model.base.key}, {model.base.parameters / 1e6:,.0f} M parameters"),
+        Line("base", f"{model.base.key}, {_millions(model.base.parameters)} parameters"),
         Line("learns", f"{adapter.kind}{lora} on {', '.join(adapter.where)}"),
         Line("device", f"{model.device}, {model.precision}", why),
-        Line("memory", f"about {memory_bytes(model) / GIB:.1f} GiB and the activations"),
+        Line("memory", f"about {_size(memory_bytes(model))}", "and the activations"),
         Line(
             "batch",
             f"{batches.clips_per_step} clips a step",
@@ -284,4 +284,13 @@ def _aloud(
 
 
 def _warm(training: TrainingPlan) -> str:
-    return f"{training.warmup_steps} steps of warm-up" if training.warmup_steps else "no warm-up"
+    steps = training.warmup_steps
+    return f"{steps} step{'s' * (steps > 1)} of warm-up" if steps else "no warm-up"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"

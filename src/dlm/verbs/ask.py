@@ -37,7 +37,9 @@ class Opened:
 
 def prompt(
     path: DocumentPath,
-    question: Annotated[str | None, Say("What to ask; read from stdin when not said.")] = None,
+    question: Annotated[
+        str | None, Say("What to ask; read from stdin when not said.", value="QUESTION")
+    ] = None,
     *,
     audio: Annotated[tuple[Path, ...], Say("A recording; say it again for each of several.")] = (),
     max_tokens: Annotated[int, Say("The longest answer, in tokens.")] = 256,
@@ -144,8 +146,12 @@ def _opened(path: Path, name: str | None, *, bare: bool, device: str | None) -> 
 def _there(recordings: Iterable[Path]) -> None:
     """Refuse recordings that are not there: the command line is mistaken."""
     for recording in recordings:
-        if not recording.exists():
-            raise UsageError(f"audio not found: {recording}", mend="check the path")
+        try:
+            recording.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UsageError(f"audio not found: {recording}", mend="check the path") from error
+        except OSError:
+            continue  # it is told when the recording is opened
 
 
 def _sensible(max_tokens: int, temperature: float, top_p: float, seed: int) -> None:

@@ -74,7 +74,8 @@ def versions(path: DocumentPath) -> Shown:
 
 
 def use(
-    path: DocumentPath, version: Annotated[str, Say("The version to put in use, such as v0002.", value="VERSION")]
+    path: DocumentPath,
+    version: Annotated[str, Say("The version to put in use, such as v0002.", value="VERSION")],
 ) -> "Version":
     """Put another version in use: roll back, or forward again."""
     from dlm.document.parse import read

@@ -3,19 +3,20 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from dlm.clips.clip import Problem, Sound
 from dlm.errors import StoreError, UsageError
-from dlm.verbs.say import Device, DocumentPath, Progress, Say
+from dlm.verbs.say import Device, DocumentPath, Progress, Say, within
 
 if TYPE_CHECKING:
     from dlm.clips.clip import Clip
     from dlm.document.document import Document
     from dlm.plan.plan import Plan
-    from dlm.store.facts import RunFacts
+    from dlm.store.facts import RunFacts, Version
     from dlm.store.record import Run
     from dlm.store.versions import Store
     from dlm.training.events import Event
@@ -28,9 +29,11 @@ GAP_CLIPS = 32  # clips the listening gap is measured on when none are held out
 def init(
     path: DocumentPath,
     *,
-    audio: Annotated[bool, Say("Start from Qwen2-Audio 7B, a large released model.")] = False,
-    base: Annotated[str | None, Say("A base of the catalogue or a folder; else sparrow.")] = None,
-    force: Annotated[bool, Say("Write over a document that is there.")] = False,
+    audio: Annotated[bool, Say("Start from Qwen2-Audio 7B, a released model.")] = False,
+    base: Annotated[
+        str | None, Say("A base of the catalogue, or a folder; else sparrow.", value="BASE")
+    ] = None,
+    force: Annotated[bool, Say("Overwrite a document that is there.")] = False,
 ) -> "Document":
     """Write a new document to fill in."""
     from dlm.document.edit import scaffold
@@ -64,27 +67,36 @@ def train(
     resume: Annotated[bool, Say("Go on with the run that was cut short.")] = False,
     fresh: Annotated[bool, Say("Give that run up and start over.")] = False,
     device: Device = None,
-    save_every: Annotated[int | None, Say("Save after so many steps, not every minute.")] = None,
+    save_every: Annotated[int | None, Say("Save after so many steps, not each minute.")] = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
-) -> "Iterator[Prepared | Event]":
-    """Teach the document's model from its clips; what it learned becomes a version."""
+) -> "Iterator[Prepared | Event | Version]":
+    """Learn from the document's clips, and keep it as a version."""
     from dlm.document.parse import read
     from dlm.plan.plan import Wishes
     from dlm.store.versions import open_store
+    from dlm.training.events import Finished
     from dlm.verbs.prepare import prepare
 
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other", mend="give one of them")
-    wishes = Wishes(steps, epochs, seed, device, save_every)
+    for flag, number in (("--steps", steps), ("--epochs", epochs), ("--save-every", save_every)):
+        within(flag, number, least=1)
+    within("--seed", seed, least=0)
     store = open_store(read(path).settings.dlm_id)
+    if store.layout.lock.exists():
+        with store.lock():  # another training is told before the clips are looked at
+            pass
+    wishes = Wishes(steps, epochs, seed, device, save_every)
+    checked = prepare(path, wishes=wishes, progress=progress)
+    facts = _facts(checked, checked.insist())
     with store.lock():
-        checked = prepare(path, wishes=wishes, progress=progress)
-        plan = checked.insist()
-        facts = _facts(checked, plan)
         run = _unfinished(store, facts, path, resume=resume, fresh=fresh)
-        yield checked
-        yield from _learn(checked, store, facts, run=run, stop=stop)
+        yield _with_word_of(run, checked) if resume else checked
+        for event in _learn(checked, store, facts, run=run, stop=stop):
+            yield event
+            if isinstance(event, Finished) and event.reason == "done":
+                yield run.version if run and run.version else store.versions()[-1]
 
 
 def _learn(
@@ -95,12 +107,17 @@ def _learn(
     run: "Run | None",
     stop: Callable[[], bool],
 ) -> "Iterator[Event]":
-    """Load, pack, fit, record."""
+    """Load, pack, fit, record; a run that is over is only reported."""
+    from dlm.store.record import record
+
+    if run and run.version:
+        yield from record(iter(()), store, facts=facts, run=run)
+        return
+
     from dlm.batches.bucket import pack
     from dlm.batches.chat import Chat
     from dlm.features.ear import Ear
     from dlm.model.load import load
-    from dlm.store.record import record
     from dlm.training.fit import Hooks, fit
     from dlm.use.ready import Ready
 
@@ -143,31 +160,51 @@ def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
     """What the run starts from; the same facts make the same version."""
     from dlm.store.facts import Recording, RunFacts
 
-    learned = {clip.place for clip in checked.learn}
-    heard = [each for each in checked.audit.facts if each.place in learned and each.seconds]
-    data = repr([(clip.turns, clip.place) for clip in checked.learn])
-    sounds = "".join(each.sha256 for each in checked.audit.facts)
-    training = {**asdict(plan.training), "save_steps": None}
+    names = {clip.place: clip.sounds[0].name for clip in checked.learn if clip.sounds}
+    heard = [each for each in checked.audit.facts if each.place in names]
+    known = {names[each.place]: each.sha256 for each in heard}
+    base = {**asdict(plan.model.base), "source": None}  # where it lies makes no difference
     return RunFacts(
         document_sha256=checked.document.sha256,
-        data_sha256=hashlib.sha256((data + sounds).encode()).hexdigest(),
-        plan={"model": asdict(plan.model), "batches": asdict(plan.batches), "training": training},
+        data_sha256=_data_sha256(checked.learn, known),
+        plan={
+            "model": {**asdict(plan.model), "base": base},
+            "batches": {**asdict(plan.batches), "base": plan.batches.base.key},
+            "training": {**asdict(plan.training), "save_steps": None},
+        },
         seed=plan.model.seed,
         base=plan.model.base.key,
         base_revision=plan.model.base.revision,
-        learned_from=tuple(Recording(each.place, each.sha256) for each in heard),
+        learned_from=tuple(Recording(names[each.place], each.sha256) for each in heard),
     )
+
+
+def _data_sha256(clips: "tuple[Clip, ...]", known: dict[str, str]) -> str:
+    """One hash of all words and sounds. `known` are recordings that were hashed, by their names."""
+    from dlm.clips.audio import digest
+
+    data = hashlib.sha256()
+    for part in (
+        part for clip in clips for turn in clip.turns for part in (turn.role, *turn.parts)
+    ):
+        if isinstance(part, Sound):
+            if part.name not in known:
+                known[part.name] = digest(part)
+            part = f"{known[part.name]} {part.start} {part.end}"
+        data.update(f"{len(part)} {part}".encode())
+    return data.hexdigest()
 
 
 def _unfinished(
     store: "Store", facts: "RunFacts", path: Path, *, resume: bool, fresh: bool
 ) -> "Run | None":
     """The run to go on with. Raises StoreError rather than lose it or mix it with another plan."""
-    from dlm.store.record import abandon, find_resumable
+    from dlm.store.record import abandon, find_resumable, runs
 
     run = find_resumable(store)
     if run is None:
-        return None
+        over = [each for each in runs(store) if resume and each.version]
+        return over[-1] if over and not over[-1].facts.differences(facts) else None
     if fresh:
         abandon(store, run)
         return None
@@ -180,3 +217,14 @@ def _unfinished(
         what = f"started from another {' and '.join(different)}"
         raise StoreError(what, where=where, mend="put that back, or start over with --fresh")
     return run
+
+
+def _with_word_of(run: "Run | None", checked: "Prepared") -> "Prepared":
+    """What --resume found, said among the remarks, when there is nothing to go on with."""
+    if run and not run.version:
+        return checked
+    told = ("nothing was saved of an earlier run", "starting over")
+    if run and run.version:
+        told = ("the last run came to its end", f"its version is {run.version.name}")
+    remark = Problem(str(checked.document.path), *told, fatal=False)
+    return replace(checked, problems=(*checked.problems, remark))

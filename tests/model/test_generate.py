@@ -1,0 +1,156 @@
+"""What a model says: alone or together, as a stream or at once, greedy or drawn."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from dlm.batches.chat import Chat, Row
+from dlm.batches.collate import Padding, collate
+from dlm.clips.clip import Clip, Sound, Turn
+from dlm.features.ear import Ear
+from dlm.model.generate import Decoding, say, stream
+from dlm.model.stitched import Stitched, load_stitched
+from tests.tiny import make_tiny, tiny_config
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model that says much, and questions for it."""
+
+    model: Stitched
+    chat: Chat
+    ear: Ear
+    rows: list[Row]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Asked:
+    """Its head is its own and its weights are large: what it says depends on all it heard."""
+    config = tiny_config()
+    config["lm"]["tie_word_embeddings"] = False
+    folder = make_tiny(tmp_path_factory.mktemp("loud"), seed=3, config=config)
+    model = load_stitched(folder).requires_grad_(False)
+    for each in model.lm.parameters():
+        if each.ndim > 1:
+            each.mul_(10.0)
+    chat = Chat(model.tokenizer, model.base)
+    questions = [
+        (Turn("user", (*clip.sounds, "?" * (1 + 3 * n))),) for n, clip in enumerate(clips)
+    ]
+    rows = [chat.question(turns, f"row {n}") for n, turns in enumerate(questions)]
+    return Asked(model, chat, Ear(model.base, auto_resample=False), rows)
+
+
+def told(asked: Asked, rows: list[Row], **how: object) -> list[str]:
+    return say(asked.model, asked.chat, rows, asked.ear, Decoding(**{"max_tokens": 24, **how}))
+
+
+def pieces(asked: Asked, row: Row, **how: object) -> list[str]:
+    how = Decoding(**{"max_tokens": 24, **how})
+    return list(stream(asked.model, asked.chat, row, asked.ear, how))
+
+
+def test_answers_together_are_those_alone(asked: Asked) -> None:
+    together = told(asked, asked.rows)
+    assert together == [told(asked, [row])[0] for row in asked.rows]
+    assert len(set(together)) > 3, "a test of constant answers would tell nothing"
+
+
+def test_it_is_what_transformers_generates(asked: Asked) -> None:
+    padding = Padding(asked.chat.pad, asked.chat.placeholder, left=True)
+    for row in asked.rows:
+        batch = collate([row], asked.ear, padding)
+        theirs = asked.model.lm.generate(
+            inputs_embeds=asked.model.merge(batch),
+            attention_mask=batch.attention,
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=asked.chat.end,
+            pad_token_id=asked.chat.pad,
+        )
+        assert told(asked, [row]) == [asked.chat.decode(theirs[0].tolist()).strip()]
+
+
+def test_a_batch_is_what_transformers_generates(asked: Asked) -> None:
+    batch = collate(asked.rows, asked.ear, Padding(asked.chat.pad, asked.chat.placeholder, True))
+    theirs = asked.model.lm.generate(
+        inputs_embeds=asked.model.merge(batch),
+        attention_mask=batch.attention,
+        max_new_tokens=24,
+        do_sample=False,
+        eos_token_id=asked.chat.end,
+        pad_token_id=asked.chat.pad,
+    )
+    assert told(asked, asked.rows) == [asked.chat.decode(each.tolist()).strip() for each in theirs]
+
+
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 5}])
+def test_the_pieces_of_a_stream_are_what_is_said(asked: Asked, how: dict) -> None:
+    for row in asked.rows:
+        assert "".join(pieces(asked, row, **how)) == told(asked, [row], **how)[0]
+
+
+def test_a_character_is_never_cut(asked: Asked) -> None:
+    """Drawn from hot random bytes, many of them pieces of characters."""
+    cut = 0
+    for seed in range(12):
+        got = pieces(asked, asked.rows[1], temperature=3.0, seed=seed)
+        assert not any(piece.endswith("\ufffd") for piece in got[:-1])
+        assert "".join(got) == told(asked, [asked.rows[1]], temperature=3.0, seed=seed)[0]
+        cut += sum("\ufffd" in piece for piece in got)
+    assert cut, "some bytes were no characters"
+
+
+def test_it_stops_at_the_end_of_its_turn(asked: Asked) -> None:
+    """The end token, made the likeliest, ends it at once and is not told."""
+    model = deepcopy(asked.model)
+    heard = Asked(model, asked.chat, asked.ear, asked.rows)
+    batch = collate(asked.rows[:1], asked.ear, Padding(asked.chat.pad, asked.chat.placeholder, True))
+    with torch.no_grad():
+        hidden = model.think(model.merge(batch), batch.attention)[0, -1]
+        model.head.weight[asked.chat.end] = 50 * hidden
+    assert told(heard, asked.rows[:1]) == [""]
+    assert "".join(pieces(heard, asked.rows[0])) == ""
+
+
+@pytest.mark.parametrize("most", [1, 5])
+def test_no_more_than_asked_for(asked: Asked, most: int) -> None:
+    for row in asked.rows:
+        assert len(told(asked, [row], max_tokens=most)[0].encode()) <= 3 * most
+
+
+def test_a_seed_draws_the_same_words(asked: Asked) -> None:
+    row = asked.rows[2]
+    drawn = [told(asked, [row], temperature=1.5, seed=seed)[0] for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) == 3
+
+
+def test_a_tiny_nucleus_is_greedy(asked: Asked) -> None:
+    row = asked.rows[2]
+    greedy = told(asked, [row])
+    assert told(asked, [row], temperature=1.5, top_p=1e-9, seed=4) == greedy
+    assert told(asked, [row], temperature=1e-4, seed=4) == greedy
+    assert told(asked, [row], temperature=1.5, seed=4) != greedy
+
+
+def test_a_nucleus_holds_the_likeliest_words(asked: Asked) -> None:
+    """The first token drawn lies among the fewest words that reach the share."""
+    row = asked.rows[2]
+    batch = collate([row], asked.ear, Padding(asked.chat.pad, asked.chat.placeholder, True))
+    hidden = asked.model.think(asked.model.merge(batch), batch.attention)
+    likely, order = (asked.model.speak(hidden[:, -1])[0] / 4.0).softmax(-1).sort(descending=True)
+    few = int((likely.cumsum(0) < 0.5).sum()) + 1
+    allowed = {asked.chat.decode([word]).strip() for word in order[:few].tolist()}
+    how = {"temperature": 4.0, "max_tokens": 1}
+    assert {told(asked, [row], **how, top_p=0.5, seed=n)[0] for n in range(40)} <= allowed
+    assert not {told(asked, [row], **how, seed=n)[0] for n in range(40)} <= allowed
+
+
+def test_another_sound_makes_another_answer(asked: Asked, clips: list[Clip]) -> None:
+    def of(sound: Sound) -> str:
+        return told(asked, [asked.chat.question((Turn("user", (sound, "?")),), "q")])[0]
+
+    assert of(clips[1].sounds[0]) != of(clips[3].sounds[0])
