@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlm.verbs.ask import evaluate, prompt, transcribe
-    from dlm.verbs.keep import doctor, export, show, use, versions
+    from dlm.verbs.keep import doctor, export, show, use_version, versions
     from dlm.verbs.learn import check, init, train
 
 __all__ = [
@@ -18,13 +18,13 @@ __all__ = [
     "show",
     "train",
     "transcribe",
-    "use",
+    "use_version",
     "versions",
 ]
 
 ROOMS = {
     "ask": ("evaluate", "prompt", "transcribe"),
-    "keep": ("doctor", "export", "show", "use", "versions"),
+    "keep": ("doctor", "export", "show", "use_version", "versions"),
     "learn": ("check", "init", "train"),
 }
 

@@ -38,7 +38,7 @@ COMMANDS = (
     Command("eval", ask.evaluate, tell.evaluate, ("json",)),
     Command("show", keep.show, tell.show, ("json",)),
     Command("versions", keep.versions, tell.versions, ("json",)),
-    Command("use", keep.use, tell.use),
+    Command("use", keep.use_version, tell.use),
     Command("export", keep.export, tell.export),
     Command("doctor", keep.doctor, tell.doctor, ("json",)),
 )

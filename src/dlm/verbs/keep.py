@@ -1,4 +1,4 @@
-"""show, versions, use, export, doctor: what is kept, and what there is."""
+"""show, versions, use_version, export, doctor: what is kept, and what there is."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def versions(path: DocumentPath) -> Shown:
     return show(path)
 
 
-def use(
+def use_version(
     path: DocumentPath,
     version: Annotated[str, Say("The version to put in use, such as v0002.", value="VERSION")],
 ) -> "Version":
