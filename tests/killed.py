@@ -1,6 +1,6 @@
 """Trainings that are killed and go on: what they leave must be what an uninterrupted one leaves.
 
-    python tests/killed.py FOLDER KILLS     a line of JSON for each training, first of a whole one
+    python tests/killed.py FOLDER KILLS    a line of JSON for each training, first of a whole one
 
 Each command runs in a fork of this process, which has loaded every library and never learned, so
 that a training starts in no time. A training dies by SIGKILL: at its n-th call on the store (as the
@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,20 +118,16 @@ def finish(place: Place, moments: list[Moment]) -> dict:
     }
 
 
-def moments_of(calls: list[str], seconds: float, kills: int) -> list[list[Moment]]:
+def moments_of(calls: list[str], seconds: float) -> Iterator[list[Moment]]:
     """When to kill: around the commit, at random calls, several in one training, by the clock."""
     chance = random.Random(0)
     commit = next(n for n, told in enumerate(calls, 1) if told.endswith("/versions/v0001"))
     state = next(n for n, told in enumerate(calls, 1) if told.endswith("/state"))
-    found: list[list[Moment]] = [[commit], [commit + 1], [state], [chance.randrange(2, state)]]
-    while sum(map(len, found)) < kills:
-        left = kills - sum(map(len, found))
-        if left % 4 == 1:
-            found.append([chance.uniform(0.3, 0.9) * seconds])
-        else:
-            few = min(left, chance.choice((1, 2)))
-            found.append([chance.randrange(2, len(calls)) for _ in range(few)])
-    return found
+    yield from ([commit], [commit + 1], [state], [chance.randrange(2, state)])
+    while True:
+        yield [chance.uniform(0.1, 0.6) * seconds]
+        yield [chance.randrange(2, len(calls)), chance.randrange(2, state)]
+        yield [chance.randrange(2, len(calls))]
 
 
 def tell(folder: Path, kills: int) -> None:
@@ -145,14 +142,15 @@ def tell(folder: Path, kills: int) -> None:
     line = {"codes": [code], "versions": look(whole), "log": whole.log.read_text()}
     print(json.dumps(line), flush=True)
     told = json.loads(calls.read_text())
-    for number, moments in enumerate(moments_of(told, seconds, kills)):
+    done = 0
+    for number, moments in enumerate(moments_of(told, seconds)):
+        if done >= kills:
+            break
         place = Place(document, folder / f"{number}")
-        at = (
-            told[moments[0] - 1].replace(str(folder / "whole" / "store" / DLM_ID), "")
-            if isinstance(moments[0], int)
-            else ""
-        )
-        print(json.dumps({"at": at, **finish(place, moments)}), flush=True)
+        at = told[moments[0] - 1].rpartition("/")[2] if isinstance(moments[0], int) else ""
+        found = finish(place, moments)
+        done += found["kills"]
+        print(json.dumps({"at": at, **found}), flush=True)
 
 
 if __name__ == "__main__":

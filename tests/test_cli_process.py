@@ -94,7 +94,7 @@ def test_mistakes_are_found_before_torch_is_loaded(document: Path, tiny: Path) -
     Path("list.jsonl").write_text('{"audio": "no.wav", "text": "one"}\n')
     asking = ["prompt", "my.dlm", "--base", "--audio"]
     broken = Path("broken.dlm")
-    broken.write_text(document.read_text().replace("clips/3.wav", "clips/no.wav"))
+    broken.write_text(document.read_text().replace("clips/", "gone/"))
     commands = [
         ["check", "my.dlm"],
         ["show", "my.dlm"],

@@ -66,9 +66,9 @@ class Reader(nn.Module):
         return nn.functional.cross_entropy(logits, labels[:, 1:][told])
 
 
-def make_lm(work: Path, *, minutes: float, processes: int = 2) -> None:
-    """Train for `minutes` and save the folder."""
-    if not (work / "lm" / "config.json").exists():
+def make_lm(work: Path, *, minutes: float, processes: int = 2, more: bool = False) -> None:
+    """Train for `minutes` and save the folder; one that is there is only touched for `more`."""
+    if more or not (work / "lm" / "config.json").exists():
         run(_train, processes, processes, work, minutes)
 
 
@@ -94,6 +94,8 @@ def _train(rank: int, processes: int, work: Path, minutes: float) -> None:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
     lm = Qwen3ForCausalLM(lm_config(tokenizer))
+    if (work / "lm" / "model.safetensors").exists():
+        lm = Qwen3ForCausalLM.from_pretrained(work / "lm", dtype=torch.float32)
     twins = Twins(Reader(lm, tokenizer.convert_tokens_to_ids(AUDIO)))
     optimizer = torch.optim.AdamW(twins.weights, lr=0, betas=(0.9, 0.98), weight_decay=0.01)
     began, gone = time.monotonic(), 0.0
@@ -199,5 +201,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--more", action="store_true", help="go on with a folder that is there")
     wanted = parser.parse_args()
-    make_lm(wanted.work, minutes=wanted.minutes)
+    make_lm(wanted.work, minutes=wanted.minutes, more=wanted.more)

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,20 +23,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dlm.batches.bucket import pack
 from dlm.batches.chat import Chat
 from dlm.clips.clip import Clip, Sound, Turn
-from dlm.features.ear import Ear, Heard
+from dlm.features.ear import Heard
 from dlm.model.adapters import adapt
 from dlm.model.stitched import Stitched, save_stitched
 from dlm.plan.bases import find
+from dlm.plan.frames import Strides, tokens
 from dlm.plan.plan import Adapter, BatchPlan, TrainingPlan
 from dlm.training.events import Event, Finished, Saved, Step
 from dlm.training.fit import Hooks, fit
+from hearing import hear_split
 from questions import PROMPT, ask
 from warmup import encoder_config
 
 CLIPS_PER_STEP, HIDDEN = 64, 192
 RATES = {"encoder": 4e-4, "projector": 1e-3, "lm": 1e-3}
 ASKED_SHARE = 0.3  # clips that are asked something else before they are transcribed
-BANDS, SPANS, WIDEST_BAND, WIDEST_SPAN = 2, 2, 12, 20  # hidden patches, in bins and frames
+HIDDEN_SHARE, WIDEST_BAND, WIDEST_SPAN = 0.5, 12, 20  # of clips; in bins and frames
 TELL_STEPS, SAVE_STEPS = 25, 150
 EVERYTHING = Adapter("full", 8, 16, 0.0, ("encoder", "projector", "lm"), None)
 
@@ -70,20 +71,22 @@ def join(work: Path) -> Stitched:
     return model
 
 
-class HidingEar(Ear):
-    """An ear before which patches of time and tone are hidden, others each time (SpecAugment)."""
+class HidingEar:
+    """Hears the mels that the warm-up kept; a patch of time and one of tone is hidden from half."""
+
+    def __init__(self, work: Path, strides: Strides) -> None:
+        self.heard, self.strides = hear_split(work, "train"), strides
+        self.places = {work / line["path"]: at for at, line in enumerate(self.heard.lines)}
 
     def __call__(self, sound: Sound) -> Heard:
-        heard = super().__call__(sound)
-        values = heard.values.clone()
-        bins, frames = values.shape
-        for _ in range(BANDS):
-            low = random.randrange(bins - WIDEST_BAND)
-            values[low : low + random.randrange(WIDEST_BAND)] = 0.0
-        for _ in range(SPANS):
-            first = random.randrange(frames)
-            values[:, first : first + random.randrange(1 + min(WIDEST_SPAN, frames // 16))] = 0.0
-        return replace(heard, values=values)
+        mel = torch.from_numpy(self.heard.mel(self.places[sound.path]).T.astype("float32"))
+        bins, frames = mel.shape
+        if random.random() < HIDDEN_SHARE:
+            low, first = random.randrange(bins - WIDEST_BAND), random.randrange(frames)
+            mel[low : low + random.randrange(WIDEST_BAND)] = 0.0
+            mel[:, first : first + random.randrange(1 + min(WIDEST_SPAN, frames // 16))] = 0.0
+        samples = frames * self.strides.hop
+        return Heard(mel, frames, samples, tokens(samples, self.strides), False)
 
 
 def clips(work: Path, split: str) -> list[Clip]:
@@ -117,7 +120,9 @@ def _train(rank: int, processes: int, work: Path, steps: int) -> None:
     base = model.base
     share = CLIPS_PER_STEP // processes
     plan = BatchPlan(base, CLIPS_PER_STEP, share, 1024, False, False, 7)
-    batches = pack(clips(work, "train"), plan, Chat(model.tokenizer, base), _ear(model, processes))
+    batches = pack(
+        clips(work, "train"), plan, Chat(model.tokenizer, base), HidingEar(work, base.strides)
+    )
     state = work / "stitch" / "state"
     hooks = Hooks(
         finish=partial(_finish, model), resume=state if (state / "state.json").exists() else None
@@ -125,10 +130,6 @@ def _train(rank: int, processes: int, work: Path, steps: int) -> None:
     for event in fit(model, batches, _training(steps), hooks):
         if rank == 0:
             _keep(work, event)
-
-
-def _ear(model: Stitched, processes: int) -> Ear:
-    return HidingEar(model.base, auto_resample=False, memory_bytes=(6 << 30) // processes)
 
 
 def _join_ranks(rank: int, processes: int) -> None:

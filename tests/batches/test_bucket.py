@@ -198,5 +198,3 @@ def packed(clips: list[Clip], **plan: object) -> Batches:
     plan = replace(PLAN, **plan)
     ear = Ear(plan.base, auto_resample=plan.auto_resample)
     return pack(clips, plan, Chat(tiny_tokenizer(), plan.base), ear)
-
-

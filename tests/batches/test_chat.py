@@ -41,8 +41,7 @@ def test_a_transcript_is_learned_with_its_end() -> None:
     assert learned(row) == [f"Hello, Zoë!{END}"]
     assert row.sounds == (SOUND,)
     assert written(row.ids) == (
-        f"<|im_start|>user\n<|audio|>\nTranscribe.{END}\n"
-        f"<|im_start|>assistant\nHello, Zoë!{END}\n"
+        f"<|im_start|>user\n<|audio|>\nTranscribe.{END}\n<|im_start|>assistant\nHello, Zoë!{END}\n"
     )
 
 

@@ -178,9 +178,7 @@ def test_frozen_features_equal_hearing_afresh(tmp_path: Path, dropout: float) ->
         Sound(tone(tmp_path / f"{n}.wav", hertz=200 + n, seconds=length / RATE))
         for n, length in enumerate((1600, 8001, 9600, 40_000))
     ]
-    expected = [
-        model.hear_one(mel.values) for mel in map(Ear(base, auto_resample=False), sounds)
-    ]
+    expected = [model.hear_one(mel.values) for mel in map(Ear(base, auto_resample=False), sounds)]
     model.train()
     ear = ear_of(base, model.hear_one, tmp_path)
     again = ear_of(base, Counting(), tmp_path)

@@ -98,7 +98,9 @@ def test_targets_are_found_by_name(
     assert layers(adapted(folder, adapter("lora", *where, targets=targets))) == expected
 
 
-@pytest.mark.parametrize("targets", [("qproj",), ("q_proj", "qproj"), ("proj",), ("q.proj", "qproj")])
+@pytest.mark.parametrize(
+    "targets", [("qproj",), ("q_proj", "qproj"), ("proj",), ("q.proj", "qproj")]
+)
 def test_a_name_that_matches_nothing_is_an_error(folder: Path, targets: tuple[str, ...]) -> None:
     with pytest.raises(PlanError) as told:
         adapted(folder, adapter("lora", "lm", targets=targets))

@@ -36,9 +36,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory, clips: list[Clip]) -> Asked:
         if each.ndim > 1:
             each.mul_(10.0)
     chat = Chat(model.tokenizer, model.base)
-    questions = [
-        (Turn("user", (*clip.sounds, "?" * (1 + 3 * n))),) for n, clip in enumerate(clips)
-    ]
+    questions = [(Turn("user", (*clip.sounds, "?" * (1 + 3 * n))),) for n, clip in enumerate(clips)]
     rows = [chat.question(turns, f"row {n}") for n, turns in enumerate(questions)]
     return Asked(model, chat, Ear(model.base, auto_resample=False), rows)
 
@@ -107,7 +105,9 @@ def test_it_stops_at_the_end_of_its_turn(asked: Asked) -> None:
     """The end token, made the likeliest, ends it at once and is not told."""
     model = deepcopy(asked.model)
     heard = Asked(model, asked.chat, asked.ear, asked.rows)
-    batch = collate(asked.rows[:1], asked.ear, Padding(asked.chat.pad, asked.chat.placeholder, True))
+    batch = collate(
+        asked.rows[:1], asked.ear, Padding(asked.chat.pad, asked.chat.placeholder, True)
+    )
     with torch.no_grad():
         hidden = model.think(model.merge(batch), batch.attention)[0, -1]
         model.head.weight[asked.chat.end] = 50 * hidden

@@ -22,9 +22,7 @@ def test_sound_stands_where_the_placeholders_do(model: Stitched, clips: list[Cli
 
 def test_two_sounds_in_a_row_keep_their_order(model: Stitched, clips: list[Clip]) -> None:
     both, one, other = (batch_of(model, [clips[n]]) for n in (5, 1, 3))
-    first, second = (
-        model.project(model.hear(each.sounds, each.frames)) for each in (one, other)
-    )
+    first, second = (model.project(model.hear(each.sounds, each.frames)) for each in (one, other))
     found = model.merge(both)[both.ids == model.placeholder]
     assert torch.allclose(found, torch.cat([first, second]), atol=1e-5)
 
@@ -69,7 +67,5 @@ def test_speaking_at_some_positions_equals_speaking_at_all(
     spots = batch.labels != -100
     everywhere = model.speak(hidden)
     assert torch.allclose(model.speak(hidden[spots]), everywhere[spots], atol=1e-6)
-    theirs = model.lm(
-        inputs_embeds=model.merge(batch), attention_mask=batch.attention
-    ).logits
+    theirs = model.lm(inputs_embeds=model.merge(batch), attention_mask=batch.attention).logits
     assert torch.allclose(everywhere, theirs, atol=1e-6)

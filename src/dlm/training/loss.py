@@ -5,6 +5,7 @@ from torch import nn
 
 from dlm.batches.chat import IGNORE
 from dlm.batches.collate import Batch
+from dlm.model.adapters import learning
 from dlm.model.face import Model
 
 
@@ -23,7 +24,16 @@ class Objective(nn.Module):
         logits = self.model.speak(hidden[:, :-1][spots]).float()
         losses = nn.functional.cross_entropy(logits, targets[spots], reduction="none")
         rows = spots.nonzero()[:, 0]
-        return losses.new_zeros(len(targets)).index_add(0, rows, losses)
+        sums = losses.new_zeros(len(targets)).index_add(0, rows, losses)
+        return sums if batch.sounds is not None else sums + self._unheard()
+
+    def _unheard(self) -> torch.Tensor:
+        """Zero, by way of all that only sound reaches: ranks must agree on what has a gradient."""
+        ear = (*self.model.parts["encoder"], *self.model.parts["projector"])
+        every = [each.sum() for name, each in learning(self.model).items() if name.startswith(ear)]
+        return (
+            0.0 * torch.stack(every).sum() if every else torch.zeros((), device=self.model.device)
+        )
 
 
 @torch.no_grad()
