@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -21,8 +20,8 @@ PLAN = """  held_out: 0
   learning_rate: 0.001
   num_epochs: 3
 """
-LORA = f"{PLAN}  adapter: lora\n  lora_dropout: 0.0\n  lora: {{where: [lm, projector]}}\n"
-PROSE = "\nOnce upon a time.\n\n::instruction::\n### Q\nWho?\n### A\nNo.\n### Q\nWhy?\n### A\nSo.\n"
+PAIRS = "".join(f"### Q\n{word}?\n### A\n{word}.\n" for word in ("Who", "When", "Where"))
+PROSE = f"\nOnce upon a time.\n\n::instruction::\n{PAIRS}"
 
 
 def alone(document: Path) -> dict[str, torch.Tensor]:
@@ -52,20 +51,16 @@ def shared(document: Path, out: Path) -> dict[str, torch.Tensor]:
     return load_file(out)
 
 
-@pytest.mark.parametrize(
-    ("clips", "training", "body", "steps"),
-    [(5, PLAN, "", 6), (1, LORA, PROSE, 3)],
-    ids=["full", "lora_and_prose"],
-)
-def test_two_ranks_equal_one(
-    tmp_path: Path, clips: int, training: str, body: str, steps: int
-) -> None:
-    """The last step of an epoch leaves a rank without a clip; prose leaves one without sound."""
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    """One clip with sound and four without: in each step a rank hears nothing.
+
+    The last step of an epoch has a single clip, so that a rank has none of its own.
+    """
     base = make_tiny(tmp_path / "base")
-    document = write_document(tmp_path, base=base, training=training, clips=clips, body=body)
+    document = write_document(tmp_path, base=base, training=PLAN, clips=1, body=PROSE)
     one, two = alone(document), shared(document, tmp_path / "two.safetensors")
     assert one.keys() == two.keys()
-    assert len(one["losses"]) == steps
+    assert len(one["losses"]) == 6
     assert torch.allclose(one.pop("losses"), two.pop("losses"), atol=1e-5)
     for name, each in one.items():
         assert torch.allclose(each, two[name], atol=1e-4), name
