@@ -9,9 +9,10 @@
     letters.py             ->  letters.jsonl, features.npy: what it spells
     lm.py                  ->  lm/        the language model, which reads such letters
     bridge.py              ->  projector.safetensors
+    stitch.py              ->  sparrow/   the base that ships, all three trained together
 
 A step whose result is there is not done again; a training that was stopped goes on. It takes
-espeak-ng and flite, two cores and about an hour and a half, most of it the warm-up.
+espeak-ng and flite, two cores and about two hours, most of it the warm-up and the stitching.
 """
 
 import argparse
@@ -21,13 +22,14 @@ from bridge import build_bridge
 from letters import spell_clips
 from lm import make_lm
 from speech import make_speech
+from stitch import stitch
 from tokenizer import make_tokenizer
 from warmup import warm_up
 
-WARMUP_MINUTES, LM_MINUTES = 60.0, 6.0
+WARMUP_MINUTES, LM_MINUTES, STITCH_STEPS = 55.0, 6.0, 3_000
 
 
-def make(work: Path, *, warmup_minutes: float, lm_minutes: float) -> None:
+def make(work: Path, *, warmup_minutes: float, lm_minutes: float, steps: int) -> None:
     """Every step in turn."""
     work.mkdir(parents=True, exist_ok=True)
     make_speech(work)
@@ -38,6 +40,8 @@ def make(work: Path, *, warmup_minutes: float, lm_minutes: float) -> None:
     make_lm(work, minutes=lm_minutes)
     if not (work / "projector.safetensors").exists():
         build_bridge(work)
+    if not (work / "sparrow").exists():
+        stitch(work, steps=steps)
 
 
 if __name__ == "__main__":
@@ -45,5 +49,11 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--warmup-minutes", type=float, default=WARMUP_MINUTES)
     parser.add_argument("--lm-minutes", type=float, default=LM_MINUTES)
+    parser.add_argument("--stitch-steps", type=int, default=STITCH_STEPS)
     wanted = parser.parse_args()
-    make(wanted.work, warmup_minutes=wanted.warmup_minutes, lm_minutes=wanted.lm_minutes)
+    make(
+        wanted.work,
+        warmup_minutes=wanted.warmup_minutes,
+        lm_minutes=wanted.lm_minutes,
+        steps=wanted.stitch_steps,
+    )

@@ -86,11 +86,17 @@ def _donors(clips: list[Clip]) -> dict[Sound, Sound]:
     random.Random(0).shuffle(ring)
     donor = {}
     for place, sound in enumerate(ring):
-        others = [each for each in ring[place + 1 :] + ring[:place] if each.path != sound.path]
-        if not others:
+        found = _next(ring, place, near[sound]) or _next(ring, place, {sound.path})
+        if found is None:
             return {}
-        donor[sound] = next((each for each in others if each.path not in near[sound]), others[0])
+        donor[sound] = found
     return donor
+
+
+def _next(ring: list[Sound], place: int, but: set[Path]) -> Sound | None:
+    """The first sound after `place` in the ring that is of none of these recordings."""
+    after = (ring[(place + step) % len(ring)] for step in range(1, len(ring)))
+    return next((sound for sound in after if sound.path not in but), None)
 
 
 def _swap(part: Part, donor: dict[Sound, Sound]) -> Part:
