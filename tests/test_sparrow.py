@@ -1,0 +1,78 @@
+"""The embedded base: it is what its row says, it hears, and it learns a voice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dlm.model.load import folder_of, load_base
+from dlm.plan.bases import find, read_facts
+from tests.command import dlm
+
+VOICE = Path(__file__).parent.parent / "examples" / "voice"
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's document: a voice sparrow never heard, 40 clips of it held out."""
+    path = tmp_path_factory.mktemp("sparrow") / "voice.dlm"
+    assert dlm("init", path, "--base", "sparrow").code == 0
+    text = path.read_text(encoding="utf-8").split("---")[1]
+    own = [each for each in text.splitlines() if each.startswith(("dlm_", "base_model"))]
+    sources = f"  held_out: 40\n  sources:\n    - path: {VOICE / 'clips'}"
+    path.write_text("\n".join(["---", *own, "training:", sources, "---", ""]), encoding="utf-8")
+    return path
+
+
+def test_the_row_is_what_lies_in_the_folder() -> None:
+    """Facts in the catalogue and beside the weights agree, and the parameters are counted."""
+    base = find("sparrow")
+    beside = read_facts(folder_of(base))
+    assert (beside.strides, beside.bins, beside.placeholder, beside.prompt) == (
+        base.strides,
+        base.bins,
+        base.placeholder,
+        base.prompt,
+    )
+    counted = sum(each.numel() for each in load_base(base).parameters())
+    assert counted == pytest.approx(base.parameters, rel=0.05)
+
+
+def test_the_weights_fit_the_package() -> None:
+    """At most 10 MB of safetensors, and nothing that is not data."""
+    files = list(folder_of(find("sparrow")).iterdir())
+    assert (
+        sum(each.stat().st_size for each in files if each.suffix == ".safetensors") <= 10 * MEGABYTE
+    )
+    assert {each.suffix for each in files} <= {".safetensors", ".json", ".jinja"}
+
+
+def test_it_hears_a_voice_it_never_heard_in_part(document: Path) -> None:
+    """Most words of the demo's voice come through before any training; the sound matters."""
+    said = dlm("eval", document, "--base", "--json")
+    found = json.loads(said.out)
+    assert found["clips"] == 40
+    assert found["wer"] < 0.65
+    assert found["scores"]["shuffled_loss"] > 2 * found["scores"]["loss"]
+
+
+def test_a_few_steps_make_it_hear_the_voice_better(document: Path) -> None:
+    """Twenty steps, a fifth of the demo: the held-out words wrong fall by a tenth at least."""
+    before = json.loads(dlm("eval", document, "--base", "--json").out)["wer"]
+    assert dlm("train", document, "--steps", "20").code == 0
+    after = json.loads(dlm("eval", document, "--json").out)["wer"]
+    assert after < 0.9 * before
+
+
+@pytest.mark.parametrize(
+    ("question", "answers"),
+    [
+        ("Is the voice male or female?", {"male", "female"}),
+        ("Is the speech slow, normal or fast?", {"slow", "normal", "fast"}),
+    ],
+)
+def test_it_answers_more_than_the_words(document: Path, question: str, answers: set[str]) -> None:
+    """A question gets its own kind of answer, not a transcript."""
+    said = dlm("prompt", document, "--base", "--audio", VOICE / "new.flac", question)
+    assert said.out.strip() in answers
