@@ -67,8 +67,8 @@ CATALOGUE = {
             layers=3,
             width=192,
             adapter="full",
-            learning_rate=5e-4,
-            epochs=10,
+            learning_rate=2e-4,
+            epochs=15,
         ),
         Base(
             key="qwen2-audio-7b-instruct",
