@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
 from dlm.cli.tell import answer, length, remark, scores, summary
 from dlm.training.events import Checked, Finished, Saved, Skipped, Started, Step
 
@@ -114,6 +111,9 @@ class _Bar(_Lines):
 
     def __init__(self, *, learned: bool) -> None:
         super().__init__(learned=learned)
+        from rich.console import Console  # here, so that --help stays instant
+        from rich.progress import BarColumn, Progress, TextColumn
+
         columns = (TextColumn("step"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         ends = (TextColumn("{task.fields[rates]}"),)
         self.bar = Progress(*columns, *ends, console=Console(stderr=True))

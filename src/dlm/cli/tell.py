@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from dlm.cli import shapes
 from dlm.cli.shapes import WORST, as_json, as_json_line
 from dlm.errors import DlmError
@@ -27,6 +25,8 @@ def answer(text: str = "", *, end: str = "\n") -> None:
 
 def remark(text: str, *, style: str | None = None) -> None:
     """Print a line about the work."""
+    from rich.console import Console  # here, so that --help stays instant
+
     said = Console(stderr=True, soft_wrap=True, highlight=False)
     said.print(text, style=style, markup=False)
 
