@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from peft.tuners.lora import LoraLayer
 
-from dlm.errors import TrainingError
-from dlm.files import hash_tree
-from dlm.model.face import Features
+from dlm.errors import BaseError, TrainingError
+from dlm.files import hash_tree, make_folder
+from dlm.model.face import Features, Model
 from dlm.model.stitched import Stitched, load_stitched, save_stitched
 from dlm.store.facts import Version
 
@@ -23,8 +23,15 @@ MANIFEST = "snapshot_manifest.json"
 TOLERANCE = 1e-3  # largest difference of logits between the model and what was written, fp32
 
 
-def export(model: Stitched, version: Version, folder: Path) -> None:
-    """Write `model` into the empty `folder`, and read it back to see that it says the same."""
+def export(model: Model, version: Version, folder: Path) -> None:
+    """Write `model` into the empty `folder`, and read it back to see that it says the same.
+
+    Raises BaseError for a native base: what it learned is an adapter for a released model.
+    """
+    if not isinstance(model, Stitched):
+        mend = f"its adapter is {version.path}, in the names of transformers' own class"
+        raise BaseError(f"{model.base.key} cannot be written as a base of its own", mend=mend)
+    make_folder(folder)
     key = f"{model.base.key}-{version.name}"
     base = replace(model.base, key=key, revision=version.sha256[:12])
     probe = _probe(model)

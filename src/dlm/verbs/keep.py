@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dlm.errors import BaseError, StoreError
+from dlm.errors import StoreError
 from dlm.verbs.say import DocumentPath, Say, VersionName
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ def export(
     version: VersionName = None,
 ) -> "Export":
     """Write the model as a folder that works on its own."""
-    from dlm.files import make_folder
     from dlm.store.versions import open_store
     from dlm.verbs.prepare import opened
 
@@ -105,14 +104,9 @@ def export(
         raise StoreError("not empty", where=str(folder), mend="name an empty folder with --out")
 
     from dlm.model.load import load_version
-    from dlm.model.stitched import Stitched
     from dlm.use.export import export as write
 
     model = load_version(base, chosen.path, device="cpu")
-    if not isinstance(model, Stitched):
-        mend = f"its adapter is {chosen.path}, in the names of transformers' own class"
-        raise BaseError(f"{base.key} is exported with its adapter alone", mend=mend)
-    make_folder(folder)
     write(model, chosen, folder)
     return store.record_export(folder, kind="stitched", version=chosen.name)
 
