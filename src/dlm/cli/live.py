@@ -117,11 +117,11 @@ class _Bar(_Lines):
         columns = (TextColumn("step"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         ends = (TextColumn("{task.fields[rates]}"),)
         self.bar = Progress(*columns, *ends, console=Console(stderr=True))
-        self.task = self.bar.add_task("", total=None, rates="loading", visible=True)
-        self.bar.start()
+        self.task = self.bar.add_task("", total=None, rates="")
 
     def step(self, event: Step) -> None:
-        """Move the bar."""
+        """Move the bar; the first step shows it."""
+        self.bar.start()
         self.bar.update(self.task, total=self.total, completed=event.step, rates=self.rates(event))
         if event.step == self.total:
             self.close()  # what comes next is told in lines

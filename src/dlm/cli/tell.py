@@ -1,5 +1,6 @@
 """How each verb's answer looks: answers on stdout, everything about the work on stderr."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from dlm.errors import DlmError
 from dlm.verbs.keep import Health, Shown
 
 GIB = 1 << 30
+COLOURS = {"red": 31, "yellow": 33}  # of a terminal (ECMA-48)
 TASKS = {"transcribe": "to transcribe", "answer": "to answer", "text": "of text"}
 SKIPPED = {
     "skipped_audio_no_transcript": "without a transcript",
@@ -24,11 +26,10 @@ def answer(text: str = "", *, end: str = "\n") -> None:
 
 
 def remark(text: str, *, style: str | None = None) -> None:
-    """Print a line about the work."""
-    from rich.console import Console  # here, so that --help stays instant
-
-    said = Console(stderr=True, soft_wrap=True, highlight=False)
-    said.print(text, style=style, markup=False)
+    """Print a line about the work, in colour where somebody looks."""
+    if style and sys.stderr.isatty():
+        text = f"\x1b[{COLOURS[style]}m{text}\x1b[0m"
+    print(text, file=sys.stderr, flush=True)  # which a bar that moves lets through above it
 
 
 def error(mistake: DlmError) -> None:
