@@ -26,7 +26,7 @@ from stitch import stitch
 from tokenizer import make_tokenizer
 from warmup import warm_up
 
-WARMUP_MINUTES, LM_MINUTES, STITCH_STEPS = 55.0, 6.0, 3_000
+WARMUP_MINUTES, LM_MINUTES, STITCH_STEPS = 55.0, 3.5, 2_300
 
 
 def make(work: Path, *, warmup_minutes: float, lm_minutes: float, steps: int) -> None:

@@ -1,6 +1,6 @@
 """Encoder, projector and language model learn together to answer: the product's own trainer.
 
-    python recipes/sparrow/stitch.py --work DIR --steps 2500
+    python recipes/sparrow/stitch.py --work DIR --steps 2300
 
 joins what the stages before left, trains them with `dlm.training.fit` in one process
 for each core, and leaves `DIR/sparrow`, the folder that ships. The run's log is `DIR/stitch.log`;
@@ -183,6 +183,6 @@ def _finish(model: Stitched, folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2300)
     given = parser.parse_args()
     stitch(given.work, steps=given.steps)
