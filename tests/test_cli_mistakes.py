@@ -310,7 +310,7 @@ def test_nothing_to_evaluate_on(document: Path, tiny: Path) -> None:
 
 
 def test_cuda_where_there_is_none(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlm.plan.hardware._gpus", lambda: ())
+    monkeypatch.setenv("PATH", str(document.parent))  # where no driver can be asked
     dlm("train", document, "--device", "cuda").refused("no CUDA device", "--device cpu")
     dlm("train", document, "--device", "tpu").refused("unknown device 'tpu'", "cpu or cuda")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -94,7 +95,7 @@ def _function(command: Command) -> Callable[..., None]:
 
     parameters = inspect.signature(command.verb).parameters.values()
     kept = [_parameter(each) for each in parameters if each.name not in lent]
-    run.__signature__ = inspect.Signature([*kept, *map(_flag, command.forms)])  # type: ignore[attr-defined]
+    vars(run)["__signature__"] = inspect.Signature([*kept, *map(_flag, command.forms)])
     return run
 
 
@@ -102,7 +103,7 @@ def _parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     """A verb's parameter in Typer's words."""
     kind, said = get_args(parameter.annotation)[:2]
     if get_origin(kind) is tuple:
-        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        kind = GenericAlias(list, get_args(kind)[0])
     default = [] if parameter.default == () else parameter.default
     if parameter.kind is parameter.KEYWORD_ONLY:
         flags = said.flags or (f"--{parameter.name.replace('_', '-')}",)

@@ -48,8 +48,7 @@ def word_errors(said: list[str], heard: list[str]) -> Errors:
     if not pairs:
         return _unsaid(heard, characters=False)
     counted = jiwer.process_words(*_columns(pairs))
-    edits = (counted.substitutions, counted.deletions, counted.insertions)
-    return Errors(counted.wer, *edits, counted.hits + counted.substitutions + counted.deletions)
+    return _edits(counted, counted.wer)
 
 
 def character_errors(said: list[str], heard: list[str]) -> Errors:
@@ -58,13 +57,18 @@ def character_errors(said: list[str], heard: list[str]) -> Errors:
     if not pairs:
         return _unsaid(heard, characters=True)
     counted = jiwer.process_characters(*_columns(pairs))
-    edits = (counted.substitutions, counted.deletions, counted.insertions)
-    return Errors(counted.cer, *edits, counted.hits + counted.substitutions + counted.deletions)
+    return _edits(counted, counted.cer)
 
 
 def score(place: str, said: str, heard: str) -> Scored:
     """One clip's own word error rate."""
     return Scored(place, said, heard, word_errors([said], [heard]).rate)
+
+
+def _edits(counted: jiwer.WordOutput | jiwer.CharacterOutput, rate: float) -> Errors:
+    """What jiwer counted, with the length of what was said."""
+    edits = (counted.substitutions, counted.deletions, counted.insertions)
+    return Errors(rate, *edits, counted.hits + counted.substitutions + counted.deletions)
 
 
 def _counts(character: str) -> bool:
