@@ -117,7 +117,7 @@ def test_check_says_what_there_is(tiny: Path) -> None:
     assert re.fullmatch(r"4\.8 s \(0\.6 to 0\.6 s a clip, median 0\.6 s\)", rows["sound"])
     assert rows["held out"] == "2 (never learned from)"
     assert rows["source"] == "corpus: 2 clips, 1 without a transcript, 1 not audio"
-    assert rows["base"] == "tiny, 60,000 parameters"
+    assert rows["base"] == "tiny, 60,320 parameters"
     assert "my.dlm:7: 1 without a transcript, skipped: corpus/c.wav; write corpus/c.txt" in done.err
 
 
@@ -177,7 +177,7 @@ def test_doctor_with_a_document_says_what_it_needs(tiny: Path) -> None:
     document = write_document(Path(), base=tiny)
     done = dlm("doctor", document)
     assert (done.code, done.err) == (0, "")
-    assert "tiny, 60,000 parameters" in done.out and "MiB (and the activations)" in done.out
+    assert "tiny, 60,320 parameters" in done.out and "MiB (and the activations)" in done.out
     Path("clips/1.wav").unlink()
     done = dlm("doctor", document)
     assert done.code == 1

@@ -19,7 +19,7 @@ from dlm.features.ear import Ear
 from dlm.model.face import Model
 from dlm.model.load import load
 from dlm.model.stitched import Stitched, save_stitched
-from dlm.plan.bases import Base, read_facts
+from dlm.plan.bases import Base, Sizes, Tower, read_facts
 from dlm.plan.frames import Strides
 from dlm.plan.hardware import Machine
 from dlm.plan.plan import Plan, Wishes, draw_up
@@ -68,19 +68,27 @@ def tiny_base() -> Base:
     return Base(
         key="tiny",
         kind="stitched",
+        family="stitched",
         source="folder",
         revision="test",
         license="MIT",
         strides=Strides(rate=RATE, hop=160, encoder=2, projector=4, window=2 * RATE),
         bins=80,
+        whole_mel=True,
         placeholder="<|audio|>",
         before="",
-        after="",
+        after="\n",
         prompt="Transcribe.",
-        parameters=60_000,
+        chat="template",
+        sizes=Sizes(
+            encoder=Tower(30_000, layers=1, width=32, inner=64, heads=2, kv_heads=2),
+            projector=12_000,
+            lm=Tower(10_000, layers=1, width=32, inner=64, heads=2, kv_heads=1, head_width=16),
+            words=8_320,
+            vocabulary=260,
+        ),
         megabytes=1,
-        layers=1,
-        width=32,
+        context=512,
         adapter="full",
         learning_rate=3e-3,
         epochs=2,

@@ -16,7 +16,7 @@ from dlm.batches.chat import Chat
 from dlm.clips.clip import Clip, Sound, Turn
 from dlm.features.ear import Ear
 from dlm.model.load import load_base
-from dlm.plan.bases import find
+from dlm.plan.resolve import find
 from dlm.use.evaluate import losses
 from dlm.use.metrics import character_errors, word_errors
 from dlm.use.ready import Ready, answer_all

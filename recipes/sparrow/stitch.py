@@ -26,9 +26,9 @@ from dlm.clips.clip import Clip, Sound, Turn
 from dlm.features.ear import Heard
 from dlm.model.adapters import adapt
 from dlm.model.stitched import Stitched, save_stitched
-from dlm.plan.bases import find
 from dlm.plan.frames import Strides, tokens
 from dlm.plan.plan import Adapter, BatchPlan, TrainingPlan
+from dlm.plan.resolve import find
 from dlm.training.events import Event, Finished, Saved, Step
 from dlm.training.fit import Hooks, fit
 from hearing import hear_split
@@ -119,7 +119,7 @@ def _train(rank: int, processes: int, work: Path, steps: int) -> None:
     adapt(model, EVERYTHING, seed=0)
     base = model.base
     share = CLIPS_PER_STEP // processes
-    plan = BatchPlan(base, CLIPS_PER_STEP, share, 1024, False, False, 7)
+    plan = BatchPlan(base, CLIPS_PER_STEP, share, 1024, False, None, False, 7)
     batches = pack(
         clips(work, "train"), plan, Chat(model.tokenizer, base), HidingEar(work, base.strides)
     )

@@ -31,7 +31,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 def batch_of(clips: list[Clip], *, left: bool = False, encoded: bool = False) -> Batch:
-    hear = (lambda mel: mel.T[::2]) if encoded else None
+    hear = (lambda mel, frames: mel.T[::2]) if encoded else None
     ear = Ear(BASE, auto_resample=False, hear=hear)
     return collate([CHAT.row(clip) for clip in clips], ear, padding(left=left))
 
@@ -46,7 +46,7 @@ def test_placeholders_are_as_many_as_the_sound_has_tokens(clips: list[Clip]) -> 
     single = [tokens(samples, BASE.strides) for samples in LENGTHS]
     assert found == [*single, single[0] + single[3], 0]
     assert batch.spans.tolist() == [*single, single[0], single[3]]
-    assert batch.sounds_per_row == (1, 1, 1, 1, 2, 0)
+    assert batch.windows_per_row == (1, 1, 1, 1, 2, 0)
     assert batch.places[-2:] == ("two", "prose")
     assert batch.audio_samples == sum(LENGTHS) + LENGTHS[0] + LENGTHS[3]
 

@@ -21,8 +21,9 @@ from dlm.errors import BaseError
 from dlm.features.ear import Ear
 from dlm.model.adapters import adapt, learning
 from dlm.model.native import load_native
-from dlm.plan.bases import Base, find
+from dlm.plan.bases import Base
 from dlm.plan.plan import Adapter
+from dlm.plan.resolve import find
 from tests.tiny import CHATML, tiny_tokenizer
 
 SAMPLES = (16_037, 9_000, 31_999)  # odd remainders of every stride

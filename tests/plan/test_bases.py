@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import BaseError
-from dlm.plan.bases import CATALOGUE, FACTS, find, read_facts, resolve, write_facts
+from dlm.plan.bases import FACTS, read_facts, write_facts
+from dlm.plan.catalogue import CATALOGUE
+from dlm.plan.resolve import find, resolve
 from tests.tiny import tiny_base
 
 
@@ -16,8 +18,9 @@ def test_every_row_is_complete() -> None:
     for key, base in CATALOGUE.items():
         assert base.key == key
         assert base.strides.window % (base.strides.hop * base.strides.encoder) == 0, key
-        assert base.placeholder and base.prompt and base.license and base.revision, key
-        assert min(base.parameters, base.megabytes, base.layers, base.width, base.epochs) > 0, key
+        assert base.placeholder and base.license and base.revision, key
+        assert bool(base.prompt) == (base.chat != "mistral"), key
+        assert min(base.sizes.parameters, base.megabytes, base.context, base.epochs) > 0, key
 
 
 def test_a_known_key_is_found() -> None:
@@ -90,7 +93,7 @@ def test_a_field_too_many_or_too_few_is_named(tmp_path: Path) -> None:
     facts = json.loads((facts_in(tmp_path) / FACTS).read_text())
     for told, changed in (
         ("colour", {**facts, "colour": "blue"}),
-        ("width", {name: value for name, value in facts.items() if name != "width"}),
+        ("sizes", {name: value for name, value in facts.items() if name != "sizes"}),
     ):
         (tmp_path / FACTS).write_text(json.dumps(changed))
         with pytest.raises(BaseError, match=told):

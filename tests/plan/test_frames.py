@@ -7,11 +7,11 @@ from hypothesis import strategies as some
 
 from dlm.model.face import Features
 from dlm.model.stitched import Stitched
-from dlm.plan.frames import Strides, ceil_div, encoder_frames, mel_frames, tokens
+from dlm.plan.frames import Strides, ceil_div, encoder_frames, mel_frames, tokens, windows
 from tests.tiny import tiny_base, tiny_config, tiny_tokenizer
 
 STRIDES = tiny_base().strides
-LENGTHS = some.integers(min_value=1, max_value=3 * STRIDES.window)
+LENGTHS = some.integers(min_value=1, max_value=STRIDES.window)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,33 @@ def test_ceil_div_is_exact(one: int, other: int) -> None:
 def test_seconds() -> None:
     assert STRIDES.tokens_per_second == 12.5
     assert STRIDES.window_seconds == 2.0
+
+
+@given(samples=some.integers(min_value=1, max_value=5 * STRIDES.window))
+def test_a_long_span_is_the_sum_of_its_windows(samples: int) -> None:
+    cut = windows(samples, STRIDES)
+    assert sum(cut) == samples and all(each == STRIDES.window for each in cut[:-1])
+    assert tokens(samples, STRIDES) == sum(tokens(each, STRIDES) for each in cut)
+    assert tokens(samples, STRIDES, most=1) == tokens(cut[0], STRIDES)
+
+
+def test_a_rest_without_a_token_is_left_out() -> None:
+    """Qwen2-Audio needs two encoder frames for a token: 320 samples are one frame."""
+    strides = Strides(16_000, 160, 2, 2, 480_000, drops=True, tail=2)
+    assert windows(480_320, strides) == (480_000,)
+    assert windows(480_321, strides) == (480_000, 321)
+    assert windows(320, strides) == (320,) and tokens(320, strides) == 0
+
+
+def test_silence_counts_where_a_base_says_so() -> None:
+    """Voxtral: 375 tokens for each window begun."""
+    strides = Strides(16_000, 160, 2, 4, 480_000, fill="counted")
+    assert [tokens(each, strides) for each in (1, 480_000, 480_001)] == [375, 375, 750]
+    heard = Strides(16_000, 160, 2, 4, 480_000, drops=True, fill="heard")
+    assert [tokens(each, heard) for each in (16_000, 480_000)] == [12, 375]
+
+
+def test_convolutions_that_take_chunks_round_each_up() -> None:
+    """Qwen3-ASR: 100 mel frames are 13 tokens."""
+    strides = Strides(16_000, 160, 8, 1, 480_000, chunk=100)
+    assert [tokens(160 * each, strides) for each in (1, 100, 101, 250)] == [1, 13, 14, 33]

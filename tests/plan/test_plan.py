@@ -8,7 +8,8 @@ import pytest
 from dlm.document.document import Document
 from dlm.document.settings import Settings
 from dlm.errors import PlanError, UsageError
-from dlm.plan.bases import CATALOGUE, Base
+from dlm.plan.bases import Base
+from dlm.plan.catalogue import CATALOGUE
 from dlm.plan.hardware import Gpu, Machine, survey
 from dlm.plan.plan import (
     Plan,
@@ -19,6 +20,7 @@ from dlm.plan.plan import (
     memory_bytes,
     trainable,
 )
+from dlm.plan.resolve import find
 from tests.tiny import LAPTOP, tiny_base
 
 GIB = 1 << 30
@@ -149,7 +151,7 @@ def test_precision_is_what_is_asked_or_what_is_fast(
 
 
 def test_large_frozen_weights_are_held_in_bf16() -> None:
-    large = replace(tiny_base(), parameters=8_000_000_000, adapter="lora", width=4096, layers=32)
+    large = replace(tiny_base(), sizes=find("qwen2-audio-7b").sizes, adapter="lora")
     drawn = plan(base=large, machine=SERVER)
     assert drawn.model.weights == "bf16"
     assert (drawn.batches.clips_per_batch, drawn.batches.clips_per_step) == (1, 4)
@@ -178,17 +180,17 @@ def test_too_little_memory_is_said_in_numbers() -> None:
 
 def test_memory_is_counted_where_the_model_runs() -> None:
     small = replace(SERVER, gpus=(replace(H200, free=1 << 20),))
-    big = replace(tiny_base(), parameters=10_000_000)
+    big = replace(tiny_base(), sizes=replace(tiny_base().sizes, words=10_000_000))
     with pytest.raises(PlanError, match="0.0 are free"):
         plan(base=big, machine=small)
     plan(base=big, machine=small, wishes=Wishes(device="cpu"))
 
 
 def test_memory_counts_weights_and_what_learning_takes() -> None:
-    full = plan(base=replace(tiny_base(), parameters=1000)).model
-    assert memory_bytes(full) == 1000 * (4 + 12)
+    full = plan().model
+    assert memory_bytes(full) == tiny_base().sizes.parameters * (4 + 12)
     lora = plan(adapter="lora").model
-    assert tiny_base().parameters * 4 < memory_bytes(lora) < memory_bytes(plan().model)
+    assert tiny_base().sizes.parameters * 4 < memory_bytes(lora) < memory_bytes(plan().model)
 
 
 def test_a_full_disk_is_said_in_numbers() -> None:

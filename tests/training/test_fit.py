@@ -154,15 +154,17 @@ def test_six_tones_are_learned_by_heart(folder: Path, clips: list[Clip]) -> None
     assert report.scores["shuffled_loss"] >= 3 * report.scores["loss"]
 
 
-def deafened(broken: Sound) -> Callable[[Sound], Heard]:
+def deafened(broken: Sound) -> Callable[[Sound], tuple[Heard, ...]]:
     """An ear that hears no numbers in one sound."""
     ear = Ear(tiny_base(), auto_resample=False)
 
-    def listen(sound: Sound) -> Heard:
+    def listen(sound: Sound) -> tuple[Heard, ...]:
         heard = ear(sound)
-        if sound == broken:
-            return replace(heard, values=torch.full_like(heard.values, torch.nan))
-        return heard
+        if sound != broken:
+            return heard
+        return tuple(
+            replace(each, values=torch.full_like(each.values, torch.nan)) for each in heard
+        )
 
     return listen
 

@@ -10,7 +10,8 @@ from dlm.clips.clip import Clip
 from dlm.files import hash_tree, sha256_file
 from dlm.model.adapters import learning
 from dlm.model.load import load_base
-from dlm.plan.bases import read_facts, resolve
+from dlm.plan.bases import read_facts
+from dlm.plan.resolve import resolve
 from dlm.store.facts import Version
 from dlm.use.export import MANIFEST, export
 from tests.model.twin import batch_of, logits_of

@@ -16,7 +16,7 @@ from dlm.batches.collate import Batch, Listen, Padding, collate
 from dlm.clips.audio import probe
 from dlm.clips.clip import Clip, Sound
 from dlm.errors import ClipError
-from dlm.plan.frames import Strides, ceil_div, tokens
+from dlm.plan.frames import ceil_div, tokens
 from dlm.plan.plan import BatchPlan
 
 WINDOW_STEPS = (8, 24)  # sorted together: under 5 % padding in a large set, chance in a small one
@@ -86,17 +86,17 @@ class Batches:
 def pack(clips: list[Clip], plan: BatchPlan, chat: Chat, listen: Listen) -> Batches:
     """Render every clip and make the batches ready. Raises ClipError for a row too long."""
     rows = [chat.row(clip) for clip in clips]
-    strides = plan.base.strides
-    lengths = [len(row.ids) + sum(_spread(each, strides) for each in row.sounds) for row in rows]
+    lengths = [len(row.ids) + sum(_spread(each, plan) for each in row.sounds) for row in rows]
     return Batches(rows, lengths, plan, listen=listen, pad=Padding(chat.pad, chat.placeholder))
 
 
-def _spread(sound: Sound, strides: Strides) -> int:
+def _spread(sound: Sound, plan: BatchPlan) -> int:
     """Tokens that a sound takes besides its placeholder, from its header."""
+    strides = plan.base.strides
     header = probe(sound.path)
     end = header.samples / header.rate if sound.end is None else sound.end
     seconds = end - (sound.start or 0.0)
-    return tokens(round(seconds * strides.rate), strides) - 1
+    return tokens(round(seconds * strides.rate), strides, plan.most_windows) - 1
 
 
 def _mute(row: Row) -> Row:

@@ -8,6 +8,7 @@ A sound takes one placeholder here; collate repeats it once its true length is k
 """
 
 from dataclasses import dataclass
+from itertools import count
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,7 +35,7 @@ class Chat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, base: Base) -> None:
         """Raises BaseError when the tokenizer lacks a chat form, an end or the placeholder."""
         self._tokenizer, self._base = tokenizer, base
-        if tokenizer.chat_template is None:
+        if tokenizer.chat_template is None and base.chat == "template":
             raise BaseError(f"{base.key} has no chat template", mend="use an instruct model")
         if not isinstance(tokenizer.eos_token_id, int):
             raise BaseError(f"the tokenizer of {base.key} has no end-of-turn token")
@@ -52,9 +53,9 @@ class Chat:
         ids, labels = self._segments(clip)
         return Row(tuple(ids), tuple(labels), clip.sounds, clip.place)
 
-    def question(self, turns: tuple[Turn, ...], place: str) -> Row:
+    def question(self, turns: tuple[Turn, ...], place: str, language: str | None = None) -> Row:
         """A question to answer: everything up to where the assistant begins to speak."""
-        messages = [self._message(turn, place) for turn in turns]
+        messages = self._messages(turns, place)
         ids = tuple(self._encode(self._render(messages, answer_next=True)))
         sounds = tuple(part for turn in turns for part in turn.parts if isinstance(part, Sound))
         return Row(ids, (IGNORE,) * len(ids), sounds, place)
@@ -66,7 +67,7 @@ class Chat:
 
     def _segments(self, clip: Clip) -> tuple[list[int], list[int]]:
         """Tokens and labels, one stretch of the rendered chat after the other."""
-        messages = [self._message(turn, clip.place) for turn in clip.turns]
+        messages = self._messages(clip.turns, clip.place)
         ids: list[int] = []
         labels: list[int] = []
         done = ""
@@ -84,13 +85,25 @@ class Chat:
             done = after
         return ids, labels
 
-    def _message(self, turn: Turn, place: str) -> dict[str, str]:
+    def _messages(self, turns: tuple[Turn, ...], place: str) -> list[dict[str, str]]:
+        numbers = count(1)
+        return [
+            {"role": turn.role, "content": self._content(turn, place, numbers)} for turn in turns
+        ]
+
+    def _content(self, turn: Turn, place: str, numbers: "count[int]") -> str:
+        """A turn's words, each sound a placeholder between its markers."""
         base = self._base
-        marker = f"{base.before}{base.placeholder}{base.after}\n"
         self._plain(turn.text, place)
-        words = "".join(marker if isinstance(part, Sound) else part for part in turn.parts)
+        words = ""
+        for part in turn.parts:
+            if isinstance(part, Sound):
+                before = base.before.format(number=next(numbers))
+                words += f"{before}{base.placeholder}{base.after}"
+            else:
+                words += part
         silent = turn.role == "user" and not turn.text.strip()
-        return {"role": turn.role, "content": words + base.prompt if silent else words}
+        return words + base.prompt if silent else words
 
     def _plain(self, text: str, place: str) -> None:
         """Refuse text that would be read as one of the base's special tokens."""
@@ -100,6 +113,9 @@ class Chat:
                 raise ClipError(f"the text holds the special token {token}", where=place, mend=mend)
 
     def _render(self, messages: list[dict[str, str]], *, answer_next: bool) -> str:
+        if self._base.chat == "plain":
+            ends = {"assistant": str(self._tokenizer.eos_token)}
+            return "".join(each["content"] + ends.get(each["role"], "") for each in messages)
         text = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=answer_next
         )

@@ -1,9 +1,11 @@
 """Rows and their sounds, padded into the tensors of one batch.
 
 ids, attention, labels   (rows, tokens)
-sounds                   (sounds, bins, frames) mel, or (sounds, frames, width) features
-frames                   (sounds,) true length of each, in mel or encoder frames
-spans                    (sounds,) tokens each stands for in the text
+sounds                   (windows, bins, frames) mel, or (windows, frames, width) features
+frames                   (windows,) true length of each, in mel or encoder frames
+spans                    (windows,) tokens each stands for in the text
+
+A sound is one window, or several in a row when it is longer than the base hears at once.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from dlm.batches.chat import IGNORE, Row
 from dlm.clips.clip import Sound
 from dlm.features.ear import Heard
 
-Listen = Callable[[Sound], Heard]
+Listen = Callable[[Sound], tuple[Heard, ...]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Batch:
     spans: torch.Tensor
     encoded: bool  # sounds are features: the encoder has heard them already
     places: tuple[str, ...]
-    sounds_per_row: tuple[int, ...]
+    windows_per_row: tuple[int, ...]
     audio_samples: int
 
     @property
@@ -64,10 +66,10 @@ def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
     """Pad rows and what is heard of their sounds into one batch."""
     heard = [[listen(sound) for sound in row.sounds] for row in rows]
     spread = [
-        _spread(row, [each.tokens for each in sounds], padding.placeholder)
+        _spread(row, [sum(each.tokens for each in sound) for sound in sounds], padding.placeholder)
         for row, sounds in zip(rows, heard, strict=True)
     ]
-    flat = [each for sounds in heard for each in sounds]
+    flat = [each for sounds in heard for sound in sounds for each in sound]
     attention = [[1] * len(ids) for ids, _ in spread]
     return Batch(
         ids=_pad([ids for ids, _ in spread], padding.pad, left=padding.left),
@@ -78,7 +80,7 @@ def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
         spans=torch.tensor([each.tokens for each in flat], dtype=torch.long),
         encoded=bool(flat) and flat[0].encoded,
         places=tuple(row.place for row in rows),
-        sounds_per_row=tuple(len(row.sounds) for row in rows),
+        windows_per_row=tuple(sum(map(len, sounds)) for sounds in heard),
         audio_samples=sum(each.samples for each in flat),
     )
 

@@ -100,6 +100,10 @@ class Audio(Record):
     auto_resample: bool = Field(
         default=False, description="Convert other sample rates to the base's instead of refusing."
     )
+    long_clips: Literal["split", "error", "truncate"] = Field(
+        default="split",
+        description="Clips longer than the base hears at once: split, error or truncate.",
+    )
 
 
 class Stability(Record):

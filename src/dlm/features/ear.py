@@ -1,6 +1,6 @@
 """What the model hears of one sound: its mel, or, while the encoder is frozen, its features.
 
-    Sound --decode--> samples --log_mel--> mel --hear--> features --> memory, then disk
+    Sound --decode--> samples --log_mel--> mel, by windows --hear--> features --> memory, then disk
 
 Each sound is prepared once and kept in memory as far as the budget goes. Features also go to disk,
 keyed by the recording's bytes, the span, the encoder's revision and the preprocessing.
@@ -11,9 +11,10 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,16 +24,19 @@ from dlm.clips.clip import Sound
 from dlm.features.mel import log_mel
 from dlm.files import disk_full, make_folder, sha256_file, writing
 from dlm.plan.bases import Base
-from dlm.plan.frames import tokens
+from dlm.plan.frames import Strides, mel_frames, tokens, windows
 
 MEMORY_BYTES = 3 << 30  # enough for the mels of about 50,000 short clips
 
-Hear = Callable[[torch.Tensor], torch.Tensor]  # mel (bins, frames) -> (encoder frames, width)
+Hear = Callable[[torch.Tensor, int], torch.Tensor]  # mel (bins, frames), frames -> (frames, width)
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One sound, ready for a batch: mel as (bins, frames and tail), or features (frames, width)."""
+    """One window of a sound: mel as (bins, frames and tail), or features (frames, width).
+
+    `frames` are those that hold sound, `samples` and `tokens` what they stand for.
+    """
 
     values: torch.Tensor
     frames: int
@@ -49,61 +53,86 @@ class Ear:
         base: Base,
         *,
         auto_resample: bool,
+        most_windows: int | None = None,
         hear: Hear | None = None,
         folder: Path | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """`hear` is the frozen encoder, `folder` where its features are kept between runs."""
-        self._base, self._resample = base, auto_resample
+        """`hear` is the frozen encoder, `folder` where its features are kept between runs.
+
+        A sound of more windows than `most_windows` is cut off there.
+        """
+        self._base, self._resample, self._most = base, auto_resample, most_windows
         self._hear, self._folder = hear, folder
-        self._kept: OrderedDict[Sound, Heard] = OrderedDict()
+        self._kept: OrderedDict[Sound, tuple[Heard, ...]] = OrderedDict()
         self._free = memory_bytes
 
-    def __call__(self, sound: Sound) -> Heard:
-        """What is heard of `sound`. Raises ClipError where it cannot be decoded."""
+    def __call__(self, sound: Sound) -> tuple[Heard, ...]:
+        """The windows of `sound`. Raises ClipError where it cannot be decoded."""
         kept = self._kept.get(sound)
         if kept is None:
             kept = self._mel(sound) if self._hear is None else self._encoded(sound, self._hear)
             self._keep(sound, kept)
         return kept
 
-    def _mel(self, sound: Sound) -> Heard:
-        base, strides = self._base, self._base.strides
+    def _mel(self, sound: Sound) -> tuple[Heard, ...]:
+        strides = self._base.strides
         samples = decode(sound, rate=strides.rate, resample=self._resample)
-        mel = log_mel(
-            samples, rate=strides.rate, hop=strides.hop, bins=base.bins, tail=strides.tail
+        lengths = windows(len(samples), strides, self._most)
+        return tuple(
+            Heard(mel, mel_frames(length, strides), length, tokens(length, strides), False)
+            for mel, length in zip(self._mels(samples, lengths), lengths, strict=True)
         )
-        count = tokens(len(samples), strides)
-        return Heard(mel, mel.shape[1] - strides.tail, len(samples), count, False)
 
-    def _encoded(self, sound: Sound, hear: Hear) -> Heard:
+    def _mels(self, samples: np.ndarray, lengths: tuple[int, ...]) -> list[torch.Tensor]:
+        """The mel of each window, (bins, frames and tail)."""
+        base, strides = self._base, self._base.strides
+        mel = partial(log_mel, rate=strides.rate, hop=strides.hop, bins=base.bins)
+        if strides.fill != "none":
+            samples = np.pad(samples, (0, len(lengths) * strides.window - sum(lengths)))
+        if base.whole_mel:
+            frames = strides.window // strides.hop
+            return list(mel(samples, tail=strides.tail).split(frames, dim=1))[: len(lengths)]
+        starts = [number * strides.window for number in range(len(lengths))]
+        spans = [samples[start : start + strides.window] for start in starts]
+        return [mel(span, tail=strides.tail) for span in spans]
+
+    def _encoded(self, sound: Sound, hear: Hear) -> tuple[Heard, ...]:
         """Features from disk, or heard now and put there."""
         path = self._folder / f"{self._key(sound)}.safetensors" if self._folder else None
         stored = _read(path) if path else None
         if stored is None:
-            mel = self._mel(sound)
-            heard = hear(mel.values).contiguous()
-            stored = {"features": heard, "samples": torch.tensor(mel.samples)}
+            mels = self._mel(sound)
+            stored = {
+                str(at): hear(mel.values, mel.frames).contiguous() for at, mel in enumerate(mels)
+            }
+            stored["samples"] = torch.tensor([mel.samples for mel in mels])
             if path:
                 _write(path, stored)
-        features, samples = stored["features"], int(stored["samples"])
-        count = tokens(samples, self._base.strides)
-        return Heard(features, len(features), samples, count, True)
+        return tuple(
+            _window(stored[str(at)], int(samples), self._base.strides)
+            for at, samples in enumerate(stored["samples"])
+        )
 
     def _key(self, sound: Sound) -> str:
         base = self._base
         stat = sound.path.stat()
         blob = _blob(sound.path, stat.st_mtime_ns, stat.st_size)
         parts = (blob, sound.start, sound.end, base.key, base.revision, base.strides, base.bins)
-        return hashlib.sha256(repr((*parts, self._resample)).encode()).hexdigest()
+        how = (base.whole_mel, self._resample, self._most)
+        return hashlib.sha256(repr((*parts, *how)).encode()).hexdigest()
 
-    def _keep(self, sound: Sound, heard: Heard) -> None:
+    def _keep(self, sound: Sound, heard: tuple[Heard, ...]) -> None:
         """Remember, letting go of the oldest when the budget is used up."""
         self._kept[sound] = heard
-        self._free -= heard.values.nbytes
+        self._free -= sum(each.values.nbytes for each in heard)
         while self._free < 0 and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
-            self._free += oldest.values.nbytes
+            self._free += sum(each.values.nbytes for each in oldest)
+
+
+def _window(features: torch.Tensor, samples: int, strides: Strides) -> Heard:
+    return Heard(features, len(features), samples, tokens(samples, strides), True)
 
 
 @lru_cache(maxsize=100_000)

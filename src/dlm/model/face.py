@@ -18,7 +18,7 @@ from dlm.plan.bases import Base, Role
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder heard: (sounds, frames, width), and the true frames of each (sounds,)."""
+    """What an encoder heard: (windows, frames, width), and the true frames of each (windows,)."""
 
     values: torch.Tensor
     frames: torch.Tensor
@@ -34,11 +34,11 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
-        """The encoder alone; `mel` (sounds, bins, frames), `frames` (sounds,) the true lengths."""
+        """The encoder alone: `mel` (windows, bins, frames), `frames` (windows,) true lengths."""
 
     @abstractmethod
     def project(self, features: Features) -> torch.Tensor:
-        """Audio embeddings of all sounds, one after the other: (audio tokens, width)."""
+        """Audio embeddings of all windows, one after the other: (audio tokens, width)."""
 
     @property
     @abstractmethod
@@ -115,10 +115,11 @@ class Model(nn.Module, ABC):
         return self
 
     @torch.no_grad()
-    def hear_one(self, mel: torch.Tensor) -> torch.Tensor:
-        """Features (frames, width) of one clip's mel (bins, frames and tail), always the same."""
-        frames = torch.tensor([mel.shape[1] - self.base.strides.tail], device=self.device)
-        return self.hear(mel[None].to(self.device), frames).values[0].cpu()
+    def hear_one(self, mel: torch.Tensor, frames: int) -> torch.Tensor:
+        """Features (frames, width) of one window's mel (bins, frames and tail), always the same."""
+        lengths = torch.tensor([frames], device=self.device)
+        heard = self.hear(mel[None].to(self.device), lengths)
+        return heard.values[0, : int(heard.frames[0])].cpu().contiguous()
 
     @property
     def device(self) -> torch.device:
@@ -130,9 +131,9 @@ def check_counts(batch: Batch, placeholder: int) -> None:
     """Every row must hold as many placeholders as its sounds have tokens."""
     found = (batch.ids == placeholder).sum(dim=1).tolist()
     start = 0
-    for place, sounds, count in zip(batch.places, batch.sounds_per_row, found, strict=True):
-        expected = int(batch.spans[start : start + sounds].sum())
-        start += sounds
+    for place, windows, count in zip(batch.places, batch.windows_per_row, found, strict=True):
+        expected = int(batch.spans[start : start + windows].sum())
+        start += windows
         if count != expected:
             raise ClipError(
                 f"{count} placeholders for {expected} tokens of sound",

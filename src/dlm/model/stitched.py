@@ -24,7 +24,6 @@ from dlm.model.encoder import hear_whisper
 from dlm.model.face import Features, Model
 from dlm.model.projector import PROJECTORS
 from dlm.plan.bases import Base, Role, read_facts, write_facts
-from dlm.plan.frames import ceil_div
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -55,23 +54,12 @@ class Stitched(Model):
         )
 
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
-        """Whisper at true length; sound over the window is heard window by window."""
-        window = self.base.strides.window // self.base.strides.hop  # mel frames
+        """Whisper at true length."""
         heard = -(-frames // self.base.strides.encoder)
-        if mel.shape[-1] <= window:
-            return Features(hear_whisper(self.encoder, mel, frames), heard)
-        pieces = ceil_div(mel.shape[-1], window)
-        padded = nn.functional.pad(mel, (0, pieces * window - mel.shape[-1]))
-        windows = padded.unflatten(2, (pieces, window)).transpose(1, 2).flatten(0, 1)
-        starts = torch.arange(pieces, device=frames.device) * window
-        lengths = (frames[:, None] - starts).clamp(0, window).flatten()
-        values = hear_whisper(self.encoder, windows, lengths.clamp(min=1))
-        joined = values.unflatten(0, (len(mel), pieces)).flatten(1, 2)[:, : int(heard.max())]
-        ended = torch.arange(joined.shape[1], device=heard.device) >= heard[:, None]
-        return Features(joined.masked_fill(ended[:, :, None].to(joined.device), 0.0), heard)
+        return Features(hear_whisper(self.encoder, mel, frames), heard)
 
     def project(self, features: Features) -> torch.Tensor:
-        """Audio embeddings of all sounds, one after the other."""
+        """Audio embeddings of all windows, one after the other."""
         weights = next(self.projector.parameters())
         values = features.values.to(weights.device, weights.dtype)
         projected: torch.Tensor = self.projector(Features(values, features.frames))

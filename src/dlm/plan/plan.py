@@ -67,6 +67,7 @@ class BatchPlan:
     clips_per_batch: int
     longest: int  # tokens a row may have
     auto_resample: bool
+    most_windows: int | None  # of a sound; the rest is left out
     heard: bool
     seed: int
 
@@ -133,7 +134,7 @@ def draw_up(
     device = device_of(wishes.device, machine)
     precision, why = _precision(asked, machine, device)
     adapter = _adapter(asked, base)
-    large = base.parameters > LARGE and adapter.kind != "full" and precision == "bf16"
+    large = base.sizes.parameters > LARGE and adapter.kind != "full" and precision == "bf16"
     model = ModelPlan(base, adapter, device, precision, "bf16" if large else "fp32", seed)
     batches = _batches(asked, model, clips)
     training = _training(asked, wishes, model, ceil_div(clips, batches.clips_per_step))
@@ -143,7 +144,7 @@ def draw_up(
 
 def memory_bytes(model: ModelPlan) -> int:
     """Bytes that weights, gradients and optimiser state take, without activations."""
-    held = model.base.parameters * (4 if model.weights == "fp32" else 2)
+    held = model.base.sizes.parameters * (4 if model.weights == "fp32" else 2)
     return held + trainable(model) * (ADAM_BYTES if model.adapter.kind == "full" else 16)
 
 
@@ -166,10 +167,11 @@ def trainable(model: ModelPlan) -> int:
     """About how many parameters learn."""
     base, adapter = model.base, model.adapter
     if adapter.kind == "full":
-        return base.parameters
+        return base.sizes.parameters
     if adapter.kind == "projector":
-        return base.width * base.width * 4
-    return 4 * adapter.rank * base.width * MATRICES * base.layers * len(adapter.where)
+        return base.sizes.projector
+    lm = base.sizes.lm
+    return 4 * adapter.rank * lm.width * MATRICES * lm.layers * len(adapter.where)
 
 
 def device_of(asked: str | None, machine: Machine) -> str:
@@ -213,7 +215,7 @@ def _adapter(asked: Training, base: Base) -> Adapter:
 
 
 def _batches(asked: Training, model: ModelPlan, clips: int) -> BatchPlan:
-    large = model.base.parameters > LARGE
+    large = model.base.sizes.parameters > LARGE
     default = 1 if large else min(CLIPS_PER_STEP, max(clips, 1))
     micro = default if asked.micro_batch_size == "auto" else asked.micro_batch_size
     accumulate = asked.grad_accum
@@ -225,6 +227,7 @@ def _batches(asked: Training, model: ModelPlan, clips: int) -> BatchPlan:
         clips_per_batch=micro,
         longest=asked.sequence_len,
         auto_resample=asked.audio.auto_resample,
+        most_windows=1 if asked.audio.long_clips == "truncate" else None,
         heard=not model.adapter.trains("encoder"),
         seed=model.seed,
     )
@@ -268,7 +271,7 @@ def _aloud(
     lora = f", rank {adapter.rank}" if adapter.kind in ("lora", "dora") else ""
     epochs = training.steps * batches.clips_per_step / max(clips, 1)
     return (
-        Line("base", f"{model.base.key}, {_millions(model.base.parameters)} parameters"),
+        Line("base", f"{model.base.key}, {_millions(model.base.sizes.parameters)} parameters"),
         Line("learns", f"{adapter.kind}{lora} on {', '.join(adapter.where)}"),
         Line("device", f"{model.device}, {model.precision}", why),
         Line("memory", f"about {_size(memory_bytes(model))}", "and the activations"),

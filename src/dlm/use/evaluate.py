@@ -106,7 +106,7 @@ def _swap(part: Part, donor: dict[Sound, Sound]) -> Part:
 def _batches(using: Ready, clips: list[Clip]) -> list[Batch]:
     """Clips as they are learned from, in order of length."""
     rows = [using.chat.row(clip) for clip in clips]
-    rows.sort(key=lambda row: (sum(using.ear(sound).tokens for sound in row.sounds), len(row.ids)))
+    rows.sort(key=lambda row: (sum(map(using.tokens, row.sounds)), len(row.ids)))
     padding = Padding(using.chat.pad, using.chat.placeholder)
     groups = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
     return [collate(group, using.ear, padding) for group in groups]

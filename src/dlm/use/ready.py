@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm.batches.chat import Chat, Row
+from dlm.batches.forms import chat_of
 from dlm.clips.clip import Clip, Sound
 from dlm.features.ear import Ear
 from dlm.model.face import Model
@@ -25,11 +26,15 @@ class Ready:
     chat: Chat
     ear: Ear
 
+    def tokens(self, sound: Sound) -> int:
+        """Tokens that a sound becomes."""
+        return sum(window.tokens for window in self.ear(sound))
+
 
 def ready(base: Base, version: Path | None, *, device: str, auto_resample: bool) -> Ready:
     """Load a base with a version on it, or the bare base when `version` is None."""
     model = load_version(base, version, device=device)
-    return Ready(model, Chat(model.tokenizer, base), Ear(base, auto_resample=auto_resample))
+    return Ready(model, chat_of(model.tokenizer, base), Ear(base, auto_resample=auto_resample))
 
 
 def answer_all(using: Ready, clips: list[Clip]) -> Iterator[tuple[Clip, str]]:
@@ -46,8 +51,9 @@ def answer_all(using: Ready, clips: list[Clip]) -> Iterator[tuple[Clip, str]]:
 
 
 def _question(using: Ready, clip: Clip) -> Row:
-    return using.chat.question(clip.turns[:-1], clip.place)
+    return using.chat.question(clip.turns[:-1], clip.place, clip.language)
 
 
 def _seconds(using: Ready, sounds: tuple[Sound, ...]) -> float:
-    return sum(using.ear(each).samples for each in sounds) / using.model.base.strides.rate
+    samples = sum(window.samples for sound in sounds for window in using.ear(sound))
+    return samples / using.model.base.strides.rate

@@ -118,7 +118,7 @@ def doctor(
     import soundfile
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    from dlm.plan.bases import CATALOGUE
+    from dlm.plan.catalogue import CATALOGUE
     from dlm.plan.hardware import survey
     from dlm.store.layout import home
 

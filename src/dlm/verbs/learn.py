@@ -39,7 +39,8 @@ def init(
     from dlm.document.edit import scaffold
     from dlm.document.parse import read
     from dlm.files import write_atomic
-    from dlm.plan.bases import DEFAULT, EMBEDDED, resolve
+    from dlm.plan.catalogue import DEFAULT, EMBEDDED
+    from dlm.plan.resolve import resolve
 
     if path.exists() and not force:
         raise UsageError(f"{path} already exists", mend="re-run with --force to overwrite it")
@@ -115,7 +116,7 @@ def _learn(
         return
 
     from dlm.batches.bucket import pack
-    from dlm.batches.chat import Chat
+    from dlm.batches.forms import chat_of
     from dlm.features.ear import Ear
     from dlm.model.load import load
     from dlm.training.fit import Hooks, fit
@@ -128,10 +129,11 @@ def _learn(
     ear = Ear(
         plan.batches.base,
         auto_resample=plan.batches.auto_resample,
+        most_windows=plan.batches.most_windows,
         hear=model.hear_one if plan.batches.heard else None,
         folder=store.layout.features,
     )
-    using = Ready(model, Chat(model.tokenizer, model.base), ear)
+    using = Ready(model, chat_of(model.tokenizer, model.base), ear)
     hooks = Hooks(
         finish=partial(_finish, using, plan),
         check=partial(_score, using, checked.held_out or checked.learn[:GAP_CLIPS]),

@@ -11,9 +11,10 @@ from dlm.clips.split import split
 from dlm.document.document import Document
 from dlm.document.parse import read
 from dlm.errors import ClipError, PlanError
-from dlm.plan.bases import Base, resolve
+from dlm.plan.bases import Base
 from dlm.plan.hardware import survey
 from dlm.plan.plan import Plan, Wishes, check_disk, draw_up
+from dlm.plan.resolve import resolve
 from dlm.store.layout import home
 
 
