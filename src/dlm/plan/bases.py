@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, with_config
 
 from dlm.errors import BaseError
 from dlm.plan.frames import Strides
@@ -84,7 +84,7 @@ class Base:
     epochs: int
 
 
-_ROW = TypeAdapter(Base, config=ConfigDict(extra="forbid"))
+_ROW = TypeAdapter(with_config(ConfigDict(extra="forbid"))(Base))
 
 
 def read_facts(folder: Path) -> Base:
