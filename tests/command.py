@@ -44,7 +44,7 @@ class Terminal(io.StringIO):
 def dlm(*words: object, stdin: str | bytes = b"", terminal: bool = False) -> Done:
     """Run `dlm words...` here, as the shell would."""
     given = stdin.encode() if isinstance(stdin, str) else stdin
-    out, err = io.StringIO(), Terminal() if terminal else io.StringIO()
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
     before = sys.argv, sys.stdin, signal.getsignal(signal.SIGINT)
     sys.argv = ["dlm", *map(str, words)]
     sys.stdin = io.TextIOWrapper(io.BytesIO(given))

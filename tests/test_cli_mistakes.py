@@ -171,6 +171,27 @@ def test_without_a_resampler_it_says_which_to_install(
     dlm("prompt", document, "--base", "--audio", CLIP, "What?").refused(*words)
 
 
+def test_a_clip_longer_than_the_window(document: Path, home: Path) -> None:
+    tone(Path(CLIP), hertz=200, seconds=5.0)
+    told = "my.dlm:12: clips/0.wav: it lasts 5.0 s, and the base hears 2 s at once; give spans"
+    rewrite(document, "  held_out: 0\n", "  held_out: 0\n  audio:\n    long_clips: error\n")
+    dlm("train", document).refused(told, "training.audio.long_clips: split")
+    assert not home.exists()
+    prompt = ("prompt", document, "--base", "--max-tokens", 2, "--audio", CLIP, "What?")
+    dlm(*prompt).refused("clips/0.wav: it lasts 5.0 s, and the base hears 2 s at once")
+    dlm("eval", document, "--base", "--data", CLIP).refused("clips/0.wav: no clips to evaluate")
+    Path("list.jsonl").write_text('{"audio": "clips/0.wav", "text": "one"}\n')
+    dlm("eval", document, "--base", "--data", "list.jsonl").refused("it lasts 5.0 s, and the base")
+    assert dlm("transcribe", document, "--base", CLIP).code == 0
+
+
+def test_more_sound_than_the_base_thinks_of(document: Path) -> None:
+    tone(Path(CLIP), hertz=200, seconds=9.0)
+    many = [word for _ in range(5) for word in ("--audio", CLIP)]
+    told = "the sound takes 565 tokens, and tiny thinks of 512; give fewer or shorter recordings"
+    dlm("prompt", document, "--base", *many, "What?").refused(told, code=2)
+
+
 def test_eight_channels_are_mixed_down(document: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, (8000, 8))
     samples(Path(CLIP), noise)
@@ -239,8 +260,8 @@ def test_a_base_that_was_damaged(document: Path, tiny: Path, tmp_path: Path, hom
 WRONG = {
     "train --steps 0": "--steps is 0; choose 1 or more",
     "train --max-steps -1": "--steps is -1",
-    "train --epochs 0": "--epochs is 0",
-    "train --save-every 0": "--save-every is 0",
+    "train --epochs 0": "--epochs: training.num_epochs is 0; it must be greater than or equal to 1",
+    "train --save-every 0": "--save-steps: training.save_steps is 0",
     "train --seed -1": "--seed is -1; choose 0 or more",
     "train --seed 99999999999999999999": "--seed is 99999999999999999999",
     "train --resume --fresh": "--resume and --fresh exclude each other",

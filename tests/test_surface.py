@@ -19,8 +19,8 @@ from dlm.document.parse import parse
 from dlm.document.settings import Training
 
 ROOT = Path(__file__).parent.parent
-VERBS = "init check train prompt transcribe eval show versions use export doctor".split()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+VERBS = "init check train prompt transcribe eval show versions use export verify doctor".split()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITHOUT_TORCH = """
 import sys
 from dlm.cli.main import main

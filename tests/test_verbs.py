@@ -1,5 +1,6 @@
 """The verbs as Python functions: what they give, and that asking for them costs nothing."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import dlm
 from dlm.errors import ClipError, StoreError, UsageError
+from dlm.plan.bases import FACTS
 from dlm.store.facts import Version
 from dlm.training.events import Checked, Finished, Saved, Started, Step
 from dlm.verbs.prepare import Prepared
@@ -45,7 +47,7 @@ def test_there_is_nothing_else() -> None:
 
 
 def test_train_yields_everything_in_order(document: Path) -> None:
-    found = list(dlm.train(document, steps=2, save_every=1))
+    found = list(dlm.train(document, steps=2, overrides={"training.save_steps": 1}))
     kinds = [type(each) for each in found]
     assert kinds == [Prepared, Started, Step, Saved, Step, Checked, Saved, Finished, Version]
     assert found[0].plan.training.steps == 2
@@ -60,7 +62,7 @@ def test_nothing_runs_until_it_is_asked_for(document: Path, home: Path) -> None:
 
 
 def test_a_training_that_is_left_can_go_on(document: Path) -> None:
-    for event in dlm.train(document, steps=4, save_every=1):
+    for event in dlm.train(document, steps=4, overrides={"training.save_steps": 1}):
         if isinstance(event, Step) and event.step == 3:
             break
     assert dlm.show(document).versions == ()
@@ -95,3 +97,15 @@ def test_mistakes_carry_their_place_and_mend(document: Path) -> None:
         next(dlm.prompt(document, "What?"))
     with pytest.raises(StoreError, match="no version 'v0001'"):
         dlm.use_version(document, "v0001")
+
+
+def test_a_run_goes_on_when_its_base_has_told_its_sizes(tmp_path: Path) -> None:
+    """They are estimates until the weights are here, which they are after the first step."""
+    base = make_tiny(tmp_path / "tiny")
+    document = write_document(tmp_path, base=base)
+    stopped = list(dlm.train(document, steps=2, stop=lambda: True))
+    assert [each.reason for each in stopped if isinstance(each, Finished)] == ["stopped"]
+    facts = json.loads((base / FACTS).read_text())
+    facts["megabytes"], facts["sizes"]["words"] = 7, facts["sizes"]["words"] + 1
+    (base / FACTS).write_text(json.dumps(facts))
+    assert isinstance(list(dlm.train(document, steps=2, resume=True))[-1], Version)

@@ -20,9 +20,10 @@ from dlm.model.face import Model
 from dlm.model.load import load
 from dlm.model.stitched import Stitched, save_stitched
 from dlm.plan.bases import Base, Sizes, Tower, read_facts
+from dlm.plan.draw import draw_up
 from dlm.plan.frames import Strides
 from dlm.plan.hardware import Machine
-from dlm.plan.plan import Plan, Wishes, draw_up
+from dlm.plan.plan import Plan, Wishes
 from dlm.training.events import Event
 from dlm.training.fit import Check, Hooks, fit
 from dlm.use.ready import Ready
@@ -207,5 +208,5 @@ def lesson(plan: Plan, clips: list[Clip], *, listen: object = None, **changes: o
     model = load(plan.model)
     hear = model.hear_one if plan.batches.heard else None
     ear = Ear(plan.batches.base, auto_resample=False, hear=hear)
-    using = Ready(model, Chat(model.tokenizer, model.base), ear)
+    using = Ready(model, Chat(model.tokenizer, model.base), ear, 16)
     return Lesson(plan, model, pack(clips, plan.batches, using.chat, listen or ear), using)

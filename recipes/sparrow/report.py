@@ -31,7 +31,7 @@ def report(work: Path, folder: Path | None) -> dict[str, object]:
     base = find("sparrow")
     base = base if folder is None else replace(base, source=str(folder))
     model = load_base(base)
-    using = Ready(model, Chat(model.tokenizer, base), Ear(base, auto_resample=False))
+    using = Ready(model, Chat(model.tokenizer, base), Ear(base, auto_resample=False), 16)
     found: dict[str, object] = {}
     for split in SPLITS:
         lines = _lines(work, split)

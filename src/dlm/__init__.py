@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlm.verbs.ask import evaluate, prompt, transcribe
-    from dlm.verbs.keep import doctor, export, show, use_version, versions
+    from dlm.verbs.keep import doctor, export, show, use_version, verify, versions
     from dlm.verbs.learn import check, init, train
 
 __all__ = [
@@ -19,12 +19,13 @@ __all__ = [
     "train",
     "transcribe",
     "use_version",
+    "verify",
     "versions",
 ]
 
 ROOMS = {
     "ask": ("evaluate", "prompt", "transcribe"),
-    "keep": ("doctor", "export", "show", "use_version", "versions"),
+    "keep": ("doctor", "export", "show", "use_version", "verify", "versions"),
     "learn": ("check", "init", "train"),
 }
 

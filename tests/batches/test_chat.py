@@ -1,5 +1,6 @@
 """Which tokens a clip becomes, and which of them carry loss."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_question_of_its_own_takes_the_place_of_the_base_prompt() -> None:
     asked = clip(Turn("user", (SOUND, "Who speaks?")), Turn("assistant", ("Ann.",)))
     text = written(CHAT.row(asked).ids)
     assert "<|audio|>\nWho speaks?" in text and "Transcribe." not in text
+
+
+@pytest.mark.parametrize(("language", "word"), [("fr", "<fr>"), (None, "<en>")])
+def test_a_base_that_is_told_the_language_is_told_the_clip_s(
+    language: str | None, word: str
+) -> None:
+    chat = Chat(tiny_tokenizer(), replace(tiny_base(), prompt="Write: <{language}>"))
+    heard = replace(spoken(SOUND.path, "Bonjour."), language=language)
+    assert f"Write: {word}{END}" in written(chat.row(heard).ids)
+    assert f"Write: {word}{END}" in written(chat.question(heard.turns[:1], "a", language).ids)
 
 
 def test_an_answer_without_sound_is_learned() -> None:

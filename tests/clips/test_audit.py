@@ -16,13 +16,15 @@ from dlm.clips.audit import Audit, audit
 from dlm.clips.clip import Clip, Problem, Sound, Turn
 from dlm.clips.remarks import repeated
 from dlm.clips.sources import Gathered
+from dlm.document.settings import Audio
 from tests.clips.sounds import RATE, noise, save, spoken
 
 WORDS = "one two three four"
 
 
 def looked_at(*clips: Clip, **limits) -> Audit:
-    given = {"rate": RATE, "window_seconds": 30.0, "auto_resample": False} | limits
+    asked = {name: limits.pop(name) for name in Audio.model_fields if name in limits}
+    given = {"rate": RATE, "window_seconds": 30.0, "taken_in": Audio(**asked)} | limits
     return audit(Gathered(clips, (), ()), **given)
 
 
@@ -100,9 +102,7 @@ def test_nothing_at_all() -> None:
 def test_what_gathering_found_comes_first(tmp_path: Path) -> None:
     known = Problem("my.dlm:3", "what", "mend", fatal=True)
     clip = spoken(tmp_path / "gone.wav")
-    report = audit(
-        Gathered((clip,), (), (known,)), rate=RATE, window_seconds=30, auto_resample=False
-    )
+    report = audit(Gathered((clip,), (), (known,)), rate=RATE, window_seconds=30, taken_in=Audio())
     assert report.problems[0] is known and len(report.fatal) == 2
 
 
@@ -228,10 +228,31 @@ def test_stereo_is_noted(tmp_path: Path) -> None:
 
 
 def test_longer_than_the_window(tmp_path: Path) -> None:
-    clip = spoken(save(tmp_path / "a.wav", noise(3.0)), WORDS)
-    (line,) = remarks(clip, window_seconds=2.0)
-    assert "a.wav: it lasts 3.0 s and is heard in windows of 2 s; " in line
-    assert remarks(clip, window_seconds=3.0) == []
+    clips = [spoken(save(tmp_path / f"{n}.wav", noise(n + 1.0, seed=n)), WORDS) for n in range(4)]
+    *each, total = remarks(*clips, window_seconds=2.0)
+    assert len(each) == 2
+    assert "2.wav: it lasts 3.0 s and is heard in windows of 2 s; nothing to do, or give" in each[0]
+    whole = "training.audio.long_clips: 2 clips are longer than 2 s and are heard in windows; "
+    assert total.startswith(whole)
+    assert remarks(*clips, window_seconds=4.0) == []
+
+
+def test_longer_than_the_window_and_cut_off(tmp_path: Path) -> None:
+    clips = [spoken(save(tmp_path / f"{n}.wav", noise(n + 1.0, seed=n)), WORDS) for n in range(4)]
+    *each, total = remarks(*clips, window_seconds=2.0, long_clips="truncate")
+    assert len(each) == 2
+    assert "3.wav: it lasts 4.0 s; what comes after 2 s is left out; give spans" in each[1]
+    assert "2 clips are longer than 2 s and lose 3.0 s of sound; " in total
+    one = remarks(clips[2], window_seconds=2.0, long_clips="truncate")[-1]
+    assert "1 clip is longer than 2 s and loses 1.0 s of sound; " in one
+
+
+def test_longer_than_the_window_and_refused(tmp_path: Path) -> None:
+    clips = [spoken(save(tmp_path / f"{n}.wav", noise(n + 1.0, seed=n)), WORDS) for n in range(4)]
+    lines = remarks(*clips, window_seconds=2.0, long_clips="error", fatal=True)
+    assert len(lines) == 2
+    assert "2.wav: it lasts 3.0 s, and the base hears 2 s at once; give spans" in lines[0]
+    assert "set training.audio.long_clips: split" in lines[0]
 
 
 def test_the_same_file_twice(tmp_path: Path) -> None:

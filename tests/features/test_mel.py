@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor
+from transformers import Qwen3ASRFeatureExtractor, WhisperFeatureExtractor
 
 from dlm.features.mel import log_mel
 from tests.tiny import RATE
@@ -33,6 +33,27 @@ def test_equals_whisper_on_the_frames_that_hold_sound(
     assert mel.shape == (bins, -(-samples // 160))
     assert mel.dtype == torch.float32
     assert torch.allclose(mel, theirs[:, : mel.shape[1]], atol=1e-4)
+
+
+@pytest.mark.parametrize("short", [0, 1, 159, 160, 199, 200, 201, 400])
+def test_the_wave_is_mirrored_where_the_window_ends(
+    short: int, reference: WhisperFeatureExtractor
+) -> None:
+    """A clip that ends within 200 samples of the window hears itself once more."""
+    sound = voice(4 * RATE - short)
+    mel = log_mel(sound, rate=RATE, hop=160, bins=reference.feature_size, edge=4 * RATE)
+    theirs = reference(sound, sampling_rate=RATE, return_tensors="pt").input_features[0]
+    assert torch.allclose(mel, theirs[:, : mel.shape[1]], atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [8_000, 8_001, 8_159, 16_037])
+def test_a_clip_by_itself_is_mirrored_at_its_end(samples: int) -> None:
+    """As Qwen3-ASR's own extractor hears it, with no frame for a part of a hop."""
+    how = {"sampling_rate": RATE, "padding": True, "n_window": 0, "return_tensors": "pt"}
+    theirs = Qwen3ASRFeatureExtractor()(voice(samples), **how).input_features[0]
+    mel = log_mel(voice(samples), rate=RATE, hop=160, bins=128, edge=samples)
+    assert mel.shape == theirs.shape
+    assert torch.allclose(mel, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [1, 160, 16_037])

@@ -1,5 +1,6 @@
 """What learns, what stays, and the adapter as a file."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from dlm.clips.clip import Clip
 from dlm.errors import BaseError, PlanError
@@ -21,9 +23,11 @@ from dlm.model.adapters import (
 )
 from dlm.model.load import load, load_version
 from dlm.model.stitched import Stitched, load_stitched
-from dlm.plan.bases import read_facts
+from dlm.plan.bases import Base, read_facts
 from dlm.plan.plan import Adapter, ModelPlan
-from tests.model.twin import adapter, batch_of, logits_of
+from dlm.plan.resolve import resolve
+from tests.model.twin import adapter, batch_of, clips_in, logits_of
+from tests.natives import build
 
 WEIGHTS = "adapter_model.safetensors"
 LM = {
@@ -251,6 +255,68 @@ def test_a_plan_is_loaded_ready_to_learn(folder: Path, tmp_path: Path) -> None:
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert {each.dtype for each in mine.values()} == {torch.float32}
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A released model in small, by its own class."""
+    return resolve(str(build("qwen2_audio", tmp_path_factory.mktemp("native"))), Path())
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("where", [("lm",), ("encoder", "lm"), ("lm", "projector", "encoder")])
+def test_exactly_the_named_parts_of_a_released_model_learn(
+    native: Base, kind: str, where: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Seen after a step of training: those tensors changed, each of them, and no others."""
+    adapted_to = adapter(kind, *where)
+    model = load(ModelPlan(native, adapted_to, "cpu", "fp32", "fp32", 0))
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
+    batch = batch_of(model, clips_in(tmp_path)[1:4])
+    optimizer = torch.optim.SGD(learning(model).values(), lr=1.0)
+    for _ in range(2):  # low-rank weights begin at zero: one of each pair moves in the second
+        optimizer.zero_grad()
+        (logits_of.__wrapped__(model.train(), batch).logsumexp(-1).sum()).backward()
+        optimizer.step()
+    moved = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
+    assert moved == set(learning(model))
+    places = {"lm": "model.language_model", "encoder": "model.audio_tower"}
+    for role, place in places.items():
+        low = {name for name in moved if name.startswith(f"whole.{place}.") and ".lora_" in name}
+        assert bool(low) == (role in where)
+        assert all(name in low for name in moved if name.startswith(f"whole.{place}."))
+    assert not [name for name in moved if "lm_head" in name or "embed_tokens" in name]
+    projector = {name for name in moved if "multi_modal_projector" in name}
+    assert len(projector) == (2 if "projector" in where else 0)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_of_a_released_model_makes_the_round_trip(
+    native: Base, kind: str, tmp_path: Path
+) -> None:
+    what = adapter(kind, "lm", "projector", "encoder", targets=("q_proj", "fc2"))
+    taught = changed(load(ModelPlan(native, what, "cpu", "fp32", "fp32", 0)))
+    save_adapter(taught, what, tmp_path)
+    assert read_adapter(tmp_path, native) == what
+    back = load_version(native, tmp_path, device="cpu")
+    (tmp_path / "clips").mkdir()
+    batch = batch_of(back, clips_in(tmp_path / "clips")[1:4])
+    assert torch.equal(logits_of(back, batch), logits_of(taught.eval(), batch))
+
+
+def test_more_than_was_asked_for_is_refused(folder: Path) -> None:
+    """peft goes by the ends of names, and another part may hold one that ends alike."""
+    model = load_stitched(folder)
+    model.add_module("spare", nn.ModuleDict({"lm": copy.deepcopy(model.lm)}))
+    with pytest.raises(PlanError, match=r"14 tensors outside lm would learn, first spare\.lm"):
+        adapt(model, adapter("lora", "lm"), seed=0)
+
+
+def test_nothing_to_learn_is_refused(folder: Path) -> None:
+    model = load_stitched(folder)
+    model.parts = {**model.parts, "projector": ("pooling.",)}  # as of one without weights
+    with pytest.raises(PlanError, match="nothing would learn; set training.lora.where"):
+        adapt(model, adapter("projector", "projector"), seed=0)
 
 
 def changed(model: Stitched) -> Stitched:

@@ -19,7 +19,7 @@ def test_every_row_is_complete() -> None:
         assert base.key == key
         assert base.strides.window % (base.strides.hop * base.strides.encoder) == 0, key
         assert base.placeholder and base.license and base.revision, key
-        assert bool(base.prompt) == (base.chat != "mistral"), key
+        assert bool(base.prompt) == (base.chat not in ("mistral", "asr")), key
         assert min(base.sizes.parameters, base.megabytes, base.context, base.epochs) > 0, key
 
 
@@ -59,10 +59,12 @@ def test_a_key_wins_over_a_folder_of_its_name(tmp_path: Path) -> None:
     assert resolve("sparrow", tmp_path).source == "embedded:sparrow"
 
 
-def test_a_folder_without_facts_is_an_unknown_base(tmp_path: Path) -> None:
+def test_a_folder_without_facts_is_no_base(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BaseError, match="unknown base './empty'"):
+    with pytest.raises(BaseError, match="empty: no config.json in this folder"):
         resolve("./empty", tmp_path)
+    with pytest.raises(BaseError, match="unknown base './nowhere'"):
+        resolve("./nowhere", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,13 @@ def test_convolutions_that_take_chunks_round_each_up() -> None:
     """Qwen3-ASR: 100 mel frames are 13 tokens."""
     strides = Strides(16_000, 160, 8, 1, 480_000, chunk=100)
     assert [tokens(160 * each, strides) for each in (1, 100, 101, 250)] == [1, 13, 14, 33]
+    assert strides.tokens_per_second == 13
+
+
+def test_a_mirrored_end_has_no_frame_for_a_part_of_a_hop() -> None:
+    """Qwen3-ASR: half a second at the least, and 159 samples more are no frame."""
+    strides = Strides(16_000, 160, 8, 1, 480_000, chunk=100, mirrors=True, least=8_000)
+    assert [mel_frames(each, strides) for each in (8_000, 8_159, 8_160)] == [50, 50, 51]
+    assert windows(1, strides) == (8_000,)
+    assert [tokens(each, strides) for each in (1, 8_000, 9_120)] == [7, 7, 8]
+    assert windows(480_100, strides) == (480_000,), "a rest of no frame is left out"

@@ -13,7 +13,8 @@ from dlm.model.load import load_base
 from dlm.plan.bases import read_facts
 from dlm.plan.resolve import resolve
 from dlm.store.facts import Version
-from dlm.use.export import MANIFEST, export
+from dlm.use.export import write_base
+from dlm.use.manifest import MANIFEST
 from tests.model.twin import batch_of, logits_of
 from tests.tiny import Lesson, lesson, make_tiny, tiny_plan, tones
 
@@ -67,7 +68,7 @@ def test_the_folder_says_the_same(
     before = logits_of(model, batch)
     bare = logits_of(load_base(read_facts(folder)), batch)
     assert not torch.allclose(before, bare, atol=1e-2), "it learned something"
-    export(model, VERSION, tmp_path)
+    write_base(model, VERSION, tmp_path)
     again = load_base(resolve(str(tmp_path), Path()))
     assert torch.allclose(logits_of(again, batch), before, atol=1e-4)
     assert not any(".lora_" in name or "base_layer" in name for name in again.state_dict())
@@ -75,7 +76,7 @@ def test_the_folder_says_the_same(
 
 
 def test_it_is_a_base_of_its_own(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
-    export(taught(folder, clips).model, VERSION, tmp_path)
+    write_base(taught(folder, clips).model, VERSION, tmp_path)
     base = read_facts(tmp_path)
     assert (base.key, base.revision) == ("tiny-v0003", VERSION.sha256[:12])
     assert base.strides == read_facts(folder).strides
@@ -84,7 +85,7 @@ def test_it_is_a_base_of_its_own(folder: Path, clips: list[Clip], tmp_path: Path
 
 
 def test_the_manifest_holds(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
-    export(taught(folder, clips).model, VERSION, tmp_path)
+    write_base(taught(folder, clips).model, VERSION, tmp_path)
     facts = json.loads((tmp_path / MANIFEST).read_text())
     listed = {each["path"]: each["sha256"] for each in facts["artifacts"]}
     assert listed == {name: each for name, each in hash_tree(tmp_path).items() if name != MANIFEST}
@@ -99,7 +100,7 @@ def test_the_manifest_holds(folder: Path, clips: list[Clip], tmp_path: Path) -> 
 
 
 def test_the_readme_says_how_to_use_it(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
-    export(taught(folder, clips).model, VERSION, tmp_path)
+    write_base(taught(folder, clips).model, VERSION, tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("# tiny-v0003\n")
     assert "- loss: 0.5\n- wer: 0.25\n" in text and MANIFEST in text

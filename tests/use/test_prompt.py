@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dlm.clips.clip import Sound, Turn
+from dlm.document.settings import Training
 from dlm.errors import UsageError
 from dlm.model.generate import Decoding
 from dlm.plan.bases import read_facts
@@ -42,7 +43,7 @@ def test_what_the_model_is_told_comes_first() -> None:
 
 
 def test_a_model_is_asked(tmp_path: Path) -> None:
-    using = ready(read_facts(make_tiny(tmp_path)), None, device="cpu", auto_resample=False)
+    using = ready(read_facts(make_tiny(tmp_path)), None, device="cpu", asked=Training())
     turns = turns_of("Who?", [tone(tmp_path / "a.wav", hertz=300)], using.model.base, None)
     pieces = list(ask(using, turns, Decoding(max_tokens=6)))
     again = list(ask(using, turns, Decoding(max_tokens=6)))
@@ -50,7 +51,7 @@ def test_a_model_is_asked(tmp_path: Path) -> None:
 
 
 def test_every_clip_is_answered_once(tmp_path: Path) -> None:
-    using = ready(read_facts(make_tiny(tmp_path)), None, device="cpu", auto_resample=False)
+    using = ready(read_facts(make_tiny(tmp_path)), None, device="cpu", asked=Training())
     clips = tones(tmp_path, 3) * 7
     answers = list(answer_all(using, clips))
     assert sorted(clip.place for clip, _ in answers) == sorted(clip.place for clip in clips)

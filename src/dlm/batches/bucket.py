@@ -10,14 +10,15 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from dlm.batches.chat import IGNORE, Chat, Row
 from dlm.batches.collate import Batch, Listen, Padding, collate
 from dlm.clips.audio import probe
 from dlm.clips.clip import Clip, Sound
 from dlm.errors import ClipError
-from dlm.plan.frames import ceil_div, tokens
-from dlm.plan.plan import BatchPlan
+from dlm.plan.frames import Strides, ceil_div, tokens
+from dlm.plan.plan import LONG_ROW, BatchPlan
 
 WINDOW_STEPS = (8, 24)  # sorted together: under 5 % padding in a large set, chance in a small one
 
@@ -37,7 +38,7 @@ class Batches:
                 raise ClipError(
                     f"{length} tokens, and training.sequence_len is {plan.longest}",
                     where=row.place,
-                    mend="cut the clip with start= and end=, or raise training.sequence_len",
+                    mend=LONG_ROW,
                 )
         self._rows, self._lengths, self._plan = rows, lengths, plan
         self._listen, self._pad = listen, pad
@@ -86,17 +87,17 @@ class Batches:
 def pack(clips: list[Clip], plan: BatchPlan, chat: Chat, listen: Listen) -> Batches:
     """Render every clip and make the batches ready. Raises ClipError for a row too long."""
     rows = [chat.row(clip) for clip in clips]
-    lengths = [len(row.ids) + sum(_spread(each, plan) for each in row.sounds) for row in rows]
+    counted = partial(sound_tokens, strides=plan.base.strides, most=plan.most_windows)
+    lengths = [len(row.ids) + sum(counted(each) - 1 for each in row.sounds) for row in rows]
     return Batches(rows, lengths, plan, listen=listen, pad=Padding(chat.pad, chat.placeholder))
 
 
-def _spread(sound: Sound, plan: BatchPlan) -> int:
-    """Tokens that a sound takes besides its placeholder, from its header."""
-    strides = plan.base.strides
+def sound_tokens(sound: Sound, strides: Strides, most: int | None) -> int:
+    """Tokens that a sound takes, by its header, when at most so many windows of it are heard."""
     header = probe(sound.path)
     end = header.samples / header.rate if sound.end is None else sound.end
     seconds = end - (sound.start or 0.0)
-    return tokens(round(seconds * strides.rate), strides, plan.most_windows) - 1
+    return tokens(round(seconds * strides.rate), strides, most)
 
 
 def _mute(row: Row) -> Row:

@@ -7,13 +7,17 @@
 A sound takes one placeholder here; collate repeats it once its true length is known.
 """
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.import_utils import is_mistral_common_available
 
 from dlm.clips.clip import Clip, Sound, Turn
-from dlm.errors import BaseError, ClipError
+from dlm.errors import BaseError, ClipError, MissingExtra
 from dlm.plan.bases import Base
 
 IGNORE = -100  # the label that carries no loss (torch's cross entropy)
@@ -35,7 +39,7 @@ class Chat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, base: Base) -> None:
         """Raises BaseError when the tokenizer lacks a chat form, an end or the placeholder."""
         self._tokenizer, self._base = tokenizer, base
-        if tokenizer.chat_template is None and base.chat == "template":
+        if tokenizer.chat_template is None and base.chat in ("template", "parts", "asr"):
             raise BaseError(f"{base.key} has no chat template", mend="use an instruct model")
         if not isinstance(tokenizer.eos_token_id, int):
             raise BaseError(f"the tokenizer of {base.key} has no end-of-turn token")
@@ -46,17 +50,30 @@ class Chat:
 
     def row(self, clip: Clip) -> Row:
         """A clip to learn from. Raises ClipError when its text holds one of the base's tokens."""
+        for turn in clip.turns:
+            self._plain(turn.text, clip.place)
         if clip.task == "text" and len(clip.turns) == 1:
-            self._plain(clip.turns[0].text, clip.place)
-            prose = (*self._encode(clip.turns[0].text), self.end)
+            prose = tuple(self._prose(clip.turns[0].text))
             return Row(prose, prose, (), clip.place)
-        ids, labels = self._segments(clip)
+        ids: list[int] = []
+        labels: list[int] = []
+        stretches = list(self._stretches(clip))
+        for asked, said in stretches:
+            if said is stretches[-1][1] and self.end not in said:
+                said = [*said, self.end]  # the template ends no turn: the next one's marker does
+            learned = said.index(self.end) + 1 if self.end in said else len(said)
+            ids += asked + said
+            labels += [IGNORE] * len(asked) + said[:learned] + [IGNORE] * (len(said) - learned)
         return Row(tuple(ids), tuple(labels), clip.sounds, clip.place)
 
     def question(self, turns: tuple[Turn, ...], place: str, language: str | None = None) -> Row:
-        """A question to answer: everything up to where the assistant begins to speak."""
-        messages = self._messages(turns, place)
-        ids = tuple(self._encode(self._render(messages, answer_next=True)))
+        """A question to answer: everything up to where the assistant begins to speak.
+
+        `language` is that of the sound, as far as the base's form has a place for it.
+        """
+        for turn in turns:
+            self._plain(turn.text, place)
+        ids = tuple(self._asked(turns, place, language))
         sounds = tuple(part for turn in turns for part in turn.parts if isinstance(part, Sound))
         return Row(ids, (IGNORE,) * len(ids), sounds, place)
 
@@ -65,11 +82,21 @@ class Chat:
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text if isinstance(text, str) else "".join(text)
 
-    def _segments(self, clip: Clip) -> tuple[list[int], list[int]]:
-        """Tokens and labels, one stretch of the rendered chat after the other."""
-        messages = self._messages(clip.turns, clip.place)
-        ids: list[int] = []
-        labels: list[int] = []
+    def spell(self, ids: list[int]) -> str:
+        """Tokens as they are, the special ones too."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text if isinstance(text, str) else "".join(text)
+
+    def _prose(self, text: str) -> list[int]:
+        return [*self._encode(text), self.end]
+
+    def _asked(self, turns: tuple[Turn, ...], place: str, language: str | None) -> list[int]:
+        """Tokens up to where the assistant begins to speak."""
+        return self._encode(self._render(self._messages(turns, language), answer_next=True))
+
+    def _stretches(self, clip: Clip) -> Iterator[tuple[list[int], list[int]]]:
+        """For each turn of the assistant: the tokens since the last one, and those it says."""
+        messages = self._messages(clip.turns, clip.language)
         done = ""
         for number, turn in enumerate(clip.turns):
             if turn.role != "assistant":
@@ -78,23 +105,18 @@ class Chat:
             after = self._render(messages[: number + 1], answer_next=False)
             if not (before.startswith(done) and after.startswith(before)):
                 raise BaseError(f"the chat template of {self._base.key} rewrites earlier turns")
-            asked, said = self._encode(before[len(done) :]), self._encode(after[len(before) :])
-            learned = said.index(self.end) + 1 if self.end in said else len(said)
-            ids += asked + said
-            labels += [IGNORE] * len(asked) + said[:learned] + [IGNORE] * (len(said) - learned)
+            yield self._encode(before[len(done) :]), self._encode(after[len(before) :])
             done = after
-        return ids, labels
 
-    def _messages(self, turns: tuple[Turn, ...], place: str) -> list[dict[str, str]]:
+    def _messages(self, turns: tuple[Turn, ...], language: str | None) -> list[dict[str, str]]:
         numbers = count(1)
         return [
-            {"role": turn.role, "content": self._content(turn, place, numbers)} for turn in turns
+            {"role": turn.role, "content": self._content(turn, numbers, language)} for turn in turns
         ]
 
-    def _content(self, turn: Turn, place: str, numbers: "count[int]") -> str:
+    def _content(self, turn: Turn, numbers: "count[int]", language: str | None) -> str:
         """A turn's words, each sound a placeholder between its markers."""
         base = self._base
-        self._plain(turn.text, place)
         words = ""
         for part in turn.parts:
             if isinstance(part, Sound):
@@ -103,7 +125,7 @@ class Chat:
             else:
                 words += part
         silent = turn.role == "user" and not turn.text.strip()
-        return words + base.prompt if silent else words
+        return words + base.prompt.replace("{language}", language or "en") if silent else words
 
     def _plain(self, text: str, place: str) -> None:
         """Refuse text that would be read as one of the base's special tokens."""
@@ -131,3 +153,21 @@ def placeholder_of(tokenizer: PreTrainedTokenizerBase, base: Base) -> int:
     if not isinstance(token, int) or token == tokenizer.unk_token_id:
         raise BaseError(f"the tokenizer of {base.key} has no token {base.placeholder}")
     return token
+
+
+def tokenizer_in(folder: Path, base: Base) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a base's weights. Raises MissingExtra without the library it needs."""
+    mistral = base.chat == "mistral"
+    if mistral and not is_mistral_common_available():
+        raise MissingExtra("mistral-common", "voxtral")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, mistral_format=mistral
+        )
+        older = folder / "chat_template.json"  # the processor's, which tokenizers do not read
+        if older.is_file() and not (folder / "chat_template.jinja").is_file():
+            tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        what = f"its tokenizer cannot be read ({str(reason).split('. ')[0]})"
+        raise BaseError(what, where=str(folder), mend="fetch the model again") from reason
+    return tokenizer

@@ -1,5 +1,6 @@
 """Long work as it goes: a bar in a terminal, plain lines in a log; Ctrl-C asks it to stop."""
 
+import logging
 import signal
 import sys
 import time
@@ -11,6 +12,22 @@ from dlm.cli.tell import answer, length, remark, scores, summary
 from dlm.training.events import Checked, Finished, Saved, Skipped, Started, Step
 
 LINE_SECONDS = 5.0  # between two lines of a log
+
+
+class Remarks(logging.Handler):
+    """Tells what the rooms log of long work, such as how much is fetched."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it among the remarks."""
+        remark(record.getMessage())
+
+
+def hear_the_rooms() -> None:
+    """Print what they log, from now on, and not what a library tells of itself."""
+    logger = logging.getLogger("dlm")
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [Remarks()]
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as soon as peft finds it
 
 
 def progress() -> Callable[[int, int], None]:
@@ -44,8 +61,9 @@ def train(events: Iterator[Any], form: str) -> int:
     for problem in checked.problems:
         remark(str(problem), style="yellow")
     summary(checked)
-    learned = not checked.held_out
-    shown = _Bar(learned=learned) if sys.stderr.isatty() else _Lines(learned=learned)
+    kind = _Bar if sys.stderr.isatty() else _Lines
+    asked = checked.document.settings.training
+    shown = kind(learned=not checked.held_out, every=asked.logging_steps)
     code = 0
     try:
         for event in events:
@@ -58,10 +76,13 @@ def train(events: Iterator[Any], form: str) -> int:
 
 
 class _Lines:
-    """Plain lines, a few seconds apart. `learned` when scores are of clips it learned from."""
+    """Plain lines, `every` so many steps or else a few seconds apart.
 
-    def __init__(self, *, learned: bool) -> None:
-        self.learned = learned
+    `learned` is when scores are of clips it learned from.
+    """
+
+    def __init__(self, *, learned: bool, every: int | None) -> None:
+        self.learned, self.every = learned, every
         self.total, self.told, self.began, self.first = 0, 0.0, time.monotonic(), 0
         self.clips, self.audio = 0, 0.0
 
@@ -91,7 +112,10 @@ class _Lines:
 
     def step(self, event: Step) -> None:
         """A line for a step, when it is time for one."""
-        if time.monotonic() - self.told > LINE_SECONDS or event.step == self.total:
+        due = time.monotonic() - self.told > LINE_SECONDS
+        if self.every is not None:
+            due = event.step % self.every == 0
+        if due or event.step == self.total:
             self.told = time.monotonic()
             remark(f"step {event.step}/{self.total}  {self.rates(event)}")
 
@@ -109,8 +133,8 @@ class _Lines:
 class _Bar(_Lines):
     """A bar that moves, in a terminal."""
 
-    def __init__(self, *, learned: bool) -> None:
-        super().__init__(learned=learned)
+    def __init__(self, *, learned: bool, every: int | None) -> None:
+        super().__init__(learned=learned, every=every)
         from rich.console import Console  # here, so that --help stays instant
         from rich.progress import BarColumn, Progress, TextColumn
 

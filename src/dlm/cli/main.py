@@ -5,7 +5,7 @@ A positional parameter is an argument, a keyword-only one an option, and its Say
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import GenericAlias
@@ -15,7 +15,8 @@ import typer
 
 from dlm.cli import live, tell
 from dlm.errors import DlmError, UsageError
-from dlm.verbs import ask, keep, learn
+from dlm.verbs import ask, keep, learn, overrides
+from dlm.verbs.say import keep_in
 
 Tell = Callable[[Any, str], int]  # prints what a verb gave back, in a form: the exit code
 
@@ -41,17 +42,40 @@ COMMANDS = (
     Command("versions", keep.versions, tell.versions, ("json",)),
     Command("use", keep.use_version, tell.use),
     Command("export", keep.export, tell.export),
+    Command("verify", keep.verify, tell.verify, ("json",)),
     Command("doctor", keep.doctor, tell.doctor, ("json",)),
 )
 
+OVER = "overrides"  # the parameter that fields' options end in
 VALUES = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
+
+
+def _home(*, hidden: bool) -> Any:
+    """`--home DIR`, told in the help of `dlm` and understood after every command."""
+    return typer.Option(
+        "--home",
+        help="Where everything is kept; $DLM_HOME, or else ~/.dlm, when not said.",
+        metavar="DIR",
+        hidden=hidden,
+        callback=lambda folder: None if folder is None else keep_in(folder),
+    )
+
+
+Home = Annotated[Path | None, _home(hidden=False)]
+HOME = inspect.Parameter(
+    "home",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[Path | None, _home(hidden=True)],
+)
 
 
 def main() -> None:
     """Run a command; a mistake ends in one line and exit 1 or 2."""
     words = sys.argv[1:] or ["--help"]
+    live.hear_the_rooms()
     try:
-        sys.exit(application()(words, prog_name="dlm", standalone_mode=False))
+        sys.exit(application(words)(words, prog_name="dlm", standalone_mode=False))
     except DlmError as error:
         tell.error(error)
         sys.exit(error.exit_code)
@@ -63,8 +87,11 @@ def main() -> None:
         sys.exit(mistake.exit_code)
 
 
-def application() -> typer.Typer:
-    """The commands, built from the verbs."""
+def application(words: Sequence[str] | None = None) -> typer.Typer:
+    """The commands, built from the verbs; those that `words` do not name without fields' options.
+
+    Reading those from the document's settings takes as long as everything else.
+    """
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -72,20 +99,30 @@ def application() -> typer.Typer:
         rich_markup_mode=None,
         help="Teach a language model to hear.",
     )
+    app.callback()(_before)
     for command in COMMANDS:
-        app.command(command.name, help=inspect.getdoc(command.verb))(_function(command))
+        whole = words is None or command.name in words
+        app.command(command.name, help=inspect.getdoc(command.verb))(_function(command, whole))
     return app
 
 
-def _function(command: Command) -> Callable[..., None]:
-    """What Typer calls: the verb's own parameters, and a flag for each form."""
+def _before(home: Home = None) -> None:
+    """Options before the command; their callbacks have seen to them."""
+
+
+def _function(command: Command, whole: bool) -> Callable[..., None]:
+    """What Typer calls: the verb's own parameters, fields' options, and a flag for each form."""
     lent = {"progress": live.progress, "stop": live.stop_on_interrupt}
 
     def run(**given: Any) -> None:
+        given.pop("home")  # its callback has seen to it
         wanted = [each for each in command.forms if given.pop(each)]
         for name in inspect.signature(command.verb).parameters:
             if name in lent:
                 given[name] = lent[name]()
+        if OVER in given:
+            said = {name: given.pop(option.name) for name, option in fields.items()}
+            given[OVER] = overrides.collect(given["path"], given[OVER], said)
         if "question" in given and given["question"] is None and not sys.stdin.isatty():
             given["question"] = sys.stdin.buffer.read().decode("utf-8", "replace")
         if len(wanted) > 1:
@@ -93,9 +130,11 @@ def _function(command: Command) -> Callable[..., None]:
         code = command.tell(command.verb(**given), wanted[0] if wanted else "text")
         raise typer.Exit(code)
 
-    parameters = inspect.signature(command.verb).parameters.values()
-    kept = [_parameter(each) for each in parameters if each.name not in lent]
-    vars(run)["__signature__"] = inspect.Signature([*kept, *map(_flag, command.forms)])
+    parameters = inspect.signature(command.verb).parameters
+    kept = [_parameter(each) for name, each in parameters.items() if name not in lent]
+    fields = dict(_fields()) if whole and OVER in parameters else {}
+    rest = [*fields.values(), *map(_flag, command.forms), HOME]
+    vars(run)["__signature__"] = inspect.Signature([*kept, *rest])
     return run
 
 
@@ -104,10 +143,12 @@ def _parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     kind, said = get_args(parameter.annotation)[:2]
     if get_origin(kind) is tuple:
         kind = GenericAlias(list, get_args(kind)[0])
+    if parameter.name == OVER:
+        kind, parameter = list[str], parameter.replace(default=())
     default = [] if parameter.default == () else parameter.default
     if parameter.kind is parameter.KEYWORD_ONLY:
         flags = said.flags or (f"--{parameter.name.replace('_', '-')}",)
-        told = typer.Option(*flags, help=said.text, metavar=_value(parameter))
+        told = typer.Option(*flags, help=said.text, metavar=_value(parameter), hidden=said.hidden)
     else:
         told = typer.Argument(help=said.text, metavar=_value(parameter))
     return parameter.replace(
@@ -122,6 +163,22 @@ def _value(parameter: inspect.Parameter) -> str | None:
     if bool in kinds:
         return None
     return said.value or next(name for each, name in VALUES.items() if each in kinds)
+
+
+def _fields() -> Iterator[tuple[str, inspect.Parameter]]:
+    """Every field of the document that has an option of its own, and that option."""
+    for each in overrides.options():
+        told = typer.Option(*each.names, help=each.help, metavar=each.value or None)
+        kind, default = (str | None, None) if each.value else (bool, False)
+        yield (
+            each.field,
+            inspect.Parameter(
+                each.field.replace(".", "_"),
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[kind, told],
+            ),
+        )
 
 
 def _flag(form: str) -> inspect.Parameter:

@@ -40,6 +40,7 @@ def checked(found: Any) -> dict[str, Any]:
         "problems": found.problems,
         "plan": found.plan.lines if found.plan else [],
         "facts": heard.facts,
+        "labels": found.row,
     }
 
 
@@ -55,6 +56,7 @@ def evaluated(report: Any) -> dict[str, Any]:
         "insertions": words and words.insertions,
         "words": words and words.length,
         "normaliser": report.normaliser,
+        "source_directives": report.sources,
         "scores": report.scores,
         "worst": report.worst[:WORST],
     }
@@ -69,6 +71,9 @@ def shown(found: Shown) -> dict[str, Any]:
         "base_model_revision": found.base.revision,
         "clips": found.clips,
         "source_directives": found.sources,
+        "adapter_version": max((each.number for each in found.versions), default=None),
+        "training_runs": len(found.versions),
+        "last_trained_at": max((each.created_at for each in found.versions), default=None),
         "versions": [{"name": each.name, **vars(each)} for each in found.versions],
         "current": found.current,
         "exports": found.exports,

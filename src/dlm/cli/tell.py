@@ -10,7 +10,7 @@ from dlm.errors import DlmError
 from dlm.verbs.keep import Health, Shown
 
 GIB = 1 << 30
-COLOURS = {"red": 31, "yellow": 33}  # of a terminal (ECMA-48)
+COLOURS = {"red": 31, "green": 32, "yellow": 33}  # of a terminal (ECMA-48)
 TASKS = {"transcribe": "to transcribe", "answer": "to answer", "text": "of text"}
 SKIPPED = {
     "skipped_audio_no_transcript": "without a transcript",
@@ -28,8 +28,13 @@ def answer(text: str = "", *, end: str = "\n") -> None:
 def remark(text: str, *, style: str | None = None) -> None:
     """Print a line about the work, in colour where somebody looks."""
     if style and sys.stderr.isatty():
-        text = f"\x1b[{COLOURS[style]}m{text}\x1b[0m"
+        text = coloured(text, style)
     print(text, file=sys.stderr, flush=True)  # which a bar that moves lets through above it
+
+
+def coloured(text: str, style: str) -> str:
+    """A text in colour."""
+    return f"\x1b[{COLOURS[style]}m{text}\x1b[0m"
 
 
 def error(mistake: DlmError) -> None:
@@ -62,6 +67,8 @@ def check(checked: Any, form: str) -> int:
     for problem in checked.problems:
         remark(str(problem), style="red" if problem.fatal else "yellow")
     summary(checked)
+    if checked.row:
+        labels(checked.row)
     count = len(checked.fatal)
     if count:
         remark(f"{count} problem{'s' * (count > 1)} would stop training", style="red")
@@ -80,6 +87,16 @@ def summary(checked: Any) -> None:
     rows.append(("held out", f"{len(checked.held_out):,} (never learned from)"))
     rows += [_source(source) for source in checked.sources]
     table(rows + _plan(checked.plan.lines if checked.plan else ()))
+
+
+def labels(row: Any) -> None:
+    """One row as it is learned: each stretch in a line, those that carry loss marked."""
+    answer()
+    answer(f"{row.place}: {row.learned:,} of {row.tokens:,} tokens are learned (marked >)")
+    for each in row.stretches:
+        text = each.text.replace("\n", "\\n")
+        line = f"{'>' if each.learned else ' '} {each.tokens:>5}  {text}"
+        answer(coloured(line, "green") if each.learned and sys.stdout.isatty() else line)
 
 
 def prompt(pieces: Iterator[str], form: str) -> int:
@@ -122,7 +139,7 @@ def evaluate(report: Any, form: str) -> int:
             said = "listening gap" if name == "gap" else "loss"
             rows.append((said, f"{report.scores[name]:.3f}", meaning))
     rows.append(("clips", f"{report.clips:,}", f"normaliser {report.normaliser}"))
-    table(rows)
+    table(rows + [_source(source) for source in report.sources])
     wrong = [each for each in report.worst[:WORST] if each.wer]
     if wrong:
         worst = [(f"{each.wer:.0%}", each.place, each.said, each.heard) for each in wrong]
@@ -174,9 +191,23 @@ def use(version: Any, form: str) -> int:
 
 def export(exported: Any, form: str) -> int:
     """Say where it went."""
+    forms = {"native": "an HF audio snapshot", "stitched": "a base of its own"}
     answer(str(exported.path))
-    remark(f"{exported.version} written as a base of its own, {len(exported.hashes)} files")
+    files = f"{len(exported.hashes)} files, README.md first"
+    remark(f"{exported.version} written as {forms[exported.kind]} ({files})")
     return 0
+
+
+def verify(verified: Any, form: str) -> int:
+    """Each file that is not as it was written; exit 1 when there is one."""
+    if form == "json":
+        answer(as_json(verified))
+        return int(bool(verified.differences))
+    for line in verified.differences:
+        remark(line, style="red")
+    if not verified.differences:
+        answer(f"{verified.path}: {verified.files:,} files are as they were written")
+    return int(bool(verified.differences))
 
 
 def doctor(health: Health, form: str) -> int:
@@ -197,9 +228,24 @@ def doctor(health: Health, form: str) -> int:
         ("hub cache", f"{health.cache}: {', '.join(health.cached) or 'no base of the catalogue'}"),
     ]
     table(rows + _plan(health.plan))
+    if health.fits:
+        answer()
+        _fits(health.fits)
     if health.complaint:
         remark(health.complaint, style="red")
     return int(health.complaint is not None)
+
+
+def _fits(found: Sequence[Any]) -> None:
+    """A line for each base: what every way of teaching it takes, and how many rows fit at once."""
+    modes = tuple(dict.fromkeys(fit.mode for fit in found))
+    cells: dict[str, list[str]] = {}
+    for fit in found:
+        star = "*" if fit.checkpointing else ""
+        fitting = f"{fit.rows} at once{star}" if fit.rows else "no"
+        cells.setdefault(fit.base, []).append(f"{fitting}, {fit.least / GIB:.1f} GiB")
+    table([(base, *line) for base, line in cells.items()], head=("base", *modes))
+    answer("at the least, for rows of half a minute of sound; * with gradient checkpointing")
 
 
 def scores(found: dict[str, float]) -> str:

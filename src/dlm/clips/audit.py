@@ -15,11 +15,19 @@ from pathlib import Path
 from statistics import median
 
 from dlm.clips.audio import digest, rate_refusal, resampler
-from dlm.clips.clip import Clip, Problem, Sound, Task
+from dlm.clips.clip import LANGUAGE, LANGUAGE_MEND, Clip, Problem, Sound, Task
 from dlm.clips.measure import SoundFacts, measure
-from dlm.clips.remarks import SHORTEST_SECONDS, pace_remarks, sound_remarks, text_remarks
+from dlm.clips.remarks import (
+    SHORTEST_SECONDS,
+    long_remark,
+    long_sum,
+    pace_remarks,
+    sound_remarks,
+    text_remarks,
+)
 from dlm.clips.sections import EMPTY_TRANSCRIPT
 from dlm.clips.sources import Gathered
+from dlm.document.settings import Audio
 from dlm.errors import ClipError
 
 MOST_AT_ONCE = 8  # sounds; each holds one block
@@ -32,6 +40,7 @@ class ClipFacts:
     """One clip, measured: levels are shares of full scale. A text clip has no sound: zeros.
 
     Several sounds count together; `rate`, `channels` and `sha256` (of the file) are of the first.
+    `lasting` is how many seconds each of them lasts.
     """
 
     place: str
@@ -47,6 +56,7 @@ class ClipFacts:
     words: int
     words_per_second: float
     sha256: str
+    lasting: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,7 @@ class _Limits:
 
     rate: int
     window_seconds: float
-    auto_resample: bool
+    taken_in: Audio
 
 
 def audit(
@@ -94,18 +104,19 @@ def audit(
     *,
     rate: int,
     window_seconds: float,
-    auto_resample: bool,
+    taken_in: Audio,
     progress: Progress | None = None,
 ) -> Audit:
     """Look at every clip, for a base that hears `rate` samples per second, a window at a time."""
     clips = gathered.clips
-    limits = _Limits(rate, window_seconds, auto_resample)
+    limits = _Limits(rate, window_seconds, taken_in)
     heard = _hear_all(clips, progress)
     problems = [
         *gathered.problems,
         *_without_resampler(clips, heard, limits),
         *_of_each(clips, heard, limits),
         *_of_copies(clips, heard),
+        *_of_length(heard, limits),
     ]
     sounds = [one.facts for one in heard.values() if isinstance(one, _Heard)]
     seconds = [sound.seconds for sound in sounds] or [0.0]
@@ -153,7 +164,7 @@ def _without_resampler(clips: Sequence[Clip], heard: Hearing, limits: _Limits) -
     """Said once, at the first clip that would have to be converted."""
     other = (clip for clip in clips for sound in clip.sounds if _rate_of(heard[sound], limits))
     first = next(other, None)
-    if first is None or not limits.auto_resample:
+    if first is None or not limits.taken_in.auto_resample:
         return
     try:
         resampler()
@@ -179,6 +190,9 @@ def _of_each(clips: Sequence[Clip], heard: Hearing, limits: _Limits) -> Iterator
         if not clip.target.strip():
             mend = "write what the model should say"
             yield Problem(clip.place, EMPTY_TRANSCRIPT, mend, fatal=True)
+        if clip.language is not None and not LANGUAGE.fullmatch(clip.language):
+            what = f"'{clip.language}' is not a language code of ISO 639-1"
+            yield Problem(clip.place, what, LANGUAGE_MEND, fatal=True)
         seconds = sum(one.facts.seconds for one in _heard_in(clip, heard) or ())
         for what, mend in (*text_remarks(clip), *pace_remarks(clip, seconds)):
             yield Problem(clip.place, what, mend, fatal=False)
@@ -191,15 +205,29 @@ def _of_sound(
         yield Problem.of(one, place)
         return
     native = _rate_of(one, limits)
-    if native is not None and not limits.auto_resample:
+    if native is not None and not limits.taken_in.auto_resample:
         yield Problem.of(rate_refusal(sound.name, native, limits.rate), place)
     if one.facts.seconds < SHORTEST_SECONDS:
         what = f"it lasts {one.facts.seconds:.3f} s; a clip needs at least {SHORTEST_SECONDS:g} s"
         mend = "take a longer span or leave the clip out"
         yield Problem.of(ClipError(what, where=sound.name, mend=mend), place)
         return
-    for what, mend in sound_remarks(one.facts, limits.window_seconds):
+    for what, mend in sound_remarks(one.facts):
         yield Problem.of(ClipError(what, where=sound.name, mend=mend), place, fatal=False)
+    if one.facts.seconds > limits.window_seconds:
+        policy = limits.taken_in.long_clips
+        what, mend = long_remark(one.facts.seconds, limits.window_seconds, policy)
+        error = ClipError(what, where=sound.name, mend=mend)
+        yield Problem.of(error, place, fatal=policy == "error")
+
+
+def _of_length(heard: Hearing, limits: _Limits) -> Iterator[Problem]:
+    """How many sounds are longer than the base hears at once, and what becomes of them."""
+    policy = limits.taken_in.long_clips
+    lasting = [one.facts.seconds for one in heard.values() if isinstance(one, _Heard)]
+    told = long_sum(lasting, limits.window_seconds, policy)
+    if told is not None:
+        yield Problem("training.audio.long_clips", *told, fatal=False)
 
 
 def _of_copies(clips: Sequence[Clip], heard: Hearing) -> Iterator[Problem]:
@@ -258,4 +286,5 @@ def _facts(clip: Clip, found: tuple[_Heard, ...]) -> ClipFacts:
         words=words,
         words_per_second=words / seconds if seconds else 0.0,
         sha256=found[0].sha256 if found else "",
+        lasting=tuple(sound.seconds for sound in sounds),
     )

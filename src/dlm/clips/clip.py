@@ -7,6 +7,7 @@ Clip
 Problem     what is wrong with one, where, and the mend
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,9 @@ from dlm.errors import DlmError
 
 Role = Literal["system", "user", "assistant"]
 Task = Literal["transcribe", "answer", "text"]
+
+LANGUAGE = re.compile("[a-zA-Z]{2}")  # a code of ISO 639-1
+LANGUAGE_MEND = "write two letters such as fr, or none to have it detected"
 
 
 @dataclass(frozen=True)

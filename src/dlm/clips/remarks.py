@@ -4,11 +4,12 @@ Each remark is (what, mend); audit.py adds the place. Limits stand at the top, w
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from unicodedata import category
 
 from dlm.clips.clip import Clip
 from dlm.clips.measure import SILENT_LEVEL, SoundFacts
+from dlm.document.settings import LongClips
 
 SHORTEST_SECONDS = 0.1  # shorter than a vowel
 CLIPPED_SHARE = 0.001
@@ -18,10 +19,13 @@ SPEECH_SECONDS = 2.0  # shorter clips may hold any number of words
 LOOP_WORDS, LOOP_TURNS, LOOP_LONGEST = 8, 3, 12  # "thank you thank you thank you thank you"
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
+SPANS = "nothing to do, or give spans with start and end"
+UNCUT = "give spans with start and end, or set training.audio.long_clips: split"
+
 Remark = tuple[str, str]
 
 
-def sound_remarks(facts: SoundFacts, window_seconds: float) -> Iterator[Remark]:
+def sound_remarks(facts: SoundFacts) -> Iterator[Remark]:
     """What is odd about a sound."""
     if facts.loudest_channel < SILENT_LEVEL:
         yield "it is silent (below -60 dBFS)", "record it again or take the clip out"
@@ -36,9 +40,28 @@ def sound_remarks(facts: SoundFacts, window_seconds: float) -> Iterator[Remark]:
         yield what, "filter it: `ffmpeg -i in.wav -af highpass=f=20 out.wav`"
     if facts.channels > 1:
         yield f"its {facts.channels} channels are mixed to mono", "nothing to do if that is meant"
-    if facts.seconds > window_seconds:
-        what = f"it lasts {facts.seconds:.1f} s and is heard in windows of {window_seconds:g} s"
-        yield what, "nothing to do, or give spans with start and end"
+
+
+def long_remark(seconds: float, window_seconds: float, policy: LongClips) -> Remark:
+    """What becomes of a sound that is longer than the base hears at once."""
+    told = f"it lasts {seconds:.1f} s"
+    if policy == "split":
+        return f"{told} and is heard in windows of {window_seconds:g} s", SPANS
+    if policy == "truncate":
+        return f"{told}; what comes after {window_seconds:g} s is left out", UNCUT
+    return f"{told}, and the base hears {window_seconds:g} s at once", UNCUT
+
+
+def long_sum(lasting: Sequence[float], window_seconds: float, policy: LongClips) -> Remark | None:
+    """The same of all sounds together, by their seconds; None where there is nothing to say."""
+    over = [seconds - window_seconds for seconds in lasting if seconds > window_seconds]
+    if not over or policy == "error":
+        return None
+    many = len(over) > 1
+    what = f"{len(over):,} clip{'s are' if many else ' is'} longer than {window_seconds:g} s and "
+    if policy == "split":
+        return f"{what}{'are' if many else 'is'} heard in windows", SPANS
+    return f"{what}{'lose' if many else 'loses'} {sum(over):.1f} s of sound", UNCUT
 
 
 def text_remarks(clip: Clip) -> Iterator[Remark]:

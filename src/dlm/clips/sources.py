@@ -3,6 +3,7 @@
     corpus/a.wav  + corpus/a.txt    a clip: what is said in a.wav stands in a.txt
     corpus/b.flac                   no transcript: skipped, counted and said
     corpus/notes.md                 not audio: skipped and counted
+    data.jsonl                      a clip for each of its lines (manifest.py)
 
 Nothing is raised: what is wrong is a Problem with its place, so that all can be told at once.
 """
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlm.clips.clip import Clip, Problem, Sound
+from dlm.clips.manifest import FORM, SUFFIX, Listed, read_rows
 from dlm.clips.sections import EMPTY_TRANSCRIPT, clips_in, located, place_of, transcription
 from dlm.clips.walk import matches, walk
 from dlm.document.document import Document
@@ -55,7 +57,7 @@ class _Haul:
 
     clips: list[Clip] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    audio_bytes: int = 0
+    sizes: dict[Path, int] = field(default_factory=dict)  # of recordings, in bytes
     untold: list[str] = field(default_factory=list)  # audio without a transcript
     foreign: list[str] = field(default_factory=list)  # audio in a format that is not read
     not_audio: int = 0
@@ -66,12 +68,12 @@ class _Haul:
         return SourceReport(
             path,
             audio_count=len(self.clips),
-            audio_bytes=self.audio_bytes,
+            audio_bytes=sum(self.sizes.values()),
             skipped_audio_no_transcript=len(self.untold),
             skipped_not_audio=self.not_audio,
             skipped_excluded=self.excluded,
             skipped_over_max_files=self.over,
-            audio_names=tuple(clip.place for clip in self.clips[:NAMES_SHOWN]),
+            audio_names=tuple(clip.sounds[0].name for clip in self.clips[:NAMES_SHOWN]),
             skipped_names=tuple(self.untold[:NAMES_SHOWN]),
         )
 
@@ -81,21 +83,27 @@ def gather(document: Document) -> Gathered:
     found = list(clips_in(document))
     clips = [clip for clip in found if isinstance(clip, Clip)]
     problems = [problem for problem in found if isinstance(problem, Problem)]
-    reports = []
+    reports: list[SourceReport] = []
     for source in document.settings.training.sources:
-        haul = _Haul()
-        try:
-            _haul_in(document, source, haul)
-        except ClipError as error:
-            haul.problems.append(Problem.of(error, _place_of_source(document, source)))
-        clips += haul.clips
-        problems += haul.problems
-        reports.append(haul.report(source.path))
+        given = gather_source(document, source)
+        clips += given.clips
+        problems += given.problems
+        reports += given.sources
     if not clips and not any(problem.fatal for problem in problems):
         mend = "add an ::audio:: section, or a folder of clips under training.sources"
         what = "the document gives nothing to learn"
         problems.append(Problem(document.path.name, what, mend, fatal=True))
     return Gathered(tuple(clips), tuple(reports), tuple(problems))
+
+
+def gather_source(document: Document, source: Source) -> Gathered:
+    """Everything that one source gives."""
+    haul = _Haul()
+    try:
+        _haul_in(document, source, haul)
+    except ClipError as error:
+        haul.problems.append(Problem.of(error, _place_of_source(document, source)))
+    return Gathered(tuple(haul.clips), (haul.report(source.path),), tuple(haul.problems))
 
 
 def _haul_in(document: Document, source: Source, haul: _Haul) -> None:
@@ -107,16 +115,62 @@ def _haul_in(document: Document, source: Source, haul: _Haul) -> None:
     home = document.folder if document.settings.training.sources_policy == "strict" else None
     if home is not None and not _inside(root, home):
         raise _escape(source.path)
-    if root.is_file() and root.suffix.lower() not in AUDIO_SUFFIXES:
-        mend = "name a folder of clips, or one wav, flac, ogg, mp3 or opus file"
+    if root.suffix.lower() == SUFFIX and root.is_file():
+        for row in read_rows(root, Path(source.path).as_posix()):
+            _take_row(document, source, row, haul, home=home)
+    elif root.is_file() and root.suffix.lower() not in AUDIO_SUFFIXES:
+        mend = "name a folder of clips, a .jsonl file, or one wav, flac, ogg, mp3 or opus file"
         raise ClipError(f"source is neither a folder nor audio: {source.path}", mend=mend)
-    for file in _chosen(source, root, haul):
-        if home is not None and not _inside(file, home):
-            escape = _escape(_name(source, root, file))
-            haul.problems.append(Problem.of(escape, _place_of_source(document, source)))
-        else:
-            _take(document, source, _Pair(file, _sidecar(file), _name(source, root, file)), haul)
+    else:
+        _take_files(document, source, root, haul, home=home)
     haul.problems += _remarks(source, haul, _place_of_source(document, source))
+
+
+def _take_files(
+    document: Document, source: Source, root: Path, haul: _Haul, *, home: Path | None
+) -> None:
+    """The recordings of a folder; nothing outside `home` if there is one."""
+    for file in _chosen(source, root, haul):
+        name = _name(source, root, file)
+        if home is not None and not _inside(file, home):
+            place = _place_of_source(document, source)
+            haul.problems.append(Problem.of(_escape(name), place))
+        else:
+            _take(document, source, _Pair(file, _sidecar(file), name), haul)
+
+
+def _take_row(
+    document: Document, source: Source, row: Listed | Problem, haul: _Haul, *, home: Path | None
+) -> None:
+    """A line of a list becomes a clip, a skip or a problem."""
+    if isinstance(row, Problem):
+        haul.problems.append(row)
+    elif not _means(source, row.sound.name):
+        haul.excluded += 1
+    elif home is not None and not _inside(row.sound.path, home):
+        haul.problems.append(Problem.of(_escape(row.sound.name), row.place))
+    elif source.max_files is not None and len(haul.clips) >= source.max_files:
+        haul.over += 1
+    else:
+        _weigh(row.sound.path, haul)
+        turns = transcription(document, row.sound, row.text, prompt=row.prompt or source.prompt)
+        language = row.language or source.language
+        haul.clips.append(Clip(turns, row.place, "transcribe", language))
+
+
+def _means(source: Source, path: str) -> bool:
+    """Whether the source's patterns mean a path."""
+    path = path.lstrip("/")
+    return matches(path, source.include or ("**",)) and not matches(path, source.exclude)
+
+
+def _weigh(file: Path, haul: _Haul) -> None:
+    """Count a recording's bytes, once; one that is not there is told when it is heard."""
+    if file not in haul.sizes:
+        try:
+            haul.sizes[file] = file.stat().st_size
+        except OSError:
+            haul.sizes[file] = 0
 
 
 def _chosen(source: Source, root: Path, haul: _Haul) -> Iterator[Path]:
@@ -132,8 +186,7 @@ def _chosen(source: Source, root: Path, haul: _Haul) -> Iterator[Path]:
     foreign = sorted(file for file in rest if file.suffix.lower() in FOREIGN_SUFFIXES)
     haul.foreign = [_name(source, root, file) for file in foreign]
     for file in audio:
-        path = file.name if file == root else file.relative_to(root).as_posix()
-        if matches(path, source.include or ("**",)) and not matches(path, source.exclude):
+        if _means(source, file.name if file == root else file.relative_to(root).as_posix()):
             yield file
         else:
             haul.excluded += 1
@@ -159,7 +212,7 @@ def _take(document: Document, source: Source, pair: _Pair, haul: _Haul) -> None:
     place_of_text = Path(pair.name).with_name(pair.sidecar.name).as_posix()
     try:
         transcript = _transcript(pair.sidecar)
-        haul.audio_bytes += pair.file.stat().st_size if pair.file.exists() else 0
+        _weigh(pair.file, haul)
     except ClipError as error:
         haul.problems.append(Problem.of(error, place_of_text))
         return
@@ -204,6 +257,7 @@ def _remarks(source: Source, haul: _Haul, place: str) -> Iterator[Problem]:
         yield Problem(place, what, f"convert: `ffmpeg -i {haul.foreign[0]} {target}`", fatal=False)
     if not haul.clips and not haul.problems:
         mend = "put recordings there, each with its transcript in a .txt of the same name"
+        mend = FORM if source.path.lower().endswith(SUFFIX) else mend
         yield Problem(place, f"no clips in {source.path}", mend, fatal=False)
 
 
@@ -228,7 +282,8 @@ def _escape(name: str) -> ClipError:
 
 def _place_of_source(document: Document, source: Source) -> str:
     """The line of the document that names the source, as far as it can be found."""
-    form = re.compile(rf"\bpath\s*:\s*['\"]?{re.escape(source.path)}['\"]?\s*(?:$|[,}}#])")
+    key, written = r"(?:\b(?:path|sources)\s*:|^\s*-)", re.escape(source.path)
+    form = re.compile(rf"{key}\s*['\"]?{written}['\"]?\s*(?:$|[,}}#])")
     for number, line in enumerate(document.source.split("\n"), start=1):
         if form.search(line):
             return place_of(document, number)

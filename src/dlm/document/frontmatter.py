@@ -197,7 +197,7 @@ def settings(front: Frontmatter) -> Settings:
             error.errors(),
             key=lambda one: (_position(one["loc"], places), one["type"] == "missing"),
         )
-        what, mend = _mistake(mistakes[0])
+        what, mend = describe(mistakes[0])
         more = len(mistakes) - 1
         counted = f" ({more} more mistake{'s' * (more > 1)} below)" if more else ""
         at = _position(mistakes[0]["loc"], places)
@@ -210,12 +210,12 @@ def _position(place: Place, places: dict[Place, int]) -> int:
     return places[place]
 
 
-def _mistake(error: Any) -> tuple[str, str]:
+def describe(error: Any) -> tuple[str, str]:
     """What is wrong with one field, and the mend."""
     *above, last = error["loc"]
     name = _dotted(error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key {shown(str(last))}", _nearest_key(".".join(map(str, above)), str(last))
+        return f"unknown key {shown(str(last))}", nearest_key(".".join(map(str, above)), str(last))
     if error["type"] == "missing":
         return f"{name} is missing", f"add '{last}: ...'"
     if error["type"] == "value_error":
@@ -243,7 +243,7 @@ def _dotted(place: Place) -> str:
     return steps.removeprefix(".")
 
 
-def _nearest_key(above: str, key: str) -> str:
+def nearest_key(above: str, key: str) -> str:
     """The known key an unknown one was meant to be, here or elsewhere in the frontmatter."""
     prefix = re.sub(r"\.[0-9]+", "", above) + "." if above else ""
     names = [name for name, _ in every_field()]

@@ -9,6 +9,7 @@ Settings
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
@@ -17,7 +18,8 @@ from pydantic.fields import FieldInfo
 NEWEST_VERSION = 15
 ULID = r"^[0-9A-HJ-KM-NP-TV-Z]{26}$"
 
-Adapter = Literal["lora", "dora", "projector", "full"]
+Adapter = Literal["lora", "qlora", "dora", "projector", "full"]
+LongClips = Literal["split", "error", "truncate"]
 
 
 def _defaults_when_empty(value: object) -> object:
@@ -47,6 +49,30 @@ def _share_or_count(value: object) -> object:
     if whole or (type(value) is float and 0 <= value < 1):
         return value or 0.0
     raise ValueError("must be a share from 0 up to 1, such as 0.1, or a number of clips")
+
+
+def _sources_by_path(value: object) -> object:
+    """A source that is only a path may be written as one, and a single one without a list."""
+    listed = [value] if isinstance(value, str) else _none_when_empty(value)
+    if not isinstance(listed, list | tuple):
+        return listed
+    return [{"path": each} if isinstance(each, str) else each for each in listed]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The command-line options that set a field, and what stands for its value in the help.
+
+    Without a value it switches the field on; a path is relative to where the command is given.
+    """
+
+    names: tuple[str, ...]
+    value: str = ""
+
+    @property
+    def path(self) -> bool:
+        """Whether the value may be a path."""
+        return "PATH" in self.value
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -79,7 +105,9 @@ class Source(Record):
     max_files: int | None = Field(
         default=None, ge=1, description="Take at most this many clips; all when empty."
     )
-    language: Text | None = Field(default=None, description="Language spoken in the clips.")
+    language: Text | None = Field(
+        default=None, description="Language spoken in the clips, such as fr."
+    )
     prompt: Text | None = Field(
         default=None,
         description="What the model is asked about each clip; the base's own if empty.",
@@ -100,10 +128,15 @@ class Audio(Record):
     auto_resample: bool = Field(
         default=False, description="Convert other sample rates to the base's instead of refusing."
     )
-    long_clips: Literal["split", "error", "truncate"] = Field(
+    long_clips: LongClips = Field(
         default="split",
         description="Clips longer than the base hears at once: split, error or truncate.",
     )
+
+    @property
+    def most_windows(self) -> int | None:
+        """How many windows of a clip are heard; None for all of them."""
+        return 1 if self.long_clips == "truncate" else None
 
 
 class Stability(Record):
@@ -114,27 +147,42 @@ class Stability(Record):
     )
 
 
-Sources = Annotated[tuple[Source, ...], Strict(False), BeforeValidator(_none_when_empty)]
+Sources = Annotated[tuple[Source, ...], Strict(False), BeforeValidator(_sources_by_path)]
 
 
 class Training(Record):
     """How the model learns."""
 
-    adapter: Adapter | None = Field(
+    adapter: Annotated[Adapter | None, Flag(("--adapter",), "KIND")] = Field(
         default=None,
-        description="What is trained: lora, dora, projector or full; the base's own if empty.",
+        description="How: lora, qlora, dora, projector or full; the base's own if empty.",
     )
-    lora_r: int = Field(default=8, ge=1, le=256, description="Rank of the low-rank weights.")
-    lora_alpha: int = Field(
+    lora_r: Annotated[int, Flag(("--lora-r",), "N")] = Field(
+        default=8, ge=1, le=256, description="Rank of the low-rank weights."
+    )
+    lora_alpha: Annotated[int, Flag(("--lora-alpha",), "N")] = Field(
         default=16,
         ge=1,
         description="Strength of the low-rank weights; they are scaled by alpha/r.",
     )
-    lora_dropout: float = Field(
+    lora_dropout: Annotated[float, Flag(("--lora-dropout",), "X")] = Field(
         default=0.05, ge=0, le=0.5, description="Share of low-rank inputs dropped in training."
+    )
+    bits: Literal[4, 8] | None = Field(
+        default=None, description="Bits of the frozen weights under qlora: 4 or 8; 4 if empty."
+    )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Save memory by thinking twice: auto does where a batch would not fit.",
+    )
+    device_map: Literal["auto"] | None = Field(
+        default=None, description="auto spreads a released model over all accelerators."
     )
     lora: Annotated[Lora, BeforeValidator(_defaults_when_empty)] = Field(
         default_factory=Lora, description="Where low-rank weights are placed."
+    )
+    freeze_encoder: Annotated[bool, Flag(("--freeze-audio-tower",))] = Field(
+        default=False, description="Leave the encoder as it is, whatever else learns."
     )
     target_modules: AutoOrNames = Field(
         default="auto", description="Modules that get low-rank weights, by name; auto chooses."
@@ -142,20 +190,23 @@ class Training(Record):
     sequence_len: int = Field(
         default=2048, ge=64, le=32768, description="Longest row, in tokens of text and sound."
     )
-    micro_batch_size: AutoOrCount = Field(
+    micro_batch_size: Annotated[AutoOrCount, Flag(("--batch-size",), "N")] = Field(
         default="auto", description="Clips in one forward pass; auto fits them to the memory."
     )
-    grad_accum: AutoOrCount = Field(
+    grad_accum: Annotated[AutoOrCount, Flag(("--grad-accum",), "N")] = Field(
         default="auto", description="Forward passes in one step; auto completes the batch."
     )
-    learning_rate: Positive | None = Field(
+    eval_batch_size: Annotated[int, Flag(("--eval-batch-size",), "N")] = Field(
+        default=16, ge=1, description="Clips heard at once when the model is tested."
+    )
+    learning_rate: Annotated[Positive | None, Flag(("--learning-rate",), "X")] = Field(
         default=None, description="Peak learning rate; the base's own if empty."
     )
     rates: dict[Text, Positive] = Field(
         default_factory=dict,
         description="Learning rates by role (encoder, projector, lm, lora) or parameter pattern.",
     )
-    num_epochs: int | None = Field(
+    num_epochs: Annotated[int | None, Flag(("--epochs",), "N")] = Field(
         default=None, ge=1, description="Passes over the clips; the base's own if empty."
     )
     weight_decay: float = Field(default=0.0, ge=0, description="Decay of the trained weights.")
@@ -166,15 +217,28 @@ class Training(Record):
     warmup_ratio: float = Field(
         default=0.1, ge=0, le=0.5, description="Share of the steps in which the rate rises."
     )
-    precision: Literal["bf16", "fp32"] | None = Field(
-        default=None,
-        description="Number format: bf16 or fp32; what the machine does best if empty.",
+    precision: Annotated[Literal["bf16", "fp32"] | None, Flag(("--precision",), "bf16|fp32")] = (
+        Field(
+            default=None,
+            description="Number format: bf16 or fp32; what the machine does best if empty.",
+        )
     )
     seed: int = Field(default=42, ge=0, description="Start of every random choice.")
-    held_out: ShareOrCount = Field(
+    logging_steps: Annotated[int | None, Flag(("--logging-steps",), "N")] = Field(
+        default=None, ge=1, description="Steps from one line of a log to the next; 5 s when empty."
+    )
+    save_steps: Annotated[int | None, Flag(("--save-steps", "--save-every"), "N")] = Field(
+        default=None, ge=1, description="Steps from one saved state to the next; 60 s when empty."
+    )
+    train_count: Annotated[int | None, Flag(("--train-count",), "N")] = Field(
+        default=None, ge=1, description="Learn from the first so many clips; all when empty."
+    )
+    held_out: Annotated[ShareOrCount, Flag(("--eval-count",), "N")] = Field(
         default=0.1, description="Clips kept for testing: a share below 1, or a number of clips."
     )
-    sources: Sources = Field(default=(), description="Folders or files of clips.")
+    sources: Annotated[Sources, Flag(("--dataset-jsonl",), "PATH")] = Field(
+        default=(), description="Folders of clips, or .jsonl files that list them."
+    )
     sources_policy: Literal["permissive", "strict"] = Field(
         default="permissive",
         description="strict keeps sources inside the document's folder; permissive does not.",
@@ -194,8 +258,8 @@ class Settings(Record):
     dlm_version: int = Field(
         default=1, ge=1, le=NEWEST_VERSION, description="Version of the format, 1 to 15."
     )
-    base_model: str = Field(
-        pattern=r"\S", description="The base: a catalogue key or a local folder."
+    base_model: Annotated[str, Flag(("--model-checkpoint",), "BASE|PATH")] = Field(
+        pattern=r"\S", description="The base: a catalogue key, hf:org/name or a local folder."
     )
     system_prompt: str | None = Field(
         default=None, description="What the model is told before every conversation."
@@ -211,6 +275,16 @@ def every_field(record: type[Record] = Settings) -> Iterator[tuple[str, FieldInf
         yield name, info
         for nested in _nested(info.annotation):
             yield from ((f"{name}.{below}", field) for below, field in every_field(nested))
+
+
+def every_value(record: type[Record] = Settings) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field that holds a value of its own, by its dotted name: groups are passed through."""
+    for name, info in record.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Record):
+            yield from ((f"{name}.{below}", field) for below, field in every_value(kind))
+        else:
+            yield name, info
 
 
 def _nested(annotation: Any) -> Iterator[type[Record]]:

@@ -24,7 +24,7 @@ from dlm.clips.clip import Sound
 from dlm.features.mel import log_mel
 from dlm.files import disk_full, make_folder, sha256_file, writing
 from dlm.plan.bases import Base
-from dlm.plan.frames import Strides, mel_frames, tokens, windows
+from dlm.plan.frames import Strides, ceil_div, mel_frames, window_tokens, windows
 
 MEMORY_BYTES = 3 << 30  # enough for the mels of about 50,000 short clips
 
@@ -80,22 +80,26 @@ class Ear:
         samples = decode(sound, rate=strides.rate, resample=self._resample)
         lengths = windows(len(samples), strides, self._most)
         return tuple(
-            Heard(mel, mel_frames(length, strides), length, tokens(length, strides), False)
+            Heard(mel, mel_frames(length, strides), length, window_tokens(length, strides), False)
             for mel, length in zip(self._mels(samples, lengths), lengths, strict=True)
         )
 
     def _mels(self, samples: np.ndarray, lengths: tuple[int, ...]) -> list[torch.Tensor]:
         """The mel of each window, (bins, frames and tail)."""
         base, strides = self._base, self._base.strides
-        mel = partial(log_mel, rate=strides.rate, hop=strides.hop, bins=base.bins)
-        if strides.fill != "none":
-            samples = np.pad(samples, (0, len(lengths) * strides.window - sum(lengths)))
+        mel = partial(
+            log_mel, rate=strides.rate, hop=strides.hop, bins=base.bins, tail=strides.tail
+        )
+        whole = sum(lengths) if strides.fill == "none" else len(lengths) * strides.window
+        samples = np.pad(samples, (0, max(whole - len(samples), 0)))
         if base.whole_mel:
             frames = strides.window // strides.hop
-            return list(mel(samples, tail=strides.tail).split(frames, dim=1))[: len(lengths)]
+            heard = ceil_div(len(samples), strides.window) * strides.window
+            edge = len(samples) if strides.mirrors else heard
+            return list(mel(samples, edge=edge).split(frames, dim=1))[: len(lengths)]
         starts = [number * strides.window for number in range(len(lengths))]
         spans = [samples[start : start + strides.window] for start in starts]
-        return [mel(span, tail=strides.tail) for span in spans]
+        return [mel(span, edge=strides.window) for span in spans]
 
     def _encoded(self, sound: Sound, hear: Hear) -> tuple[Heard, ...]:
         """Features from disk, or heard now and put there."""
@@ -132,7 +136,7 @@ class Ear:
 
 
 def _window(features: torch.Tensor, samples: int, strides: Strides) -> Heard:
-    return Heard(features, len(features), samples, tokens(samples, strides), True)
+    return Heard(features, len(features), samples, window_tokens(samples, strides), True)
 
 
 @lru_cache(maxsize=100_000)

@@ -1,7 +1,8 @@
 """The log-mel spectrogram of a clip at its true length.
 
 Equal to `transformers`' WhisperFeatureExtractor (padded to its window) on the frames that hold
-sound: reflected on the left, followed by silence on the right.
+sound: reflected on the left, followed by silence on the right, which ends at the window as in a
+mirror. Qwen3 hears a clip by itself: without the silence.
 """
 
 from functools import lru_cache
@@ -16,15 +17,24 @@ FFT_SAMPLES = 400  # 25 ms at 16 kHz (Radford et al. 2022, whisper/audio.py)
 DYNAMIC_RANGE = 8.0  # log10 units kept below the loudest bin (same source)
 
 
-def log_mel(samples: np.ndarray, *, rate: int, hop: int, bins: int, tail: int = 0) -> torch.Tensor:
+def log_mel(
+    samples: np.ndarray, *, rate: int, hop: int, bins: int, tail: int = 0, edge: int | None = None
+) -> torch.Tensor:
     """Log-mel spectrogram of mono float32 `samples` (samples,) -> (bins, frames), fp32.
 
-    `frames` is `ceil(samples / hop)`, the last one completed with silence, and `tail` more.
+    `frames` is `ceil(samples / hop)`, the last one completed with silence, and `tail` more. The
+    wave is mirrored at sample `edge`, and has no frame for a part of a hop before it.
     """
     frames = ceil_div(len(samples), hop) + tail
     half = FFT_SAMPLES // 2
-    wave = torch.zeros(max(frames * hop, half + 1) + half)
+    if edge is None:
+        edge = frames * hop + half
+    frames = min(frames, edge // hop + tail)
+    wave = torch.zeros(max(frames * hop, len(samples), half + 1) + half)
     wave[: len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+    beyond = min(len(wave) - edge, edge - 1)
+    if beyond > 0:
+        wave[edge : edge + beyond] = wave[edge - 1 - beyond : edge - 1].flip(0)
     wave = torch.cat([wave[1 : half + 1].flip(0), wave])
     spectrum = torch.stft(
         wave, FFT_SAMPLES, hop, window=_window(), center=False, return_complex=True

@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from dlm.errors import BaseError, PlanError
 from dlm.model.face import Model
+from dlm.model.quantize import hush
 from dlm.plan.bases import Base, Role
 from dlm.plan.plan import Adapter
 
@@ -31,8 +32,15 @@ def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
         _unfreeze(model, adapter.where)
     else:
         _add_low_rank(model, adapter, seed)
-    for each in learning(model).values():
+    for each in _only(model, adapter).values():
         each.data = each.data.float()  # what learns is exact, whatever the rest is held in
+
+
+def recompute(model: Model) -> None:
+    """Think each layer through again for its gradients instead of remembering it."""
+    for part in model.children():
+        if isinstance(part, PreTrainedModel):
+            part.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -73,13 +81,17 @@ def read_adapter(folder: Path, base: Base) -> Adapter:
     return adapter
 
 
-def place_adapter(model: Model, folder: Path) -> None:
-    """Put a version's tensors into a model that `adapt` made ready; all of them, and no others."""
-    slots = learning(model)
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """A version's tensors, by their names in the model."""
     try:
-        tensors = load_file(folder / WEIGHTS)
+        return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as reason:
         raise BaseError(f"cannot be read ({reason})", where=str(folder / WEIGHTS)) from reason
+
+
+def place_adapter(model: Model, folder: Path) -> None:
+    """Put a version's tensors into a model that `adapt` made ready; all of them, and no others."""
+    slots, tensors = learning(model), read_tensors(folder)
     shapes, found = ({name: each.shape for name, each in some.items()} for some in (slots, tensors))
     if found != shapes:
         odd = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
@@ -95,8 +107,15 @@ def place_adapter(model: Model, folder: Path) -> None:
 
 def _add_low_rank(model: Model, adapter: Adapter, seed: int) -> None:
     """LoRA or DoRA on the layers of each part, but for the projector, which learns as it is."""
+    hush()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from dlm.model.lora import Linear
+
     roles = adapter.where
     chosen = _chosen(model, tuple(role for role in roles if role != "projector"), adapter.targets)
+    if not chosen:
+        return
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
@@ -104,11 +123,25 @@ def _add_low_rank(model: Model, adapter: Adapter, seed: int) -> None:
         target_modules=chosen,
         use_dora=adapter.kind == "dora",
     )
+    if adapter.bits is None:
+        config._register_custom_module({nn.Linear: Linear})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)  # which freezes everything else
     if "projector" in roles:
         _unfreeze(model, ("projector",))
+
+
+def _only(model: Model, adapter: Adapter) -> dict[str, nn.Parameter]:
+    """What learns. Raises PlanError when that is nothing, or more than was asked for."""
+    found = learning(model)
+    asked = tuple(each for role in adapter.where for each in model.parts[role])
+    beyond = [name for name in found if not name.startswith(asked)]
+    if beyond or not found:
+        what = f"{len(beyond)} tensors outside {', '.join(adapter.where)} would learn, first "
+        what = what + beyond[0] if beyond else "nothing would learn"
+        raise PlanError(what, mend="set training.lora.where to parts that this base has")
+    return found
 
 
 def _unfreeze(model: Model, roles: tuple[Role, ...]) -> None:

@@ -65,12 +65,12 @@ class Model(nn.Module, ABC):
         hidden: torch.Tensor = self.decoder(
             inputs_embeds=embedded, attention_mask=attention, use_cache=False
         ).last_hidden_state
-        return hidden
+        return hidden.to(embedded.device)  # the last layers may lie on another
 
     def speak(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the hidden states (positions, width) one wants to hear: (positions, words)."""
         logits: torch.Tensor = self.head(hidden)
-        return logits
+        return logits.to(hidden.device)
 
     def next_logits(
         self, embedded: torch.Tensor, attention: torch.Tensor, cache: DynamicCache
@@ -100,7 +100,7 @@ class Model(nn.Module, ABC):
             if batch.encoded
             else self.hear(batch.sounds, batch.frames)
         )
-        audio = self.project(features).to(embedded.dtype)
+        audio = self.project(features).to(embedded)
         spots = (batch.ids == self.placeholder)[..., None].expand_as(embedded)
         return embedded.masked_scatter(spots, audio)
 
@@ -120,6 +120,11 @@ class Model(nn.Module, ABC):
         lengths = torch.tensor([frames], device=self.device)
         heard = self.hear(mel[None].to(self.device), lengths)
         return heard.values[0, : int(heard.frames[0])].cpu().contiguous()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens at which the released model stops, besides the end of a turn."""
+        return ()
 
     @property
     def device(self) -> torch.device:

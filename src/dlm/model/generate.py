@@ -56,11 +56,12 @@ def _words(
     attention = batch.attention
     with torch.inference_mode():
         embedded = model.merge(batch)
+    ends = batch.ids.new_tensor([chat.end, *model.ends])
     running = torch.ones(len(rows), dtype=torch.bool, device=embedded.device)
     for _ in range(how.max_tokens):
         with torch.inference_mode():
             chosen = _choose(model.next_logits(embedded, attention, cache), how, chance)
-            running &= chosen != chat.end
+            running &= ~torch.isin(chosen, ends)
             embedded = model.embed(chosen[:, None])
             attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
         if not running.any():

@@ -4,63 +4,92 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+from transformers import PreTrainedTokenizerBase
 
-from dlm.errors import BaseError
-from dlm.model.adapters import adapt, place_adapter, read_adapter
+from dlm.batches.chat import tokenizer_in
+from dlm.model.adapters import adapt, place_adapter, read_adapter, recompute
+from dlm.model.attention import attend_in_bf16
+from dlm.model.checkpoint import load_native
 from dlm.model.face import Model
-from dlm.model.native import load_native
+from dlm.model.quantize import pack, settings, steady
 from dlm.model.stitched import load_stitched
 from dlm.plan.bases import Base
-from dlm.plan.plan import ModelPlan
+from dlm.plan.hub import fetch, fetch_words, snapshot
+from dlm.plan.plan import Bits, ModelPlan
 
 EMBEDDED = "embedded:"
-FETCHED = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")  # never pickles, never code
 
 
 def load(plan: ModelPlan) -> Model:
     """The base of a plan, with what learns made ready, in fp32 where it learns."""
     dtype = torch.bfloat16 if plan.weights == "bf16" else torch.float32
-    model = load_base(plan.base, dtype=dtype)
+    bits, spread = plan.adapter.bits, plan.device_map
+    model = load_base(plan.base, dtype=dtype, bits=bits, device_map=spread or plan.device)
     adapt(model, plan.adapter, seed=plan.seed)
-    return model.to(plan.device)
+    if plan.checkpointing:
+        recompute(model)
+    if plan.device == "cpu" and plan.weights == "bf16":
+        attend_in_bf16(model.decoder)
+    return model if spread else model.to(plan.device)
 
 
 def load_version(base: Base, version: Path | None, *, device: str) -> Model:
     """A base with a committed version on it, or the bare base when `version` is None."""
     large = base.kind == "native" and device != "cpu"
-    model = load_base(base, dtype=torch.bfloat16 if large else torch.float32)
+    dtype = torch.bfloat16 if large else torch.float32
     if version is None:
-        model.requires_grad_(False)
-    else:
-        adapt(model, read_adapter(version, base), seed=0)
-        place_adapter(model, version)
+        bare = load_base(base, dtype=dtype, device_map=device)
+        return bare.requires_grad_(False).to(device).eval()
+    adapter = read_adapter(version, base)
+    model = load_base(base, dtype=dtype, bits=adapter.bits, device_map=device)
+    adapt(model, adapter, seed=0)
+    place_adapter(model, version)
     return model.to(device).eval()
 
 
-def load_base(base: Base, *, dtype: torch.dtype = torch.float32) -> Model:
-    """The bare base, in evaluation mode."""
+def load_base(
+    base: Base,
+    *,
+    dtype: torch.dtype = torch.float32,
+    bits: Bits | None = None,
+    device_map: str = "cpu",
+) -> Model:
+    """The bare base, in evaluation mode; a native one is read straight to where it will run."""
     folder = folder_of(base)
     if base.kind == "stitched":
-        return load_stitched(folder, base)
-    return load_native(folder, base, dtype=dtype)
+        stitched = load_stitched(folder, base)
+        joined: tuple[torch.nn.Module, ...] = (stitched.encoder, stitched.lm)
+        for part in joined:  # what joins them stays exact
+            part.to(dtype)
+        model: Model = stitched
+        if bits:
+            pack(model, bits, dtype=dtype)
+    else:
+        packed = settings(bits, base, dtype=dtype) if bits else None
+        model = load_native(folder, base, dtype=dtype, quantization=packed, device_map=device_map)
+    if bits:
+        steady(model)
+    return model
+
+
+def tokenizer_of(base: Base) -> PreTrainedTokenizerBase:
+    """A base's tokenizer alone; of a base that is not here, no weights are fetched for it."""
+    return tokenizer_in(words_of(base), base)
+
+
+def words_of(base: Base) -> Path:
+    """The folder with a base's tokenizer and processor, and with its weights if they are here."""
+    return _folder_here(base) or fetch_words(base.source, base.revision)
 
 
 def folder_of(base: Base) -> Path:
     """The folder with a base's weights, fetched from the hub when it is not here yet."""
+    return _folder_here(base) or fetch(base.source, base.revision)
+
+
+def _folder_here(base: Base) -> Path | None:
+    """Where a base lies on this machine, if it does."""
     if base.source.startswith(EMBEDDED):
         return Path(str(files("dlm.model"))) / base.source.removeprefix(EMBEDDED)
-    if Path(base.source).is_dir() or base.kind == "stitched":
-        return Path(base.source)
-    try:
-        return Path(
-            snapshot_download(base.source, revision=base.revision, allow_patterns=list(FETCHED))
-        )
-    except GatedRepoError as reason:
-        mend = f"accept its licence at https://huggingface.co/{base.source}, then `hf auth login`"
-        raise BaseError("needs its licence accepted", where=base.source, mend=mend) from reason
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as reason:
-        mend = f"`hf download {base.source}` where there is a network, or use base_model: sparrow"
-        what = f"is not on this machine and cannot be fetched ({base.megabytes / 1000:.1f} GB)"
-        raise BaseError(what, where=base.source, mend=mend) from reason
+    place = Path(base.source)
+    return place if place.is_absolute() else snapshot(base.source, base.revision)

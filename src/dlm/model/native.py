@@ -1,23 +1,26 @@
 """Native bases: released models that hear, run part by part behind the four questions."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import (
-    AutoTokenizer,
+    AudioFlamingo3ForConditionalGeneration,
+    GlmAsrForConditionalGeneration,
     PreTrainedModel,
+    Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2AudioForConditionalGeneration,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
     VoxtralForConditionalGeneration,
 )
-from transformers.utils import logging
 
-from dlm.batches.chat import placeholder_of
-from dlm.errors import BaseError
+from dlm.batches.chat import placeholder_of, tokenizer_in
 from dlm.model.encoder import hear_qwen2_audio
 from dlm.model.face import Features, Model
 from dlm.plan.bases import Base, Role
+from dlm.plan.frames import tokens_of_mel
 
 
 class Native(Model):
@@ -34,7 +37,7 @@ class Native(Model):
     def __init__(self, base: Base, whole: PreTrainedModel, folder: Path) -> None:
         super().__init__()
         self.base, self.whole = base, whole
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = tokenizer_in(folder, base)
         self.placeholder = placeholder_of(self.tokenizer, base)
 
     @property
@@ -67,67 +70,157 @@ class Native(Model):
         table: nn.Module = self.whole.get_input_embeddings()
         return table
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens at which the released model stops, besides the end of a turn."""
+        config = self.whole.generation_config
+        ends = None if config is None else config.eos_token_id
+        return tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
+
+    @property
+    def projection(self) -> nn.Module:
+        """What turns features into audio embeddings."""
+        return self.part("projector")
+
     def project(self, features: Features) -> torch.Tensor:
         """Audio embeddings of all windows, one after the other."""
-        projector = self.part("projector")
-        weights = next(projector.parameters())
+        projection = self.projection
+        weights = next(projection.parameters())
         values = features.values.to(weights.device, weights.dtype)
         steps = torch.arange(values.shape[1], device=values.device)
         kept = steps < features.frames.to(values.device)[:, None]
-        projected: torch.Tensor = projector(values[kept])
+        projected: torch.Tensor = projection(values[kept])
         return projected
+
+    def heard(self, frames: torch.Tensor) -> torch.Tensor:
+        """Features that windows of `frames` mel frames become."""
+        strides = self.base.strides
+        return frames.new_tensor([tokens_of_mel(each, strides) for each in frames.tolist()])
+
+    def ready(self, mel: torch.Tensor) -> torch.Tensor:
+        """The mel where the encoder is, in its format."""
+        weights = next(self.part("encoder").parameters())
+        return mel.to(weights.device, weights.dtype)
 
 
 class Qwen2Audio(Native):
     """Qwen2-Audio (Chu et al. 2024): a Whisper-like encoder, a linear map, a Qwen LM."""
 
-    architecture = Qwen2AudioForConditionalGeneration
+    architecture: ClassVar[type[PreTrainedModel]] = Qwen2AudioForConditionalGeneration
 
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
         """The encoder at true length, pooled to 25 frames per second."""
         values = hear_qwen2_audio(self.part("encoder"), mel, frames)  # type: ignore[arg-type]
-        return Features(values, (frames + 1) // 2 // self.base.strides.projector)
+        return Features(values, self.heard(frames))
+
+
+class AudioFlamingo3(Qwen2Audio):
+    """Audio Flamingo 3 (Goel et al. 2025): Qwen2-Audio's encoder, a two-layer map, a Qwen LM."""
+
+    architecture = AudioFlamingo3ForConditionalGeneration
 
 
 class Voxtral(Native):
     """Voxtral (Mistral 2025): Whisper's encoder on full windows, four frames a token, a Llama."""
 
-    architecture = VoxtralForConditionalGeneration
+    architecture: ClassVar[type[PreTrainedModel]] = VoxtralForConditionalGeneration
 
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
         """The encoder on windows that silence has completed, four frames side by side."""
-        values = self.part("encoder")(mel.to(self.device)).last_hidden_state
+        values = self.part("encoder")(self.ready(mel)).last_hidden_state
         stride = self.base.strides.projector
         joined = values.unflatten(1, (-1, stride)).flatten(2)  # (windows, tokens, 4 * width)
-        return Features(joined, frames.new_full(frames.shape, joined.shape[1]))
+        return Features(joined, self.heard(frames))
 
 
-FAMILIES: dict[str, type[Native]] = {"qwen2_audio": Qwen2Audio, "voxtral": Voxtral}
+class GlmAsr(Voxtral):
+    """GLM-ASR (Z.ai 2025): as Voxtral, with rotary positions; the silence is heard, not told."""
+
+    architecture = GlmAsrForConditionalGeneration
 
 
-def load_native(folder: Path, base: Base, *, dtype: torch.dtype) -> Model:
-    """Load a released model from its folder. Raises BaseError naming missing or extra tensors."""
-    kind = FAMILIES[base.family]
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        loaded: Any = kind.architecture.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+class Qwen3Asr(Native):
+    """Qwen3-ASR (Qwen 2026): convolutions second by second, attention over eight seconds."""
+
+    architecture: ClassVar[type[PreTrainedModel]] = Qwen3ASRForConditionalGeneration
+
+    def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
+        """The encoder, with each window completed to a whole second."""
+        mel = nn.functional.pad(self.ready(mel), (0, -mel.shape[-1] % self.base.strides.chunk))
+        steps = torch.arange(mel.shape[-1], device=mel.device)
+        mask = steps < frames.to(mel.device)[:, None]
+        flat = self.part("encoder")(mel, input_features_mask=mask.long()).last_hidden_state
+        return self.cut(flat, frames)
+
+    def cut(self, flat: torch.Tensor, frames: torch.Tensor) -> Features:
+        """Features of windows that lie one after the other, (all frames, width)."""
+        heard = self.heard(frames)
+        windows = flat[: int(heard.sum())].split(heard.tolist())
+        return Features(nn.utils.rnn.pad_sequence(windows, batch_first=True), heard)
+
+
+class Thinker(Qwen3Asr):
+    """The half of an Omni model that thinks; the layers that project end its encoder."""
+
+    projections: ClassVar[tuple[str, ...]]
+
+    @property
+    def parts(self) -> dict[Role, tuple[str, ...]]:  # type: ignore[override]
+        """How the names of the parameters of each part begin."""
+        tower = f"whole.{self.places['encoder']}."
+        ear = [name for name, _ in self.part("encoder").named_children()]
+        return {
+            **super().parts,
+            "encoder": tuple(f"{tower}{name}" for name in ear if name not in self.projections),
+            "projector": tuple(f"{tower}{name}" for name in self.projections),
+        }
+
+    @property
+    def projection(self) -> nn.Module:
+        """The last layers of the encoder."""
+        tower = self.part("encoder")
+        return nn.Sequential(*(tower.get_submodule(name) for name in self.projections))
+
+    def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
+        """The encoder up to where it projects."""
+        tower, caught = self.part("encoder"), list[torch.Tensor]()
+        mel = self.ready(mel)
+        windows = [window[:, :count] for window, count in zip(mel, frames.tolist(), strict=True)]
+        if self.base.strides.chunk:  # its convolutions look as far as the longest chunk of a batch
+            windows.append(mel.new_zeros(mel.shape[1], self.base.strides.chunk))
+        lengths = frames.new_tensor([window.shape[1] for window in windows])
+        hook = tower.get_submodule("ln_post").register_forward_hook(
+            lambda module, given, normed: caught.append(normed)
         )
-    except (OSError, ValueError) as reason:
-        first = str(reason).splitlines()[0]
-        mend = "fetch the model again; only safetensors are read"
-        raise BaseError(f"cannot be loaded ({first})", where=str(folder), mend=mend) from reason
-    finally:
-        if bar:
-            logging.enable_progress_bar()
-    whole, report = loaded
-    odd = {key: sorted(map(str, names)) for key, names in report.items() if names}
-    if odd:
-        told = "; ".join(f"{len(names)} {key}, first {names[0]}" for key, names in odd.items())
-        raise BaseError(f"tensors do not fit: {told}", where=str(folder), mend="fetch it again")
-    return kind(base, whole, folder).eval()
+        try:
+            tower(torch.cat(windows, dim=1), feature_lens=lengths.to(mel.device))
+        finally:
+            hook.remove()
+        return self.cut(caught[0], frames)
+
+
+class Qwen25Omni(Thinker):
+    """The thinker of Qwen2.5-Omni (Xu et al. 2025): attention over two seconds of sound."""
+
+    architecture = Qwen2_5OmniThinkerForConditionalGeneration
+    places: ClassVar[dict[str, str]] = {**Native.places, "projector": "model.audio_tower.proj"}
+    projections = ("proj",)
+
+
+class Qwen3Omni(Thinker):
+    """The thinker of Qwen3-Omni (Xu et al. 2025): Qwen3-ASR's encoder, a mixture of experts."""
+
+    architecture = Qwen3OmniMoeThinkerForConditionalGeneration
+    places: ClassVar[dict[str, str]] = {**Native.places, "projector": "model.audio_tower.proj2"}
+    projections = ("proj1", "act", "proj2")
+
+
+FAMILIES: dict[str, type[Native]] = {
+    "qwen2_audio": Qwen2Audio,
+    "audioflamingo3": AudioFlamingo3,
+    "voxtral": Voxtral,
+    "glmasr": GlmAsr,
+    "qwen3_asr": Qwen3Asr,
+    "qwen2_5_omni": Qwen25Omni,
+    "qwen3_omni_moe": Qwen3Omni,
+}

@@ -58,14 +58,16 @@ class Base:
     and `whole_mel` whether a long sound's mel is taken before it is cut into windows. `placeholder`
     is the token that stands for one token of sound, written between `before` and `after`, in which
     {number} counts the sounds of a conversation. `prompt` is what it is asked when a clip only has
-    a transcript; `chat` the form of its conversations: the template beside its weights,
-    mistral-common's, or plain text. `context` is the longest row it knows, in tokens.
+    a transcript, {language} in it the clip's, or en; `chat` the form of its conversations: the
+    template beside its weights, with each turn as text or in parts, for which it writes the markers
+    itself; parts with Qwen3-ASR's answers; mistral-common's; or plain text. `context` is the
+    longest row it knows, in tokens.
     """
 
     key: str
     kind: Literal["native", "stitched"]
     family: str
-    source: str  # "embedded:sparrow", a hub name, or a folder
+    source: str  # "embedded:sparrow", a hub name, or the absolute path of a folder
     revision: str | None
     license: str
     strides: Strides
@@ -75,7 +77,7 @@ class Base:
     before: str
     after: str
     prompt: str
-    chat: Literal["template", "mistral", "plain"]
+    chat: Literal["template", "parts", "asr", "mistral", "plain"]
     sizes: Sizes
     megabytes: int  # to download, or on disk
     context: int
@@ -91,7 +93,7 @@ def read_facts(folder: Path) -> Base:
     """The row written beside a stitched base's weights. Raises BaseError when it is damaged."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        return replace(_ROW.validate_python(facts), source=str(folder))
+        return replace(_ROW.validate_python(facts), source=str(folder.absolute()))
     except (OSError, ValueError, KeyError, TypeError) as reason:
         raise BaseError(
             f"not the facts of a base ({' '.join(str(reason).split())})",

@@ -101,6 +101,129 @@ VOXTRAL = Base(
     epochs=3,
 )
 
+AUDIO_FLAMINGO = replace(
+    QWEN2_AUDIO,
+    key="audio-flamingo-3",
+    family="audioflamingo3",
+    source="nvidia/audio-flamingo-3-hf",
+    revision="7d4bae64ee29878af6504ae6f6bb3e40492838ad",
+    license="NVIDIA OneWay Noncommercial",
+    placeholder="<sound>",
+    before="",
+    after="",
+    prompt="Transcribe the input speech.",
+    sizes=Sizes(
+        encoder=LARGE_V3,
+        projector=17_439_744,
+        lm=Tower(6_525_621_760, layers=28, width=3584, inner=18_944, heads=28, kv_heads=4),
+        words=1_087_184_896,
+        vocabulary=151_672,
+    ),
+    megabytes=16_540,
+    context=32_768,
+    learning_rate=1e-4,
+)
+
+GLM_ASR = replace(
+    QWEN2_AUDIO,
+    key="glm-asr-nano",
+    family="glmasr",
+    source="zai-org/GLM-ASR-Nano-2512",
+    revision="61ba4e0b3309b6656edea3e93e419f7bd5c61957",
+    license="MIT",
+    strides=replace(WHISPER, projector=4, drops=True, fill="heard"),
+    placeholder="<|pad|>",
+    before="<|begin_of_audio|>",
+    after="<|end_of_audio|><|user|>\n",
+    prompt="Please transcribe this audio into text",
+    sizes=Sizes(
+        encoder=replace(LARGE_V3, parameters=635_048_960),
+        projector=29_366_272,
+        lm=Tower(1_350_682_624, layers=28, width=2048, inner=6144, heads=16, kv_heads=4),
+        words=242_745_344,
+        vocabulary=59_264,
+    ),
+    megabytes=4_520,
+    learning_rate=1e-4,
+)
+
+QWEN3_ASR = replace(
+    QWEN2_AUDIO,
+    key="qwen3-asr-1.7b",
+    family="qwen3_asr",
+    source="Qwen/Qwen3-ASR-1.7B-hf",
+    revision="bcd2b5b7f32b480ab5790554cfa8347f246a14f3",
+    strides=replace(WHISPER, encoder=8, chunk=100, window=1200 * 16_000, mirrors=True, least=8_000),
+    whole_mel=True,
+    placeholder="<|audio_pad|>",
+    before="<|audio_start|>",
+    after="<|audio_end|>",
+    prompt="",  # its template has no place for a question
+    chat="asr",
+    sizes=Sizes(
+        encoder=Tower(314_328_704, layers=24, width=1024, inner=4096, heads=16, kv_heads=16),
+        projector=3_148_800,
+        lm=Tower(
+            1_409_410_048, layers=28, width=2048, inner=6144, heads=16, kv_heads=8, head_width=128
+        ),
+        words=311_164_928,
+        vocabulary=151_936,
+    ),
+    megabytes=4_080,
+    context=65_536,
+    learning_rate=2e-5,
+)
+
+QWEN25_OMNI = replace(
+    QWEN2_AUDIO,
+    key="qwen2.5-omni-7b",
+    family="qwen2_5_omni",
+    source="Qwen/Qwen2.5-Omni-7B",
+    revision="ae9e1690543ffd5c0221dc27f79834d0294cba00",
+    strides=replace(WHISPER, projector=2, drops=True, chunk=200, window=300 * 16_000),
+    before="<|audio_bos|>",
+    after="<|audio_eos|>",
+    chat="parts",
+    sizes=Sizes(
+        encoder=replace(LARGE_V3, parameters=635_056_128 + 676_550_144),  # its eyes among them
+        projector=4_591_104,
+        lm=AUDIO_FLAMINGO.sizes.lm,
+        words=1_089_994_752,
+        vocabulary=152_064,
+    ),
+    megabytes=22_400,
+    context=32_768,
+    learning_rate=1e-4,
+)
+
+QWEN3_OMNI = replace(
+    QWEN3_ASR,
+    key="qwen3-omni-30b-a3b",
+    family="qwen3_omni_moe",
+    source="Qwen/Qwen3-Omni-30B-A3B-Instruct",
+    revision="26291f793822fb6be9555850f06dfe95f2d7e695",
+    strides=replace(QWEN3_ASR.strides, least=160),
+    prompt=QWEN2_AUDIO.prompt,
+    chat="parts",
+    sizes=Sizes(
+        encoder=replace(LARGE_V3, parameters=643_664_000 + 538_631_408),  # its eyes among them
+        projector=4_263_168,
+        lm=Tower(
+            29_909_792_768,  # in 128 experts, of which 8 take part in a word
+            layers=48,
+            width=2048,
+            inner=8 * 768,
+            heads=32,
+            kv_heads=4,
+            head_width=128,
+        ),
+        words=622_854_144,
+        vocabulary=152_064,
+    ),
+    megabytes=70_500,
+    learning_rate=1e-4,
+)
+
 CATALOGUE = {
     base.key: base
     for base in (
@@ -113,7 +236,7 @@ CATALOGUE = {
             revision="dd84470756e6277a71d4d7188773a43cde92696e",
             before="<|audio_bos|>",
             after="<|audio_eos|>",
-            prompt="Detect the language and recognize the speech: <|en|>",
+            prompt="Detect the language and recognize the speech: <|{language}|>",
             chat="plain",
         ),
         VOXTRAL,
@@ -139,6 +262,11 @@ CATALOGUE = {
             ),
             megabytes=48_500,
         ),
+        AUDIO_FLAMINGO,
+        GLM_ASR,
+        QWEN3_ASR,
+        QWEN25_OMNI,
+        QWEN3_OMNI,
     )
 }
 

@@ -2,9 +2,9 @@
 
     samples --hop--> mel frames --encoder stride--> encoder frames --projector stride--> tokens
 
-Each arrow rounds up, because each stage pads its last, partial step with silence; a base whose
-projector drops its last, partial step says so in `drops`. A span longer than the window is heard
-window by window, and its tokens stand one after the other.
+Each arrow rounds up, because each stage pads its last, partial step with silence; a base that
+drops its last, partial step says so in `mirrors` (mel) or `drops` (tokens). A span longer than the
+window is heard window by window, and its tokens stand one after the other.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,12 @@ class Strides:
 
     `rate` is in samples per second, `hop` in samples per mel frame, `encoder` in mel frames per
     encoder frame and `projector` in encoder frames per token. `window` is the longest span, in
-    samples, that the encoder hears at once. `tail` is how many mel
-    frames past a clip's end the encoder's convolutions look at. `fill` says whether a window is
+    samples, that the encoder hears at once. `tail` is how many mel frames past a clip's end the
+    encoder's convolutions look at. `fill` says whether a window is
     completed with silence before it is heard, and whether that silence counts as tokens. `chunk`
-    is how many mel frames the convolutions take by themselves, 0 for the whole window.
+    is how many mel frames the convolutions take by themselves, 0 for the whole window. `mirrors`
+    is for a mel that a clip ends as in a mirror, and that has no frame for less than a hop;
+    `least` is how many samples a clip is given at the least, with silence that counts.
     """
 
     rate: int
@@ -32,11 +34,15 @@ class Strides:
     tail: int = 0
     fill: Literal["none", "heard", "counted"] = "none"
     chunk: int = 0
+    mirrors: bool = False
+    least: int = 0
 
     @property
     def tokens_per_second(self) -> float:
         """Audio tokens that one second of sound becomes."""
-        return self.rate / (self.hop * self.encoder * self.projector)
+        step = self.chunk or self.encoder
+        heard = self.rate / self.hop / step * ceil_div(step, self.encoder)
+        return heard / self.projector
 
     @property
     def window_seconds(self) -> float:
@@ -49,36 +55,47 @@ def windows(samples: int, strides: Strides, most: int | None = None) -> tuple[in
 
     A rest too short for a token is left out, but for that of a span that is nothing else.
     """
-    whole, rest = divmod(samples, strides.window)
+    whole, rest = divmod(max(samples, strides.least), strides.window)
     cut = [strides.window] * whole
-    if rest and (not whole or _tokens(rest, strides)):
+    if rest and (not whole or window_tokens(rest, strides)):
         cut.append(rest)
     return tuple(cut[:most])
 
 
 def mel_frames(samples: int, strides: Strides) -> int:
     """Mel frames of a window of `samples`, those of a silence that counts among them."""
+    if strides.mirrors:
+        return samples // strides.hop
     return ceil_div(strides.window if strides.fill == "counted" else samples, strides.hop)
 
 
 def encoder_frames(samples: int, strides: Strides) -> int:
     """Encoder frames of a window of `samples`."""
-    frames = mel_frames(samples, strides)
-    if not strides.chunk:
-        return ceil_div(frames, strides.encoder)
-    whole, rest = divmod(frames, strides.chunk)
-    return whole * ceil_div(strides.chunk, strides.encoder) + ceil_div(rest, strides.encoder)
+    return _encoded(mel_frames(samples, strides), strides)
 
 
 def tokens(samples: int, strides: Strides, most: int | None = None) -> int:
     """Audio tokens of a span of `samples`: the number of placeholders it takes in the text."""
-    return sum(_tokens(window, strides) for window in windows(samples, strides, most))
+    return sum(window_tokens(window, strides) for window in windows(samples, strides, most))
 
 
-def _tokens(samples: int, strides: Strides) -> int:
-    """Audio tokens of one window."""
-    frames = encoder_frames(samples, strides)
-    return frames // strides.projector if strides.drops else ceil_div(frames, strides.projector)
+def tokens_of_mel(frames: int, strides: Strides) -> int:
+    """Audio tokens of one window of `frames` mel frames."""
+    heard = _encoded(frames, strides)
+    return heard // strides.projector if strides.drops else ceil_div(heard, strides.projector)
+
+
+def window_tokens(samples: int, strides: Strides) -> int:
+    """Audio tokens of one window of `samples`."""
+    return tokens_of_mel(mel_frames(samples, strides), strides)
+
+
+def _encoded(frames: int, strides: Strides) -> int:
+    """Encoder frames of one window of `frames` mel frames."""
+    if not strides.chunk:
+        return ceil_div(frames, strides.encoder)
+    whole, rest = divmod(frames, strides.chunk)
+    return whole * ceil_div(strides.chunk, strides.encoder) + ceil_div(rest, strides.encoder)
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from dlm.errors import PlanError
+
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 QUERY = ["--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits"]
 
@@ -41,6 +43,27 @@ class Machine:
     def device(self) -> str:
         """Where a model runs unless told otherwise."""
         return "cuda" if self.gpus else "cpu"
+
+    def room(self, device: str, *, spread: bool) -> tuple[int, int]:
+        """Bytes to plan with where a model runs, and those that are free now.
+
+        `spread` over all accelerators. One part in sixteen is left to the system, or to a card's
+        error correction.
+        """
+        if device == "cpu":
+            return self.memory * 15 // 16, self.free_memory
+        used = self.gpus if spread else self.gpus[:1]
+        return sum(gpu.memory for gpu in used) * 15 // 16, sum(gpu.free for gpu in used)
+
+
+def device_of(asked: str | None, machine: Machine) -> str:
+    """Where a model runs: what was asked for, or the fastest there is."""
+    device = asked or machine.device
+    if device not in ("cpu", "cuda"):
+        raise PlanError(f"unknown device '{device}'", mend="use cpu or cuda")
+    if device == "cuda" and not machine.gpus:
+        raise PlanError("this machine has no CUDA device", mend="use --device cpu")
+    return device
 
 
 def survey(folder: Path) -> Machine:

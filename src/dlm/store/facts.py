@@ -50,12 +50,18 @@ class RunFacts:
     base: str
     base_revision: str | None = None
     learned_from: tuple[Recording, ...] = ()
+    overrides: dict[str, object] = field(default_factory=dict)  # asked over the document
 
     def differences(self, other: "RunFacts") -> tuple[str, ...]:
-        """The names of the facts that are not those of `other`."""
+        """The names of the facts that are not those of `other`.
+
+        What overrides change is in the plan and in the data; the others make no difference.
+        """
         theirs = vars(other)
         return tuple(
-            name for name, mine in vars(self).items() if plain(mine) != plain(theirs.get(name))
+            name
+            for name, mine in vars(self).items()
+            if name != "overrides" and plain(mine) != plain(theirs.get(name))
         )
 
 

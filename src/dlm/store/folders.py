@@ -16,7 +16,16 @@ import numpy as np
 from safetensors import SafetensorError
 
 from dlm.errors import StoreError
-from dlm.files import discard, disk_full, make_folder, sync, sync_tree, write_atomic, writing
+from dlm.files import (
+    discard,
+    disk_full,
+    make_folder,
+    sync,
+    sync_tree,
+    temporary,
+    write_atomic,
+    writing,
+)
 
 Fill = Callable[[Path], None]
 
@@ -74,6 +83,22 @@ def keep_state(run: Path, write: Fill, *, step: int) -> None:
                 state.rename(old)
             new.rename(state)
             sync(run)
+    finally:
+        discard(new)
+    discard(old)
+
+
+def replace_folder(folder: Path, fill: Fill) -> None:
+    """Make what `fill` writes the folder `folder`, in place of what was there."""
+    new, old = temporary(folder.parent), temporary(folder.parent)
+    try:
+        fill_folder(new, fill)
+        sync_tree(new)
+        with writing(folder):
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+            sync(folder.parent)
     finally:
         discard(new)
     discard(old)

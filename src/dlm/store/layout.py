@@ -29,6 +29,11 @@ def home() -> Path:
     return Path(os.environ.get("DLM_HOME") or "~/.dlm").expanduser().absolute()
 
 
+def keep_in(folder: Path) -> None:
+    """Keep everything in `folder` from now on, this process and those it starts."""
+    os.environ["DLM_HOME"] = str(folder)
+
+
 @dataclass(frozen=True)
 class Layout:
     """The paths of one document's store."""

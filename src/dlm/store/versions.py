@@ -66,6 +66,11 @@ class Store:
         """The right to write, for one process at a time: `with store.lock(): ...`."""
         return self._lock
 
+    def provision(self) -> None:
+        """Make the store, with nothing in it yet."""
+        with self.lock():
+            self._write_manifest()
+
     def versions(self) -> tuple[Version, ...]:
         """Every committed version, oldest first."""
         found = (self._read(path) for path in self.layout.versions.glob("v*"))

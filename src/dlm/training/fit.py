@@ -94,12 +94,16 @@ class _Loop:
         self.accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed)
         self.optimizer = optimiser(model, plan)
         self.parameters = list(learning(model).values())
-        self.objective: Any = self.accelerator.prepare_model(Objective(model))
+        together = len({each.device for each in model.parameters()}) == 1
+        self.objective: Any = self.accelerator.prepare_model(
+            Objective(model), device_placement=together
+        )
 
     def step(self, number: int, batches: list[Batch]) -> Step | Skipped:
         """Learn from the batches of one step, or say why not."""
         began = time.monotonic()
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         torch.manual_seed((self.plan.seed * 1_000_003 + number) % SEEDS)
         rates = set_rates(self.optimizer, self.plan, number)
         tokens = self._sum(sum(batch.label_tokens for batch in batches))

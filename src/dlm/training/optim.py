@@ -38,7 +38,8 @@ def optimiser(model: Model, plan: TrainingPlan) -> torch.optim.AdamW:
         [
             {"params": members, "lr": rate, "peak": rate, "name": name, "weight_decay": decay}
             for (name, rate, decay), members in groups.items()
-        ]
+        ],
+        fused=True,  # in place, without a copy of what learns
     )
 
 

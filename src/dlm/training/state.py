@@ -54,6 +54,5 @@ def read_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path) -> 
             slot.copy_(weights[name])
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
-        held = value if moment == "step" else value.to(slots[name].device)
-        optimizer.state[slots[name]][moment] = held
+        optimizer.state[slots[name]][moment] = value.to(slots[name].device)
     return step

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from dlm.batches.collate import Batch, Padding, collate
 from dlm.clips.clip import Clip, Part, Sound
+from dlm.clips.sources import SourceReport
 from dlm.training.loss import listening_gap, mean_loss
 from dlm.use.metrics import NORMALISER, Errors, Scored, character_errors, score, word_errors
-from dlm.use.ready import TOGETHER, Ready, answer_all
+from dlm.use.ready import Ready, answer_all
 
 Progress = Callable[[int, int], None]
 
@@ -23,6 +24,7 @@ class Report:
     characters: Errors | None
     worst: tuple[Scored, ...]
     scores: dict[str, float]  # loss, shuffled_loss, gap, wer, cer
+    sources: tuple[SourceReport, ...] = ()  # that the clips come from, if not from a document
     normaliser: str = NORMALISER
 
 
@@ -108,5 +110,6 @@ def _batches(using: Ready, clips: list[Clip]) -> list[Batch]:
     rows = [using.chat.row(clip) for clip in clips]
     rows.sort(key=lambda row: (sum(map(using.tokens, row.sounds)), len(row.ids)))
     padding = Padding(using.chat.pad, using.chat.placeholder)
-    groups = [rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER)]
+    starts = range(0, len(rows), using.together)
+    groups = [rows[start : start + using.together] for start in starts]
     return [collate(group, using.ear, padding) for group in groups]

@@ -6,37 +6,43 @@ folder/
   snapshot_manifest.json     sha256 of every file
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
-from peft.tuners.lora import LoraLayer
 
-from dlm.errors import BaseError, TrainingError
-from dlm.files import hash_tree, make_folder
-from dlm.model.face import Features, Model
+from dlm.errors import TrainingError
+from dlm.model.face import Features
+from dlm.model.load import load_version
+from dlm.model.quantize import unpack
 from dlm.model.stitched import Stitched, load_stitched, save_stitched
+from dlm.plan.bases import Base
 from dlm.store.facts import Version
+from dlm.use.manifest import MANIFEST, write_manifest
+from dlm.use.snapshot import snapshot
 
-MANIFEST = "snapshot_manifest.json"
 TOLERANCE = 1e-3  # largest difference of logits between the model and what was written, fp32
 
 
-def export(model: Model, version: Version, folder: Path) -> None:
-    """Write `model` into the empty `folder`, and read it back to see that it says the same.
+def export(base: Base, version: Version, system: str | None, folder: Path) -> None:
+    """Write a version into the empty `folder`: a snapshot, or a stitched base of its own."""
+    if base.kind == "native":
+        snapshot(base, version, system, folder)
+    else:
+        model = load_version(base, version.path, device="cpu")
+        write_base(cast(Stitched, model), version, folder)
 
-    Raises BaseError for a native base: what it learned is an adapter for a released model.
-    """
-    if not isinstance(model, Stitched):
-        mend = f"its adapter is {version.path}, in the names of transformers' own class"
-        raise BaseError(f"{model.base.key} cannot be written as a base of its own", mend=mend)
-    make_folder(folder)
-    key = f"{model.base.key}-{version.name}"
-    base = replace(model.base, key=key, revision=version.sha256[:12])
+
+def write_base(model: Stitched, version: Version, folder: Path) -> None:
+    """Write `model` into `folder`, and read it back to see that it says the same."""
+    unpack(model)
+    base = model.base
+    key = f"{base.key}-{version.name}"
     probe = _probe(model)
     merge(model)
-    bare = Stitched(base, model.config, model.tokenizer)
+    named = replace(base, key=key, revision=version.sha256[:12])
+    bare = Stitched(named, model.config, model.tokenizer)
     bare.load_state_dict(_bare_state(model))
     save_stitched(bare, folder)
     difference = float((_probe(load_stitched(folder)) - probe).abs().max())
@@ -46,12 +52,14 @@ def export(model: Model, version: Version, folder: Path) -> None:
             where=str(folder),
             mend="report this document and its version",
         )
-    (folder / "README.md").write_text(_readme(base.key, version), encoding="utf-8")
-    _write_manifest(folder, model, version)
+    (folder / "README.md").write_text(_readme(key, version), encoding="utf-8")
+    write_manifest(folder, base, version, target="stitched", architecture="Stitched")
 
 
 def merge(model: Stitched) -> None:
     """Fold LoRA into the layers it sits on."""
+    from peft.tuners.lora import LoraLayer  # which loads bitsandbytes, wherever it is
+
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.merge()
@@ -78,28 +86,6 @@ def _probe(model: Stitched) -> torch.Tensor:
     return model.speak(model.think(embedded, attention)[0])
 
 
-def _write_manifest(folder: Path, model: Stitched, version: Version) -> None:
-    base = model.base
-    facts = {
-        "export_target": "stitched",
-        "base_model": base.key,
-        "base_model_revision": base.revision,
-        "modality": "audio-language",
-        "audio_token": base.placeholder,
-        "sample_rate": base.strides.rate,
-        "max_length_seconds": base.strides.window_seconds,
-        "adapter_version": version.number,
-        "created_at": version.created_at,
-        "scores": version.scores,
-        "artifacts": [
-            {"path": path, "sha256": sha256, "size_bytes": (folder / path).stat().st_size}
-            for path, sha256 in sorted(hash_tree(folder).items())
-        ],
-    }
-    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-
 def _readme(key: str, version: Version) -> str:
     scores = "\n".join(f"- {name}: {value:.4g}" for name, value in sorted(version.scores.items()))
     return f"""# {key}
@@ -119,9 +105,9 @@ dlm init my.dlm --base PATH/OF/THIS/FOLDER
 dlm prompt my.dlm --base --audio clip.wav "What was said?"
 ```
 
-Scores on held-out clips:
+Scores, of held-out clips if there were any:
 
-{scores or "- none were held out"}
+{scores or "- nothing was measured"}
 
 `{MANIFEST}` lists every file with its sha256.
 """

@@ -49,15 +49,22 @@ class Transcript:
         return "\n".join(["WEBVTT\n", *cues])
 
 
-def transcribe(using: Ready, paths: list[Path], *, auto_resample: bool) -> Iterator[Transcript]:
-    """One recording after the other. Raises ClipError where one cannot be decoded."""
+def transcribe(
+    using: Ready, paths: list[Path], *, auto_resample: bool, language: str | None = None
+) -> Iterator[Transcript]:
+    """One recording after the other. Raises ClipError where one cannot be decoded.
+
+    `language` is asked of every segment by a base whose form has a place for it.
+    """
     base = using.model.base
     for path in paths:
         rate = base.strides.rate
         samples = decode(Sound(path), rate=rate, resample=auto_resample)
-        longest = min(LONGEST_SEGMENT, base.strides.window_seconds)
+        longest = base.strides.window_seconds  # a window costs the same however much it holds
+        if base.strides.fill == "none":
+            longest = min(LONGEST_SEGMENT, longest)
         spans = cut(samples, rate=rate, longest=longest)
-        clips = [_clip(path, span) for span in spans]
+        clips = [_clip(path, span, language) for span in spans]
         heard = {clip.sounds[0]: text for clip, text in answer_all(using, clips)}
         segments = tuple(
             Segment(start, end, " ".join(heard[clip.sounds[0]].split()))
@@ -86,9 +93,9 @@ def cut(samples: np.ndarray, *, rate: int, longest: float) -> list[tuple[float, 
     return [(first * FRAME_SECONDS, min(last * FRAME_SECONDS, end)) for first, last in pieces]
 
 
-def _clip(path: Path, span: tuple[float, float]) -> Clip:
-    sound = Sound(path, *span)
-    return Clip((Turn("user", (sound,)), Turn("assistant", ("",))), str(path), "transcribe")
+def _clip(path: Path, span: tuple[float, float], language: str | None) -> Clip:
+    turns = (Turn("user", (Sound(path, *span),)), Turn("assistant", ("",)))
+    return Clip(turns, str(path), "transcribe", language)
 
 
 def _levels(samples: np.ndarray, rate: int) -> np.ndarray:

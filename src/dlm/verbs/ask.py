@@ -1,18 +1,19 @@
 """prompt, transcribe, eval: using what was learned."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dlm.clips.clip import Sound
-from dlm.errors import ClipError, StoreError, UsageError
+from dlm.clips.clip import LANGUAGE, LANGUAGE_MEND, Sound
+from dlm.errors import ClipError, UsageError
 from dlm.verbs.say import Bare, Device, DocumentPath, Progress, Say, VersionName, within
 
 if TYPE_CHECKING:
     from dlm.clips.clip import Clip
-    from dlm.clips.sources import Gathered
+    from dlm.clips.sources import SourceReport
     from dlm.document.document import Document
+    from dlm.document.settings import Training
     from dlm.plan.bases import Base
     from dlm.use.evaluate import Report
     from dlm.use.transcribe import Transcript
@@ -30,9 +31,9 @@ class Opened:
     device: str
 
     @property
-    def auto_resample(self) -> bool:
-        """Whether other sampling rates are accepted."""
-        return self.document.settings.training.audio.auto_resample
+    def asked(self) -> "Training":
+        """What the document asks of training, and so of everything that comes after it."""
+        return self.document.settings.training
 
 
 def prompt(
@@ -43,14 +44,20 @@ def prompt(
     *,
     audio: Annotated[tuple[Path, ...], Say("A recording; say it again for each of several.")] = (),
     max_tokens: Annotated[int, Say("The longest answer, in tokens.")] = 256,
-    temperature: Annotated[float, Say("0 takes the likeliest word, more is livelier.")] = 0.0,
+    temperature: Annotated[
+        float, Say("0 takes the likeliest word, more is livelier.", ("--temperature", "--temp"))
+    ] = 0.0,
     top_p: Annotated[float, Say("Choose among the likeliest words up to this share.")] = 1.0,
     seed: Annotated[int, Say("The seed of a lively answer.")] = 0,
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
+    image: Annotated[tuple[Path, ...], Say("Images are not seen.", hidden=True)] = (),
 ) -> Iterator[str]:
     """Ask about one or more recordings; the answer is streamed."""
+    if image and audio:
+        what = "--image and --audio cannot be combined (each targets a different modality)"
+        raise UsageError(what, mend="drop --image")
     if not audio:
         raise UsageError(
             "audio-language base requires at least one --audio PATH", mend="add --audio clip.wav"
@@ -60,7 +67,9 @@ def prompt(
         raise UsageError("empty query", mend="pass a question, or pipe one on stdin")
     _sensible(max_tokens, temperature, top_p, seed)
     opened = _opened(path, version, bare=bare, device=device)
-    _require([Sound(each) for each in audio], opened)
+    heard = [Sound(each) for each in audio]
+    _require(heard, opened)
+    _together(heard, opened)
 
     from dlm.model.generate import Decoding
     from dlm.use.prompt import ask, turns_of
@@ -69,9 +78,7 @@ def prompt(
     system = opened.document.settings.system_prompt
     turns = turns_of(question, list(audio), opened.base, system)
     how = Decoding(max_tokens, temperature, top_p, seed)
-    using = ready(
-        opened.base, opened.version, device=opened.device, auto_resample=opened.auto_resample
-    )
+    using = ready(opened.base, opened.version, device=opened.device, asked=opened.asked)
     yield from ask(using, turns, how)
 
 
@@ -79,23 +86,30 @@ def transcribe(
     path: DocumentPath,
     recordings: Annotated[list[Path], Say("Recordings, or folders of them.", value="FILE|DIR")],
     *,
+    language: Annotated[
+        str | None,
+        Say("Spoken in them, such as fr, for a base that is told it; detected when not said."),
+    ] = None,
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
 ) -> "Iterator[Transcript]":
     """Write down what is said in recordings of any length."""
     _there(recordings)
+    if language is not None and not LANGUAGE.fullmatch(language):
+        what = f"'{language}' is not a language code of ISO 639-1"
+        raise UsageError(what, mend=LANGUAGE_MEND)
     files = [file for recording in recordings for file in _files(recording)]
     opened = _opened(path, version, bare=bare, device=device)
-    _require([Sound(each) for each in files], opened)
+    _require([Sound(each) for each in files], opened, whole=True)
 
     from dlm.use.ready import ready
     from dlm.use.transcribe import transcribe as heard
 
-    using = ready(
-        opened.base, opened.version, device=opened.device, auto_resample=opened.auto_resample
+    using = ready(opened.base, opened.version, device=opened.device, asked=opened.asked)
+    yield from heard(
+        using, files, auto_resample=opened.asked.audio.auto_resample, language=language
     )
-    yield from heard(using, files, auto_resample=opened.auto_resample)
 
 
 def evaluate(
@@ -109,37 +123,28 @@ def evaluate(
 ) -> "Report":
     """Count the words it gets wrong on clips it did not learn from."""
     opened = _opened(path, version, bare=bare, device=device)
-    clips = _clips(opened, data)
+    clips, sources = _clips(opened, data)
     _require([sound for clip in clips for sound in clip.sounds], opened)
 
     from dlm.use.evaluate import evaluate as scored
     from dlm.use.ready import ready
 
-    using = ready(
-        opened.base, opened.version, device=opened.device, auto_resample=opened.auto_resample
-    )
-    return scored(using, clips, progress=progress)
+    using = ready(opened.base, opened.version, device=opened.device, asked=opened.asked)
+    return replace(scored(using, clips, progress=progress), sources=sources)
 
 
 def _opened(path: Path, name: str | None, *, bare: bool, device: str | None) -> Opened:
     """The document, its base and the version to use, before anything heavy is loaded."""
-    from dlm.plan.hardware import survey
-    from dlm.plan.plan import device_of
+    from dlm.plan.hardware import device_of, survey
     from dlm.store.layout import home
-    from dlm.store.versions import open_store
-    from dlm.verbs.prepare import opened
+    from dlm.verbs.prepare import learned, opened
 
-    document, base = opened(path)
     chosen = device_of(device, survey(home()))
     if bare:
         if name:
             raise UsageError("--base and --version exclude each other", mend="give one of them")
-        return Opened(document, base, None, chosen)
-    store = open_store(document.settings.dlm_id)
-    version = store.find(name) if name else store.current()
-    if version is None:
-        mend = f"run `dlm train {path}`, or ask the bare base with --base"
-        raise StoreError("nothing was learned yet", where=str(path), mend=mend)
+        return Opened(*opened(path), None, chosen)
+    document, base, version = learned(path, name, otherwise=", or ask the bare base with --base")
     return Opened(document, base, version.path, chosen)
 
 
@@ -165,18 +170,39 @@ def _sensible(max_tokens: int, temperature: float, top_p: float, seed: int) -> N
     within("--seed", seed, least=0)
 
 
-def _require(sounds: "Iterable[Sound]", opened: Opened) -> None:
-    """Refuse what cannot be heard, before the model is loaded."""
+def _require(sounds: "Iterable[Sound]", opened: Opened, *, whole: bool = False) -> None:
+    """Refuse what cannot be heard, before the model is loaded; a `whole` sound has any length."""
     from dlm.clips.audio import listen, rate_refusal, resampler
+    from dlm.clips.remarks import long_remark
 
-    rate = opened.base.strides.rate
+    rate, longest = opened.base.strides.rate, opened.base.strides.window_seconds
+    policy = opened.asked.audio.long_clips
     for sound in dict.fromkeys(sounds):
         with listen(sound) as span:
-            native = span.header.rate
-        if native != rate and not opened.auto_resample:
+            native, seconds = span.header.rate, span.samples / span.header.rate
+        if policy == "error" and seconds > longest and not whole:
+            what, mend = long_remark(seconds, longest, policy)
+            raise ClipError(what, where=sound.name, mend=mend)
+        if native != rate and not opened.asked.audio.auto_resample:
             raise rate_refusal(sound.name, native, rate)
         if native != rate:
             resampler()
+
+
+def _together(sounds: "Sequence[Sound]", opened: Opened) -> None:
+    """Refuse more sound than the base can think of at once."""
+    from dlm.clips.audio import listen
+    from dlm.plan.frames import tokens
+
+    base, most = opened.base, opened.asked.audio.most_windows
+    count = 0
+    for sound in sounds:
+        with listen(sound) as span:
+            samples = round(span.samples / span.header.rate * base.strides.rate)
+        count += tokens(samples, base.strides, most)
+    if count > base.context:
+        what = f"the sound takes {count:,} tokens, and {base.key} thinks of {base.context:,}"
+        raise UsageError(what, mend="give fewer or shorter recordings")
 
 
 def _files(recording: Path) -> list[Path]:
@@ -189,13 +215,14 @@ def _files(recording: Path) -> list[Path]:
     return found
 
 
-def _clips(opened: Opened, data: Path | None) -> "list[Clip]":
-    """The held-out clips of the document, or all those of a folder."""
-    from dlm.clips.manifest import read_manifest
-    from dlm.clips.sources import gather
+def _clips(opened: Opened, data: Path | None) -> "tuple[list[Clip], tuple[SourceReport, ...]]":
+    """The held-out clips of the document, or all those of a source and what it left out."""
+    from dlm.clips.sources import gather, gather_source
     from dlm.clips.split import split
+    from dlm.document.override import overridden
+    from dlm.document.settings import Source
 
-    asked = opened.document.settings.training
+    asked = opened.asked
     if data is None:
         gathered = gather(opened.document)
         clips = list(split(gathered.clips, asked.held_out, seed=asked.seed)[1])
@@ -203,7 +230,8 @@ def _clips(opened: Opened, data: Path | None) -> "list[Clip]":
     else:
         if not data.exists():
             raise UsageError(f"clips not found: {data}", mend="name a folder or a .jsonl file")
-        gathered = _all_in(opened.document, data) if data.is_dir() else read_manifest(data)
+        document = overridden(opened.document, {"training.sources_policy": "permissive"})
+        gathered = gather_source(document, Source(path=str(data.absolute())))
         clips = list(gathered.clips)
         mend = "put recordings and their .txt transcripts there"
     fatal = [problem for problem in gathered.problems if problem.fatal]
@@ -212,17 +240,4 @@ def _clips(opened: Opened, data: Path | None) -> "list[Clip]":
     if not clips:
         where = str(data or opened.document.path)
         raise ClipError("no clips to evaluate on", where=where, mend=mend)
-    return clips
-
-
-def _all_in(document: "Document", folder: Path) -> "Gathered":
-    """The clips of a folder, as if the document named it and nothing else."""
-    from dlm.clips.sources import gather
-    from dlm.document.settings import Source
-
-    sources = {"sources": (Source(path=str(folder.absolute())),), "sources_policy": "permissive"}
-    training = document.settings.training.model_copy(update=sources)
-    settings = document.settings.model_copy(update={"training": training})
-    found = gather(replace(document, sections=(), settings=settings))
-    told = tuple(each for each in found.problems if each.where != document.path.name)
-    return replace(found, problems=told)
+    return clips, gathered.sources if data else ()

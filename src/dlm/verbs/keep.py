@@ -1,16 +1,18 @@
-"""show, versions, use_version, export, doctor: what is kept, and what there is."""
+"""show, versions, use_version, export, verify, doctor: what is kept, and what there is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dlm.errors import StoreError
-from dlm.verbs.say import DocumentPath, Say, VersionName
+from dlm.verbs.say import DocumentPath, Say, VersionName, within
 
 if TYPE_CHECKING:
     from dlm.clips.sources import SourceReport
     from dlm.document.document import Document
     from dlm.plan.bases import Base
+    from dlm.plan.fits import Fit
     from dlm.plan.hardware import Machine
     from dlm.plan.plan import Line
     from dlm.store.facts import Export, Version
@@ -32,6 +34,15 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Verified:
+    """How many files were looked at, and a line for each that is not as it was written."""
+
+    path: Path
+    files: int
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Health:
     """What this machine has, and what a document's plan needs of it."""
 
@@ -39,10 +50,11 @@ class Health:
     decoder: str
     resampler: str
     cache: Path  # of the hub
-    cached: tuple[str, ...]  # bases that lie there
+    cached: tuple[str, ...]  # bases that lie there, whole
     home: Path
     plan: "tuple[Line, ...]"
     complaint: str | None  # why there is no plan
+    fits: "tuple[Fit, ...]" = ()  # on the card one thinks of
 
 
 def show(path: DocumentPath) -> Shown:
@@ -90,63 +102,77 @@ def export(
     out: Annotated[Path | None, Say("An empty folder; one in the store when not said.")] = None,
     version: VersionName = None,
 ) -> "Export":
-    """Write the model as a folder that works on its own."""
+    """Write what was learned as a folder to hand on."""
+    from dlm.store.folders import replace_folder
     from dlm.store.versions import open_store
-    from dlm.verbs.prepare import opened
+    from dlm.use.manifest import folder_name
+    from dlm.verbs.prepare import learned
 
-    document, base = opened(path)
+    document, base, chosen = learned(path, version)
     store = open_store(document.settings.dlm_id)
-    chosen = store.find(version) if version else store.current()
-    if chosen is None:
-        raise StoreError("nothing was learned yet", where=str(path), mend=f"run `dlm train {path}`")
-    folder = out or store.layout.exports / f"{base.key}-{chosen.name}"
-    if folder.exists() and any(folder.iterdir()):
-        raise StoreError("not empty", where=str(folder), mend="name an empty folder with --out")
+    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise StoreError("not empty", where=str(out), mend="name an empty folder with --out")
+    folder = (out or store.layout.exports / folder_name(base, chosen)).absolute()
 
-    from dlm.model.load import load_version
     from dlm.use.export import export as write
 
-    model = load_version(base, chosen.path, device="cpu")
-    write(model, chosen, folder)
-    return store.record_export(folder, kind="stitched", version=chosen.name)
+    replace_folder(folder, partial(write, base, chosen, document.settings.system_prompt))
+    return store.record_export(folder, kind=base.kind, version=chosen.name)
+
+
+def verify(
+    path: Annotated[
+        Path, Say("An exported folder; or a document, for its versions.", value="FOLDER|DOCUMENT")
+    ],
+) -> Verified:
+    """Hash every file again, and name those that changed."""
+    from dlm.document.parse import read
+    from dlm.store.versions import open_store
+    from dlm.use.manifest import differences
+
+    if path.is_dir():
+        return Verified(path, *differences(path))
+    store = open_store(read(path).settings.dlm_id)
+    kept = store.versions()
+    if not kept:
+        raise StoreError("nothing was learned yet", where=str(path), mend=f"run `dlm train {path}`")
+    return Verified(path, sum(len(each.hashes) for each in kept), store.verify())
 
 
 def doctor(
     path: Annotated[Path | None, Say("To see what its plan needs of it.", value="DOCUMENT")] = None,
+    *,
+    gpu: Annotated[int | None, Say("As if a card of so many GiB were here.", value="GIB")] = None,
 ) -> Health:
     """Look at this machine, and at what a document needs of it."""
     import soundfile
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from dlm.plan.catalogue import CATALOGUE
+    from dlm.plan.fits import card, fits
     from dlm.plan.hardware import survey
+    from dlm.plan.hub import snapshot
     from dlm.store.layout import home
-
-    cache = Path(HF_HUB_CACHE)
-    names = {key: f"models--{base.source.replace('/', '--')}" for key, base in CATALOGUE.items()}
-    plan, complaint = _plan_of(path)
-    return Health(
-        machine=survey(home()),
-        decoder=f"libsndfile {soundfile.__libsndfile_version__}",
-        resampler=_resampler(),
-        cache=cache,
-        cached=tuple(key for key, name in names.items() if (cache / name).is_dir()),
-        home=home(),
-        plan=plan,
-        complaint=complaint,
-    )
-
-
-def _plan_of(path: Path | None) -> "tuple[tuple[Line, ...], str | None]":
-    """The plan of a document, or why there is none."""
-    if path is None:
-        return (), None
     from dlm.verbs.prepare import prepare
 
-    checked = prepare(path)
-    if checked.plan is None or checked.fatal:
-        return (), str(checked.fatal[0])
-    return checked.plan.lines, None
+    released = [base for base in CATALOGUE.values() if base.kind == "native"]
+    within("--gpu", gpu, least=1)
+    machine = survey(home())
+    if gpu:
+        machine = replace(machine, gpus=(card(gpu),))
+    checked = prepare(path, machine=machine) if path else None
+    found = checked.plan if checked else None
+    return Health(
+        machine=machine,
+        decoder=f"libsndfile {soundfile.__libsndfile_version__}",
+        resampler=_resampler(),
+        cache=Path(HF_HUB_CACHE),
+        cached=tuple(base.key for base in released if snapshot(base.source, base.revision)),
+        home=home(),
+        plan=found.lines if found else (),
+        complaint=str(checked.fatal[0]) if checked and checked.fatal else None,
+        fits=fits((checked.base,) if checked else CATALOGUE.values(), machine) if gpu else (),
+    )
 
 
 def _resampler() -> str:

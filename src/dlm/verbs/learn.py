@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dlm.clips.clip import Problem, Sound
-from dlm.errors import StoreError, UsageError
+from dlm.errors import BaseError, StoreError, UsageError
+from dlm.verbs.overrides import Overrides
 from dlm.verbs.say import Device, DocumentPath, Progress, Say, within
 
 if TYPE_CHECKING:
+    from dlm.batches.show import ShownRow
     from dlm.clips.clip import Clip
     from dlm.document.document import Document
     from dlm.plan.plan import Plan
@@ -31,44 +33,92 @@ def init(
     *,
     audio: Annotated[bool, Say("Start from Qwen2-Audio 7B, a released model.")] = False,
     base: Annotated[
-        str | None, Say("A base of the catalogue, or a folder; else sparrow.", value="BASE")
+        str | None,
+        Say("A key of the catalogue, hf:org/name, or a folder; else sparrow.", value="BASE"),
     ] = None,
     force: Annotated[bool, Say("Overwrite a document that is there.")] = False,
+    multimodal: Annotated[bool, Say("Images are not heard.", hidden=True)] = False,
 ) -> "Document":
-    """Write a new document to fill in."""
+    """Write a new document to fill in, and make its store."""
     from dlm.document.edit import scaffold
-    from dlm.document.parse import read
+    from dlm.document.parse import parse, read
     from dlm.files import write_atomic
     from dlm.plan.catalogue import DEFAULT, EMBEDDED
-    from dlm.plan.resolve import resolve
+    from dlm.store.versions import open_store
 
+    if multimodal:
+        raise _no_images(audio)
     if path.exists() and not force:
         raise UsageError(f"{path} already exists", mend="re-run with --force to overwrite it")
-    name = base or (DEFAULT if audio else EMBEDDED)
-    facts = resolve(name, Path())
-    if facts.key != name or facts.source == name:
-        name = os.path.relpath(Path(name).expanduser(), path.parent)
-    write_atomic(path, scaffold(name, facts.adapter))
+    text = scaffold(*_base_for(base or (DEFAULT if audio else EMBEDDED), path, audio=audio))
+    open_store(parse(text, path).settings.dlm_id).provision()
+    write_atomic(path, text)
     return read(path)
 
 
-def check(path: DocumentPath, *, progress: Progress | None = None) -> "Prepared":
+def _no_images(audio: bool) -> UsageError:
+    if audio:
+        what = "--multimodal and --audio are mutually exclusive (each targets a different modality)"
+        return UsageError(what, mend="drop --multimodal")
+    return UsageError("--multimodal is about images, and dlm hears", mend="use --audio")
+
+
+def _base_for(name: str, path: Path, *, audio: bool) -> tuple[str, str]:
+    """The base as the document at `path` writes it, and the adapter it proposes."""
+    from dlm.plan.catalogue import CATALOGUE, DEFAULT
+    from dlm.plan.resolve import resolve
+
+    try:
+        facts = resolve(name, Path())
+    except BaseError as error:
+        if not audio or name.startswith("hf:"):  # where much else may be wrong
+            raise
+        what = f"--audio requires an audio-language base: {error.what}"
+        raise UsageError(what, mend=f"pick --base {DEFAULT} or drop --audio") from error
+    if name not in CATALOGUE and Path(name).expanduser().is_dir():
+        name = os.path.relpath(Path(name).expanduser(), path.parent)
+    return name, facts.adapter
+
+
+def check(
+    path: DocumentPath,
+    *,
+    show_labels: Annotated[bool, Say("Decode one clip's row: what of it is learned.")] = False,
+    overrides: Overrides = None,
+    progress: Progress | None = None,
+) -> "Prepared":
     """Find every problem that can be known without the model."""
     from dlm.verbs.prepare import prepare
 
-    return prepare(path, progress=progress)
+    checked = prepare(path, overrides=overrides, progress=progress)
+    return replace(checked, row=_shown(checked)) if show_labels else checked
+
+
+def _shown(checked: "Prepared") -> "ShownRow | None":
+    """The first row with sound as it is learned, through the base's tokenizer alone."""
+    from dlm.batches.forms import chat_of
+    from dlm.batches.show import show_row
+    from dlm.model.load import tokenizer_of
+
+    bad = {problem.where for problem in checked.fatal}
+    fine = [clip for clip in checked.learn if clip.place not in bad]
+    clip = next((clip for clip in fine if clip.sounds), fine[0] if fine else None)
+    if clip is None:
+        return None
+    base, taken_in = checked.base, checked.document.settings.training.audio
+    chat = chat_of(tokenizer_of(base), base)
+    return show_row(clip, chat, base.strides, taken_in.most_windows)
 
 
 def train(
     path: DocumentPath,
     *,
     steps: Annotated[int | None, Say("Take this many steps.", ("--steps", "--max-steps"))] = None,
-    epochs: Annotated[int | None, Say("Go over the clips this many times.")] = None,
     seed: Annotated[int | None, Say("Another seed than the document's.")] = None,
     resume: Annotated[bool, Say("Go on with the run that was cut short.")] = False,
     fresh: Annotated[bool, Say("Give that run up and start over.")] = False,
     device: Device = None,
-    save_every: Annotated[int | None, Say("Save after so many steps, not each minute.")] = None,
+    overrides: Overrides = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
 ) -> "Iterator[Prepared | Event | Version]":
@@ -81,15 +131,14 @@ def train(
 
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other", mend="give one of them")
-    for flag, number in (("--steps", steps), ("--epochs", epochs), ("--save-every", save_every)):
-        within(flag, number, least=1)
+    within("--steps", steps, least=1)
     within("--seed", seed, least=0)
     store = open_store(read(path).settings.dlm_id)
     if store.layout.lock.exists():
         with store.lock():  # another training is told before the clips are looked at
             pass
-    wishes = Wishes(steps, epochs, seed, device, save_every)
-    checked = prepare(path, wishes=wishes, progress=progress)
+    wishes = Wishes(steps, seed, device)
+    checked = prepare(path, wishes=wishes, overrides=overrides, progress=progress)
     facts = _facts(checked, checked.insist())
     with store.lock():
         run = _unfinished(store, facts, path, resume=resume, fresh=fresh)
@@ -118,29 +167,32 @@ def _learn(
     from dlm.batches.bucket import pack
     from dlm.batches.forms import chat_of
     from dlm.features.ear import Ear
-    from dlm.model.load import load
+    from dlm.model.load import load, tokenizer_of
     from dlm.training.fit import Hooks, fit
     from dlm.use.ready import Ready
 
-    plan = checked.insist()
+    plan, base = checked.insist(), checked.base
+    chat = chat_of(tokenizer_of(base), base)
+    for clip in checked.held_out:
+        chat.row(clip)  # what is wrong with one is told now, not at the end of the run
+    batches = pack(list(checked.learn), plan.batches, chat, lambda sound: ear(sound))
     for sound in {sound.path for clip in checked.learn for sound in clip.sounds}:
         store.add_blob(sound)
     model = load(plan.model)
     ear = Ear(
-        plan.batches.base,
+        base,
         auto_resample=plan.batches.auto_resample,
         most_windows=plan.batches.most_windows,
         hear=model.hear_one if plan.batches.heard else None,
         folder=store.layout.features,
     )
-    using = Ready(model, chat_of(model.tokenizer, model.base), ear)
+    using = Ready(model, chat, ear, plan.together)
     hooks = Hooks(
         finish=partial(_finish, using, plan),
         check=partial(_score, using, checked.held_out or checked.learn[:GAP_CLIPS]),
         resume=run.state if run and run.step is not None else None,
         stop=stop,
     )
-    batches = pack(list(checked.learn), plan.batches, using.chat, ear)
     yield from record(fit(model, batches, plan.training, hooks), store, facts=facts, run=run)
 
 
@@ -162,10 +214,13 @@ def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
     """What the run starts from; the same facts make the same version."""
     from dlm.store.facts import Recording, RunFacts
 
-    names = {clip.place: clip.sounds[0].name for clip in checked.learn if clip.sounds}
-    heard = [each for each in checked.audit.facts if each.place in names]
-    known = {names[each.place]: each.sha256 for each in heard}
-    base = {**asdict(plan.model.base), "source": None}  # where it lies makes no difference
+    first = {clip.place: clip.sounds[0] for clip in checked.learn if clip.sounds}
+    heard = [
+        (first[each.place], each.sha256) for each in checked.audit.facts if each.place in first
+    ]
+    known = {sound.path: sha256 for sound, sha256 in heard}
+    # Where the base lies, and how much of it was here when the plan was drawn, change nothing.
+    base = {**asdict(plan.model.base), "source": None, "sizes": None, "megabytes": None}
     return RunFacts(
         document_sha256=checked.document.sha256,
         data_sha256=_data_sha256(checked.learn, known),
@@ -177,23 +232,24 @@ def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
         seed=plan.model.seed,
         base=plan.model.base.key,
         base_revision=plan.model.base.revision,
-        learned_from=tuple(Recording(names[each.place], each.sha256) for each in heard),
+        learned_from=tuple(Recording(sound.name, sha256) for sound, sha256 in heard),
+        overrides=dict(checked.overrides),
     )
 
 
-def _data_sha256(clips: "tuple[Clip, ...]", known: dict[str, str]) -> str:
-    """One hash of all words and sounds. `known` are recordings that were hashed, by their names."""
+def _data_sha256(clips: "tuple[Clip, ...]", known: dict[Path, str]) -> str:
+    """One hash of all words and sounds. `known` are the hashes of recordings, as far as known."""
     from dlm.clips.audio import digest
 
     data = hashlib.sha256()
-    for part in (
-        part for clip in clips for turn in clip.turns for part in (turn.role, *turn.parts)
-    ):
-        if isinstance(part, Sound):
-            if part.name not in known:
-                known[part.name] = digest(part)
-            part = f"{known[part.name]} {part.start} {part.end}"
-        data.update(f"{len(part)} {part}".encode())
+    for clip in clips:
+        turns = [part for turn in clip.turns for part in (turn.role, *turn.parts)]
+        for part in (clip.language or "", *turns):
+            if isinstance(part, Sound):
+                if part.path not in known:
+                    known[part.path] = digest(part)
+                part = f"{known[part.path]} {part.start} {part.end}"
+            data.update(f"{len(part)} {part}".encode())
     return data.hexdigest()
 
 
@@ -217,7 +273,9 @@ def _unfinished(
     different = run.facts.differences(facts)
     if different:
         what = f"started from another {' and '.join(different)}"
-        raise StoreError(what, where=where, mend="put that back, or start over with --fresh")
+        asked = "".join(f" --set {name}={said}" for name, said in run.facts.overrides.items())
+        back = f"put that back ({asked[1:]})" if asked else "put that back"
+        raise StoreError(what, where=where, mend=f"{back}, or start over with --fresh")
     return run
 
 

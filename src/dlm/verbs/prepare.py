@@ -1,21 +1,32 @@
 """The walk that check, train and eval share: document, clips, audit, split, plan."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dlm.clips.audit import Audit, audit
 from dlm.clips.clip import Clip, Problem
 from dlm.clips.sources import SourceReport, gather
 from dlm.clips.split import split
 from dlm.document.document import Document
+from dlm.document.override import overridden
 from dlm.document.parse import read
-from dlm.errors import ClipError, PlanError
+from dlm.document.settings import Training
+from dlm.errors import ClipError, PlanError, StoreError
 from dlm.plan.bases import Base
-from dlm.plan.hardware import survey
-from dlm.plan.plan import Plan, Wishes, check_disk, draw_up
+from dlm.plan.draw import check_disk, draw_up
+from dlm.plan.frames import tokens
+from dlm.plan.hardware import Machine, survey
+from dlm.plan.plan import LONG_ROW, Line, Plan, Wishes
 from dlm.plan.resolve import resolve
+from dlm.plan.rows import row_of
+from dlm.store.facts import Version
 from dlm.store.layout import home
+from dlm.store.versions import open_store
+
+if TYPE_CHECKING:
+    from dlm.batches.show import ShownRow
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Prepared:
     learn: tuple[Clip, ...]
     held_out: tuple[Clip, ...]
     plan: Plan | None  # None where there is nothing to learn from, or it does not fit
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # what was asked over the document
+    row: "ShownRow | None" = None  # one row as it is learned, where that was asked for
 
     @property
     def fatal(self) -> tuple[Problem, ...]:
@@ -47,45 +60,95 @@ class Prepared:
 
 
 def prepare(
-    path: Path, *, wishes: Wishes | None = None, progress: Callable[[int, int], None] | None = None
+    path: Path,
+    *,
+    wishes: Wishes | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    machine: Machine | None = None,
 ) -> Prepared:
-    """Look at everything that can be known without weights."""
-    document, base = opened(path)
+    """Look at everything that can be known without weights, on this machine or on another."""
+    document, base = opened(path, overrides)
     gathered = gather(document)
     heard = audit(
         gathered,
         rate=base.strides.rate,
         window_seconds=base.strides.window_seconds,
-        auto_resample=document.settings.training.audio.auto_resample,
+        taken_in=document.settings.training.audio,
         progress=progress,
     )
     asked = document.settings.training
     learn, held_out = split(gathered.clips, asked.held_out, seed=asked.seed)
-    plan, problems = _plan(document, base, heard, len(learn), wishes)
+    learn = learn[: asked.train_count]
+    machine = machine or survey(home())
+    plan, problems = _plan(document, base, heard, learn, machine=machine, wishes=wishes)
+    if plan and overrides:
+        told = ", ".join(f"{name} = {value}" for name, value in overrides.items())
+        plan = replace(plan, lines=(*plan.lines, Line("asked for", told, "over the document")))
     return Prepared(
         document=document,
         base=base,
         audit=heard,
         sources=gathered.sources,
-        problems=(*heard.problems, *problems),
+        problems=(*heard.problems, *_rows(base, asked, learn, heard), *problems),
         learn=learn,
         held_out=held_out,
         plan=plan,
+        overrides=overrides or {},
     )
 
 
-def opened(path: Path) -> tuple[Document, Base]:
-    """The document and the base it names."""
-    document = read(path)
+def opened(path: Path, overrides: Mapping[str, Any] | None = None) -> tuple[Document, Base]:
+    """The document, with what is asked over it, and the base it names."""
+    document = overridden(read(path), overrides or {})
     return document, resolve(document.settings.base_model, document.folder)
 
 
+def learned(path: Path, name: str | None, *, otherwise: str = "") -> tuple[Document, Base, Version]:
+    """A version, and the document as it was for its training: with what was asked over it."""
+    document = read(path)
+    store = open_store(document.settings.dlm_id)
+    version = store.find(name) if name else store.current()
+    document = overridden(document, version.overrides if version else {})
+    base = resolve(document.settings.base_model, document.folder)
+    if version is None:
+        mend = f"run `dlm train {path}`{otherwise}"
+        raise StoreError("nothing was learned yet", where=str(path), mend=mend)
+    return document, base, version
+
+
+def _rows(base: Base, asked: Training, clips: tuple[Clip, ...], heard: Audit) -> Iterator[Problem]:
+    """Clips that no row can be made of, as far as that is known without a tokenizer."""
+    lasting = {facts.place: facts.lasting for facts in heard.facts}
+    most = asked.audio.most_windows
+    for clip in clips:
+        if base.placeholder and any(base.placeholder in turn.text for turn in clip.turns):
+            what = f"the text holds the special token {base.placeholder}"
+            yield Problem(clip.place, what, "write it another way", fatal=True)
+        samples = (round(each * base.strides.rate) for each in lasting.get(clip.place, ()))
+        count = sum(tokens(each, base.strides, most) for each in samples)
+        what = f"its sound takes {count} tokens, and "
+        if count > base.context:
+            what += f"{base.key} thinks of {base.context} at once"
+            yield Problem(clip.place, what, "cut the clip with start= and end=", fatal=True)
+        elif count > asked.sequence_len:
+            what += f"training.sequence_len is {asked.sequence_len}"
+            yield Problem(clip.place, what, LONG_ROW, fatal=True)
+
+
 def _plan(
-    document: Document, base: Base, heard: Audit, clips: int, wishes: Wishes | None
+    document: Document,
+    base: Base,
+    heard: Audit,
+    clips: tuple[Clip, ...],
+    *,
+    machine: Machine,
+    wishes: Wishes | None,
 ) -> tuple[Plan | None, tuple[Problem, ...]]:
-    machine, where = survey(home()), str(document.path)
+    where, lasting = str(document.path), {each.place: each.lasting for each in heard.facts}
+    row = row_of(base, document.settings.training.sequence_len, clips, lasting)
     try:
-        plan = draw_up(document, base, clips, machine, wishes=wishes)
+        plan = draw_up(document, base, len(clips), machine, wishes=wishes, row=row)
         check_disk(plan, audio_bytes(heard), machine)
     except PlanError as error:
         return None, (Problem(where, error.what, error.mend or "", True),)

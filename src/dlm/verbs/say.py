@@ -18,6 +18,7 @@ class Say:
     text: str
     flags: tuple[str, ...] = ()  # its own name when empty
     value: str = ""  # the name of its type when empty
+    hidden: bool = False  # from the help: what is only there to be refused
 
 
 DocumentPath = Annotated[Path, Say("The document, a .dlm file.", value="DOCUMENT")]
@@ -28,6 +29,13 @@ Bare = Annotated[bool, Say("Use the base alone, without what was learned.", ("--
 VersionName = Annotated[
     str | None, Say("Another version than the one in use, such as v0002.", value="VERSION")
 ]
+
+
+def keep_in(home: Path) -> None:
+    """Keep everything in `home`, as if $DLM_HOME said so."""
+    from dlm.store.layout import keep_in as move
+
+    move(home)
 
 
 def plain(value: object) -> object:

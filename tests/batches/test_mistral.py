@@ -1,0 +1,243 @@
+"""What Voxtral reads is what its released processor writes, and it learns what it must say."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as some
+from transformers import VoxtralProcessor
+
+from dlm.batches.chat import IGNORE, Chat, Row, tokenizer_in
+from dlm.batches.collate import Padding, collate
+from dlm.batches.forms import chat_of
+from dlm.batches.mistral import MistralChat
+from dlm.clips.clip import Clip, Sound, Turn
+from dlm.errors import BaseError, ClipError
+from dlm.features.ear import Ear
+from dlm.plan.bases import Base
+from dlm.plan.resolve import find
+from tests.tiny import RATE, spoken, tiny_base, tiny_tokenizer, tone
+from tests.voxtral import build_voxtral, processor_of, write_tekken
+
+BASE = find("voxtral-mini-3b")
+HELLO = (Turn("assistant", ("Hello, Zoë!",)),)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_voxtral(tmp_path_factory.mktemp("voxtral"))
+
+
+@pytest.fixture(scope="module")
+def processor(folder: Path) -> VoxtralProcessor:
+    return processor_of(folder)
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Base:
+    return replace(BASE, source=str(folder))
+
+
+@pytest.fixture(scope="module")
+def chat(folder: Path, base: Base) -> Chat:
+    return chat_of(tokenizer_in(folder, base), base)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Sound]:
+    """One within a window of 30 s, one that needs two."""
+    place = tmp_path_factory.mktemp("sounds")
+    return [Sound(tone(place / f"{n}.wav", hertz=n, seconds=n / 10)) for n in (15, 305)]
+
+
+def written(chat: Chat, ids: list[int] | tuple[int, ...]) -> str:
+    return "".join(chat._tokenizer.convert_ids_to_tokens(list(ids)))
+
+
+def learned(chat: Chat, row: Row) -> list[str]:
+    """Each stretch that carries loss, as text with its special tokens."""
+    marks = ["|" if label == IGNORE else written(chat, [label]) for label in row.labels]
+    return [stretch for stretch in "".join(marks).split("|") if stretch]
+
+
+def spread(row: Row, chat: Chat, base: Base) -> list[int]:
+    """The row as the model sees it."""
+    batch = collate([row], Ear(base, auto_resample=False), Padding(chat.pad, chat.placeholder))
+    return batch.ids[0].tolist()
+
+
+@pytest.mark.parametrize("language", ["fr", None])
+@pytest.mark.parametrize("which", [0, 1], ids=["short", "over 30 s"])
+def test_a_transcription_is_asked_as_the_processor_asks(
+    chat: Chat,
+    base: Base,
+    processor: VoxtralProcessor,
+    sounds: list[Sound],
+    language: str | None,
+    which: int,
+) -> None:
+    clip = replace(spoken(sounds[which].path, "Bonjour."), language=language)
+    samples = soundfile.read(sounds[which].path, dtype="float32")[0]
+    expected = processor.apply_transcription_request(
+        audio=[samples], model_id="x", language=language, sampling_rate=RATE, format=["WAV"]
+    )["input_ids"][0].tolist()
+    assert spread(chat.question(clip.turns[:1], "here", language), chat, base) == expected
+    row = chat.row(clip)
+    assert spread(row, chat, base)[: len(expected)] == expected, "learned as it is asked"
+    assert learned(chat, row) == ["Bonjour.</s>"]
+    assert row.ids.count(chat.placeholder) == 1
+
+
+def test_the_language_stands_in_the_request(chat: Chat, sounds: list[Sound]) -> None:
+    turns = (Turn("user", (sounds[0],)),)
+    asked = "<s>[INST][BEGIN_AUDIO][AUDIO][/INST]{}[TRANSCRIBE]"
+    assert written(chat, chat.question(turns, "a").ids) == asked.format("")
+    assert written(chat, chat.question(turns, "a", "de").ids) == asked.format("lang:de")
+    assert written(chat, chat.question(turns, "a", "FR").ids) == asked.format("lang:fr")
+
+
+def test_a_conversation_is_the_processor_s(
+    chat: Chat, base: Base, processor: VoxtralProcessor, sounds: list[Sound]
+) -> None:
+    """Three sounds in two turns, one of them between words."""
+    turns = (
+        Turn("user", (sounds[0], sounds[1], "Which is longer?")),
+        Turn("assistant", ("The second one.",)),
+        Turn("user", ("And ", sounds[0], " here?")),
+        Turn("assistant", ("Neither.",)),
+    )
+    kept = {s: base64.b64encode(s.path.read_bytes()).decode() for s in sounds}
+    parts = [
+        [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "audio", "base64": kept[part]}
+            for part in turn.parts
+        ]
+        for turn in turns
+    ]
+    messages = [
+        {"role": turn.role, "content": turn.text if turn.role == "assistant" else each}
+        for turn, each in zip(turns, parts, strict=True)
+    ]
+    expected = processor.apply_chat_template(messages[:3])["input_ids"][0].tolist()
+    assert spread(chat.question(turns[:3], "here"), chat, base) == expected
+    row = chat.row(Clip(turns, "here", "answer"))
+    assert spread(row, chat, base)[: len(expected)] == expected
+    assert learned(chat, row) == ["The second one.</s>", "Neither.</s>"]
+    assert written(chat, row.ids) == (
+        "<s>[INST][BEGIN_AUDIO][AUDIO][BEGIN_AUDIO][AUDIO]Which is longer?[/INST]The second one."
+        "</s>[INST]And [BEGIN_AUDIO][AUDIO] here?[/INST]Neither.</s>"
+    )
+
+
+def test_a_system_prompt_is_learned_with_text_alone(chat: Chat, sounds: list[Sound]) -> None:
+    system, asked = Turn("system", ("Be brief.",)), Turn("user", ("1+1?",))
+    row = chat.row(Clip((system, asked, *HELLO), "here", "text"))
+    text = "[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]1+1?[/INST]"
+    assert written(chat, row.ids).startswith(f"<s>{text}")
+    heard = Clip((system, Turn("user", (sounds[0],)), *HELLO), "my.dlm:7", "transcribe")
+    with pytest.raises(ClipError) as told:
+        chat.row(heard)
+    assert str(told.value) == (
+        "my.dlm:7: voxtral-mini-3b takes no system prompt beside a sound; "
+        "take system_prompt or the system turn out, or say it in the question"
+    )
+
+
+def test_prose_is_learned_whole(chat: Chat) -> None:
+    row = chat.row(Clip((Turn("assistant", ("Once upon a time.",)),), "here", "text"))
+    assert written(chat, row.ids) == "<s>Once upon a time.</s>"
+    assert row.labels == row.ids
+
+
+@pytest.mark.parametrize("language", ["english", "zz", ""])
+def test_a_language_it_does_not_know_is_refused(
+    chat: Chat, sounds: list[Sound], language: str
+) -> None:
+    with pytest.raises(ClipError) as told:
+        chat.question((Turn("user", (sounds[0],)),), "my.dlm:7", language)
+    assert str(told.value).startswith(f"my.dlm:7: '{language}' is not a language code")
+
+
+def test_turns_out_of_order_are_refused(chat: Chat, sounds: list[Sound]) -> None:
+    turns = (Turn("user", (sounds[0], "Who?")), *HELLO, *HELLO)
+    with pytest.raises(ClipError, match="my.dlm:7: voxtral-mini-3b does not take these turns"):
+        chat.row(Clip(turns, "my.dlm:7", "answer"))
+
+
+@given(text=some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+def test_any_text_is_learned_exactly(chat: Chat, text: str) -> None:
+    row = chat.row(spoken(Path("a.wav"), text))
+    said = [label for label in row.labels if label != IGNORE]
+    assert said[-1] == chat.end
+    assert chat.decode(said) == text
+
+
+@pytest.mark.parametrize("token", ["</s>", "[INST]", "[AUDIO]", "[TRANSCRIBE]"])
+def test_a_special_token_in_the_text_is_refused_with_its_place(chat: Chat, token: str) -> None:
+    with pytest.raises(ClipError) as told:
+        chat.row(replace(spoken(Path("a.wav"), f"x{token}y"), place="my.dlm:7"))
+    assert str(told.value).startswith("my.dlm:7: the text holds the special token")
+
+
+def test_newer_tokenizers_take_a_system_prompt_beside_a_sound(
+    tmp_path: Path, sounds: list[Sound]
+) -> None:
+    """The tokenizer's own version decides, not we."""
+    chat = chat_of(
+        tokenizer_in(write_tekken(tmp_path / "tekken.json", version="v13").parent, BASE), BASE
+    )
+    turns = (Turn("system", ("Be brief.",)), Turn("user", (sounds[0], "Who?")), *HELLO)
+    row = chat.row(Clip(turns, "here", "answer"))
+    assert learned(chat, row) == ["Hello, Zoë!</s>"]
+
+
+def test_another_kind_of_tokenizer_is_refused() -> None:
+    base = replace(tiny_base(), chat="mistral")
+    with pytest.raises(BaseError, match="no tokenizer of mistral-common"):
+        MistralChat(tiny_tokenizer(), base)
+
+
+def test_a_tokenizer_that_knows_no_sound_is_refused(tmp_path: Path) -> None:
+    path = write_tekken(tmp_path / "tekken.json")
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    del facts["audio"]
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(BaseError, match="the tokenizer of voxtral-mini-3b knows no sound"):
+        chat_of(tokenizer_in(tmp_path, BASE), BASE)
+
+
+def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BaseError) as told:
+        tokenizer_in(tmp_path, BASE)
+    assert str(told.value).startswith(f"{tmp_path}: its tokenizer cannot be read (")
+    assert "\n" not in str(told.value)
+
+
+def test_without_the_library_the_extra_is_named(folder: Path) -> None:
+    """In a Python in which mistral-common cannot be imported."""
+    script = (
+        "import sys; sys.modules['mistral_common'] = None\n"
+        "import dlm.batches.forms\n"
+        "from dlm.batches.chat import tokenizer_in\n"
+        "from dlm.plan.resolve import find\n"
+        "from dlm.errors import MissingExtra\n"
+        "try: tokenizer_in(sys.argv[1], find('voxtral-mini-3b'))\n"
+        "except MissingExtra as told: print(told)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
+    )
+    assert done.stdout == "mistral-common is not installed; pip install 'dlm[voxtral]'\n"

@@ -1,0 +1,395 @@
+"""The plan's arithmetic against what real, tiny models hold: bytes of weights, of what learns, and
+of what a batch leaves behind for its gradients."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import is_tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import DynamicCache
+
+from dlm.batches.collate import Batch
+from dlm.clips.clip import Clip, Sound, Turn
+from dlm.model.adapters import learning
+from dlm.model.load import load, load_base
+from dlm.plan.bases import Base, Sizes, Tower, read_facts
+from dlm.plan.fits import held_in
+from dlm.plan.memory import (
+    GIB,
+    answered,
+    need,
+    packed_bytes,
+    passing_bytes,
+    size,
+    trainable,
+    weight_bytes,
+)
+from dlm.plan.plan import Adapter, ModelPlan, TrainingPlan
+from dlm.plan.resolve import find, resolve
+from dlm.plan.rows import RowSize, row_of
+from dlm.training.loss import Objective
+from dlm.training.optim import optimiser
+from tests.natives import BUILDERS, build
+from tests.tiny import make_tiny, tiny_config
+
+FAMILIES = ("stitched", *BUILDERS)
+EVERYWHERE = ("encoder", "projector", "lm")
+TRAINING = TrainingPlan(
+    steps=1,
+    learning_rate=1e-3,
+    rates={},
+    weight_decay=0.0,
+    max_gradient_norm=1.0,
+    schedule="constant",
+    warmup_steps=0,
+    max_skipped_steps=1,
+    save_seconds=60.0,
+    save_steps=None,
+    precision="fp32",
+    device="cpu",
+    seed=0,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory):
+    """A base of each family, made when it is first asked for."""
+
+    @cache
+    def base(family: str) -> Base:
+        folder = tmp_path_factory.mktemp(family)
+        if family == "stitched":
+            return _stitched(make_tiny(folder, config=_wide()))
+        return resolve(str(build(family, folder)), Path())
+
+    return base
+
+
+def _wide() -> dict:
+    """The tiny stitched base, wide enough that what it passes on outweighs what is fixed."""
+    wide = tiny_config()
+    wide["encoder"] |= {"d_model": 64, "encoder_ffn_dim": 256, "encoder_layers": 2}
+    wide["lm"] |= {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2}
+    return wide
+
+
+def _stitched(folder: Path) -> Base:
+    """The row of a stitched base, with the sizes it really has."""
+    model, shape = load_base(read_facts(folder)), _wide()
+    lm, ear = shape["lm"], shape["encoder"]
+    words = model.words.weight.numel()
+    sizes = Sizes(
+        encoder=Tower(count(model.encoder), layers=2, width=64, inner=256, heads=2, kv_heads=2),
+        projector=count(model.projector),
+        lm=Tower(
+            count(model.decoder) - words,
+            layers=lm["num_hidden_layers"],
+            width=lm["hidden_size"],
+            inner=lm["intermediate_size"],
+            heads=2,
+            kv_heads=1,
+            head_width=16,
+        ),
+        words=words,
+        vocabulary=lm["vocab_size"],
+    )
+    assert ear["d_model"] == sizes.encoder.width
+    return replace(read_facts(folder), source=str(folder), sizes=sizes)
+
+
+def count(module: nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())
+
+
+def plan(base: Base, kind: str = "lora", *where: str, **changes: object) -> ModelPlan:
+    adapter = Adapter(kind, 8, 16, 0.05, where or ("lm",), None)
+    fields = {name: changes.pop(name) for name in list(changes) if name in vars(adapter)}
+    return ModelPlan(base, replace(adapter, **fields), "cpu", "fp32", "fp32", 0, **changes)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "where", "changes"),
+    [
+        *((family, "dora", ("lm", "projector"), {"rank": 3}) for family in FAMILIES),
+        ("stitched", "lora", ("lm",), {}),
+        ("qwen2_audio", "lora", ("lm",), {"targets": ("q_proj", "mlp.down_proj")}),
+        ("qwen2_audio", "projector", ("projector",), {}),
+    ],
+)
+def test_weights_and_what_learns_are_counted_to_the_byte(
+    folders, family: str, kind: str, where: tuple[str, ...], changes: dict
+) -> None:
+    drawn = plan(folders(family), kind, *where, **changes)
+    model = load(drawn)
+    learns = learning(model)
+    assert trainable(drawn) == sum(each.numel() for each in learns.values())
+    stays = [each for name, each in model.named_parameters() if name not in learns]
+    assert weight_bytes(drawn) == sum(each.nbytes for each in stays)
+    assert held(model) == need(drawn, RowSize(8, 4, 2), 1).learning
+
+
+@pytest.mark.parametrize("family", ["stitched", "qwen2_audio", "audioflamingo3"])
+def test_the_encoder_learns_by_its_own_shapes(folders, family: str) -> None:
+    drawn = plan(folders(family), "dora", "encoder", "lm")
+    assert trainable(drawn) == sum(each.numel() for each in learning(load(drawn)).values())
+
+
+@pytest.mark.parametrize("family", ["stitched", "qwen2_audio"])
+def test_all_of_a_base_but_its_fixed_positions(folders, family: str) -> None:
+    drawn = plan(folders(family), "full", *EVERYWHERE)
+    model = load(drawn)
+    fixed = [each for name, each in model.named_parameters() if "embed_positions" in name]
+    learns = sum(each.numel() for each in learning(model).values())
+    assert trainable(drawn) == learns + sum(each.numel() for each in fixed)
+    assert weight_bytes(drawn) == 0
+
+
+def held(model) -> int:
+    """Bytes of what learns, of its gradients and of Adam's moments, after a step."""
+    optimizer, learns = optimiser(model, TRAINING), learning(model)
+    for each in learns.values():
+        each.grad = torch.zeros_like(each)
+    optimizer.step()
+    moments = [
+        state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")
+    ]
+    grads = [each.grad for each in learns.values()]
+    return sum(each.nbytes for each in (*learns.values(), *grads, *moments))
+
+
+@pytest.mark.parametrize("family", ["stitched", "qwen2_audio"])
+def test_bf16_halves_what_stays(folders, family: str) -> None:
+    drawn = replace(plan(folders(family)), weights="bf16")
+    model = load(drawn)
+    learns = learning(model)
+    stays = [each for name, each in model.named_parameters() if name not in learns]
+    assert weight_bytes(drawn) == sum(each.nbytes for each in stays)
+    joins = {id(each) for each in model.projector.parameters()} if family == "stitched" else set()
+    assert {each.dtype for each in stays if id(each) not in joins} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_weights_are_counted_to_the_byte(folders, family: str, bits: int) -> None:
+    drawn = plan(folders(family), bits=bits)
+    model = load(drawn)
+    learns = learning(model)
+    stays = [each for name, each in model.named_parameters() if name not in learns]
+    assert weight_bytes(drawn) == sum(map(packed, stays))
+
+
+def packed(weights: nn.Parameter) -> int:
+    """Bytes of a parameter and of the scales beside it."""
+    about = vars(weights)
+    if about.get("quant_state") is not None:
+        state = about["quant_state"]
+        inner = state.state2
+        beside = (state.absmax, state.code, state.offset, inner.absmax, inner.code)
+        return weights.nbytes + sum(each.nbytes for each in beside)
+    return weights.nbytes + (about["SCB"].nbytes if about.get("SCB") is not None else 0)
+
+
+def test_packed_bytes() -> None:
+    assert packed_bytes(4096 * 4096, 4096, 8) == 4096 * 4096 + 4 * 4096
+    per_weight = packed_bytes(4096 * 4096, 4096, 4) / 4096**2
+    assert 0.5156 < per_weight < 0.516  # 4.127 bits (Dettmers et al. 2023, section 3)
+    assert packed_bytes(1, 1, 4) == 1 + 1 + 4 + 1092
+
+
+def batch_of(model, tokens: int, sound: int, labels: int, rows: int) -> Batch:
+    """Rows of just these sizes, with mels or, where the encoder is frozen, features."""
+    strides, windows = model.base.strides, rows
+    ids = torch.full((rows, tokens), 5)
+    ids[:, :sound] = model.placeholder
+    marks = torch.full((rows, tokens), -100)
+    marks[:, tokens - labels :] = 5
+    frames = sound * strides.projector
+    learns = any(name.startswith(model.parts["encoder"]) for name in learning(model))
+    mel = frames * strides.encoder
+    bins, width = model.base.bins, model.base.sizes.encoder.width
+    shape = (windows, bins, mel + strides.tail) if learns else (windows, frames, width)
+    steps = mel if learns else sound if strides.drops else frames
+    return Batch(
+        ids=ids,
+        attention=torch.ones_like(ids),
+        labels=marks,
+        sounds=torch.zeros(shape),
+        frames=torch.full((windows,), steps),
+        spans=torch.full((windows,), sound),
+        encoded=not learns,
+        places=("x",) * rows,
+        windows_per_row=(1,) * rows,
+        audio_samples=0,
+    )
+
+
+class Meter(TorchDispatchMode):
+    """Watches every tensor that is made, and keeps the most bytes that were alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.alive = {key: each for key, each in self.alive.items() if not each[0].expired()}
+        given = {each.untyped_storage()._cdata for each in tree_leaves(args) if is_tensor(each)}
+        for each in filter(is_tensor, tree_leaves(made)):
+            storage = each.untyped_storage()
+            if storage._cdata not in given:
+                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.most = max(self.most, sum(count for _, count in self.alive.values()))
+        return made
+
+
+def peak(model, batch: Batch, *, mixed: bool) -> int:
+    """The most bytes alive at once on the way forward and back, weights and gradients apart."""
+    for each in learning(model).values():
+        each.grad = torch.zeros_like(each)
+    model.train()
+    with Meter() as meter:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            loss = Objective(model)(batch).sum()
+        loss.backward()
+    return meter.most
+
+
+CASES = [
+    ("lora", ("lm",), {}, 1.25),
+    ("lora", ("lm",), {"dropout": 0.0}, 1.25),
+    ("lora", ("lm",), {"precision": "bf16"}, 1.25),
+    ("lora", ("lm",), {"precision": "bf16", "bits": 4}, 1.25),
+    ("full", EVERYWHERE, {"precision": "bf16"}, 1.25),
+    ("lora", ("encoder", "lm"), {}, 1.25),
+    ("dora", ("lm",), {}, 1.25),
+    ("projector", ("projector",), {}, 1.25),
+    ("lora", ("lm",), {"bits": 4}, 1.25),
+    ("lora", ("lm",), {"bits": 8}, 1.25),
+    ("full", EVERYWHERE, {}, 1.25),
+    ("lora", ("lm",), {"checkpointing": True}, 1.25),
+    ("lora", ("lm",), {"checkpointing": True, "bits": 8}, 1.25),
+    ("dora", ("lm",), {"checkpointing": True}, 1.25),
+    (
+        "full",
+        EVERYWHERE,
+        {"checkpointing": True},
+        1.7,
+    ),  # a layer of each tower, one after the other
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "changes", "factor"), CASES, ids=lambda each: str(each).replace(" ", "")
+)
+def test_what_a_batch_leaves_behind(
+    folders, kind: str, where: tuple[str, ...], changes: dict, factor: float
+) -> None:
+    """Never less than what was alive at once, and at most so many times as much."""
+    fields = {name: value for name, value in changes.items() if name != "precision"}
+    drawn = plan(folders("stitched"), kind, *where, **fields)
+    precision = changes.get("precision", "fp32")
+    drawn = replace(drawn, precision=precision, weights=held_in(drawn.adapter, precision))
+    row, rows = RowSize(tokens=200, sound=25, labels=40), 2
+    model = load(drawn)
+    found = peak(
+        model,
+        batch_of(model, row.tokens, row.sound, row.labels, rows),
+        mixed=drawn.precision == "bf16",
+    )
+    told = passing_bytes(drawn, row, rows)
+    assert found <= told <= factor * found
+
+
+def test_what_answers_hold(folders) -> None:
+    """Keys and values, and a layer at work: told from above, at most twice as much."""
+    drawn, rows, size_of = plan(folders("stitched")), 4, RowSize(tokens=200, sound=25, labels=0)
+    model = load(drawn).eval()
+    with torch.inference_mode(), Meter() as meter:
+        embedded = torch.zeros(rows, size_of.tokens, model.base.sizes.lm.width)
+        attention = torch.ones(rows, size_of.tokens, dtype=torch.long)
+        model.next_logits(embedded, attention, DynamicCache())
+    takes = weight_bytes(drawn) + need(drawn, size_of, 1).learning
+    told = (
+        next(
+            room
+            for room in range(takes, takes + 8 * meter.most, meter.most // 50)
+            if answered(drawn, size_of, 16, room) == rows
+        )
+        - takes
+    )
+    assert meter.most <= told <= 2 * meter.most
+
+
+def test_checkpointing_saves_memory(folders) -> None:
+    base, row = folders("stitched"), RowSize(tokens=200, sound=25, labels=40)
+    found = {}
+    for way in (False, True):
+        model = load(plan(base, checkpointing=way))
+        found[way] = peak(model, batch_of(model, 200, 25, 40, 2), mixed=False)
+    assert found[True] < 0.7 * found[False]
+    told = [passing_bytes(plan(base, checkpointing=way), row, 2) for way in (False, True)]
+    assert told[1] < 0.7 * told[0]
+
+
+def test_each_thing_that_grows_is_counted(folders) -> None:
+    base = folders("stitched")
+    drawn, row = plan(base), RowSize(tokens=200, sound=25, labels=40)
+    once = passing_bytes(drawn, row, 1)
+    assert passing_bytes(drawn, row, 2) > 1.9 * once - 1_000_000
+    for larger in (replace(row, tokens=400), replace(row, labels=80), replace(row, sound=50)):
+        assert passing_bytes(drawn, larger, 1) > once
+    assert passing_bytes(drawn, replace(row, labels=41), 1) - once == base.sizes.vocabulary * 12
+    assert need(drawn, row, 1).runtime == 0
+    assert need(replace(drawn, device="cuda"), row, 1).runtime > 0
+
+
+def test_experts_are_not_packed() -> None:
+    """They lie in one tensor, which bitsandbytes leaves as it is."""
+    base = find("qwen3-omni-30b-a3b")
+    dense, packed = (
+        weight_bytes(replace(plan(base, bits=bits), weights="bf16")) for bits in (None, 4)
+    )
+    assert 0.9 * dense < packed < dense
+
+
+def clip(*texts: str, sounds: int = 1) -> Clip:
+    heard = (Sound(Path("a.wav")),) * sounds
+    turns = [Turn("user", (*heard, texts[0]) if sounds else (texts[0],))]
+    return Clip((*turns, Turn("assistant", (texts[1],))), "my.dlm:3", "transcribe")
+
+
+@pytest.mark.parametrize("key", ["qwen2-audio-7b-instruct", "voxtral-mini-3b", "qwen3-asr-1.7b"])
+def test_any_row_has_room_for_half_a_minute(key: str) -> None:
+    base = find(key)
+    short = row_of(base, 2048, [clip("?", "yes")], {"my.dlm:3": (0.5,)})
+    assert short == row_of(base, 2048)
+    assert short.sound == round(30 * base.strides.tokens_per_second)
+    assert short.tokens == short.sound + 256
+
+
+def test_a_long_row_is_counted_from_its_clips() -> None:
+    base = find("qwen2-audio-7b-instruct")
+    long = clip("", "word " * 400)
+    row = row_of(base, 4096, [clip("?", "yes"), long], {"my.dlm:3": (45.0,)})
+    assert (row.sound, row.labels) == (45 * 25, 1000 + 64)
+    assert row.tokens == row.sound + row.labels
+    assert row_of(base, 1024, [long], {"my.dlm:3": (45.0,)}).tokens == 1024
+    voxtral = find("voxtral-mini-3b")
+    both = row_of(voxtral, 8192, [clip("", "yes", sounds=3)], {"my.dlm:3": (1.0, 2.0, 31.0)})
+    assert both.sound == (1 + 1 + 2) * 375, "silence that fills a window counts"
+
+
+def test_sizes_are_readable() -> None:
+    assert [size(count) for count in (1, 5 << 20, 100 << 20, GIB, 17 * GIB + GIB // 2)] == [
+        "1 MiB",
+        "5 MiB",
+        "100 MiB",
+        "1.0 GiB",
+        "17.5 GiB",
+    ]

@@ -1,0 +1,120 @@
+"""Every class of the catalogue through the commands, on a small checkpoint in a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from peft import PeftModel
+
+from dlm.batches.collate import Padding, collate
+from dlm.batches.forms import chat_of
+from dlm.clips.clip import Sound, Turn
+from dlm.features.ear import Ear
+from dlm.model.load import load_version
+from dlm.model.native import FAMILIES
+from dlm.plan.catalogue import CATALOGUE
+from dlm.plan.resolve import resolve
+from tests.command import Done, dlm
+from tests.natives import build, inputs
+from tests.tiny import tone
+
+KEYS = [
+    "audio-flamingo-3",
+    "glm-asr-nano",
+    "qwen3-asr-1.7b",
+    "qwen2.5-omni-7b",
+    "qwen3-omni-30b-a3b",
+]
+TRAINING = """training:
+  adapter: lora
+  lora: {where: [lm, projector]}
+  lora_r: 16
+  precision: fp32
+  held_out: 0
+  num_epochs: 60
+  learning_rate: 0.02
+---
+
+::audio path="clips/a.wav" transcript="low"::
+
+::audio path="clips/b.wav" transcript="high"::
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("key", KEYS)
+def test_a_base_is_taught_and_used(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was learned by heart comes back, and what is exported says the same."""
+    build(key, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    tone(tmp_path / "clips/a.wav", hertz=200, seconds=1.2)
+    tone(tmp_path / "clips/b.wav", hertz=1900, seconds=0.7)
+    (tmp_path / "clips/a.txt").write_text("low")
+    (tmp_path / "clips/b.txt").write_text("high")
+    fine("init", "my.dlm", "--base", "./base")
+    front = (tmp_path / "my.dlm").read_text().split("training:")[0]
+    (tmp_path / "my.dlm").write_text(front + TRAINING)
+    fine("check", "my.dlm")
+    fine("train", "my.dlm", "--device", "cpu")
+    scores = json.loads(fine("eval", "my.dlm", "--data", "clips", "--json").out)
+    assert scores["scores"]["wer"] == 0.0, scores
+    question = CATALOGUE[key].prompt
+    if question:  # Qwen3-ASR has none
+        answer = fine("prompt", "my.dlm", question, "--audio", "clips/b.wav").out
+        assert answer.strip() == "high"
+    snapshot = Path(fine("export", "my.dlm").out.strip())
+    shown = json.loads(fine("show", "my.dlm", "--json").out)
+    version = Path(shown["versions"][-1]["path"])
+    mine, theirs = both(tmp_path, version, snapshot / "adapter")
+    assert (mine - theirs).abs().max() < 1e-5
+
+
+def fine(*words: str) -> Done:
+    done = dlm(*words)
+    assert done.code == 0, done
+    return done
+
+
+@torch.no_grad()
+def both(folder: Path, version: Path, adapter: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the version here, and of plain transformers and peft."""
+    base = resolve("./base", folder)
+    model = load_version(base, version, device="cpu")
+    chat = chat_of(model.tokenizer, base)
+    path = folder / "clips/a.wav"
+    asked = chat.question((Turn("user", (Sound(path),)),), "here")
+    padding = Padding(chat.pad, chat.placeholder)
+    batch = collate([asked], Ear(base, auto_resample=False), padding)
+    mine = model.speak(model.think(model.merge(batch), batch.attention))
+    whole = FAMILIES[base.family].architecture.from_pretrained(folder / "base")
+    learned = PeftModel.from_pretrained(whole, adapter).eval()
+    heard = inputs(base, [soundfile.read(path, dtype="float32")[0]])
+    return mine, learned(input_ids=batch.ids, attention_mask=batch.attention, **heard).logits
+
+
+def test_the_page_of_bases_tells_the_rows() -> None:
+    """Every fact of the table, for every native base of the catalogue."""
+    page = (Path(__file__).parent.parent / "docs" / "bases.md").read_text(encoding="utf-8")
+    table = page.partition("## Released models")[2].partition("\n\nA sound")[0].strip()
+    told = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    rows = [base for base in CATALOGUE.values() if base.kind == "native"]
+    assert told == [
+        [
+            f"`{base.key}`",
+            f"[{base.source}](https://huggingface.co/{base.source})",
+            f"`{str(base.revision)[:12]}`",
+            base.license,
+            f"{base.strides.rate // 1000} kHz",
+            f"{base.strides.window_seconds:g} s",
+            f"{base.strides.tokens_per_second:g}",
+            "`" + base.placeholder.replace("|", "\\|") + "`",
+            f"{base.megabytes / 1000:.1f}",
+        ]
+        for base in rows
+    ]
+    assert {base.family for base in rows} == FAMILIES.keys()
+    assert all(f"`{family}`" in page for family in FAMILIES)

@@ -1,0 +1,77 @@
+"""Gradient checkpointing: the same numbers, to the bit, from less memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from dlm.model.adapters import learning
+from dlm.model.face import Model
+from dlm.training.events import Step
+from tests.tiny import lesson, make_tiny, tiny_plan, tones
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("base"))
+
+
+def taught(folder: Path, clips: list, **training: object) -> tuple[Model, list[float]]:
+    drawn = tiny_plan(folder, len(clips), steps=4, **training)
+    run = lesson(drawn, clips)
+    return run.model, [event.loss for event in run.events() if isinstance(event, Step)]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"adapter": "lora", "lora_dropout": 0.2},
+        {"adapter": "lora", "lora": {"where": ["lm", "projector", "encoder"]}},
+        {"adapter": "full"},
+        {"adapter": "projector"},
+    ],
+    ids=lambda training: "-".join(map(str, training.values())),
+)
+def test_a_run_learns_the_same_to_the_bit(folder: Path, tmp_path: Path, training: dict) -> None:
+    clips = tones(tmp_path, 4)
+    (plain, losses), (again, others) = (
+        taught(folder, clips, gradient_checkpointing=way, **training) for way in (False, True)
+    )
+    assert losses == others
+    one, other = learning(plain), learning(again)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("where", [["lm"], ["lm", "encoder"]])
+def test_layers_that_learn_are_thought_through_again(
+    folder: Path, tmp_path: Path, where: list[str]
+) -> None:
+    """Forward once to learn and once more on the way back; a frozen encoder is not."""
+    counts: dict[str, int] = {}
+    drawn = tiny_plan(
+        folder, 3, steps=1, adapter="lora", lora={"where": where}, gradient_checkpointing=True
+    )
+    run = lesson(drawn, tones(tmp_path, 3))
+    for name, module in run.model.named_modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            inner = next(each for each in module.modules() if isinstance(each, torch.nn.Linear))
+            inner.register_forward_hook(
+                lambda *given, name=name: counts.update({name: counts.get(name, 0) + 1})
+            )
+    list(run.events())
+    lm = {count for name, count in counts.items() if name.startswith("lm.")}
+    ear = {count for name, count in counts.items() if name.startswith("encoder.")}
+    assert lm == {2}
+    assert ear == ({2} if "encoder" in where else {3}), "frozen, it hears each of three clips once"
+
+
+def test_answers_are_thought_through_once(folder: Path, tmp_path: Path) -> None:
+    model, _ = taught(folder, tones(tmp_path, 2), adapter="lora", gradient_checkpointing=True)
+    calls = []
+    model.decoder.layers[0].self_attn.register_forward_hook(lambda *given: calls.append(1))
+    model.eval()
+    embedded = torch.zeros(1, 3, 32, requires_grad=True)
+    model.think(embedded, torch.ones(1, 3, dtype=torch.long)).sum().backward()
+    assert len(calls) == 1
