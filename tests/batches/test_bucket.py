@@ -166,7 +166,7 @@ def test_a_row_too_long_is_refused_by_its_place(tmp_path: Path) -> None:
 def test_the_limit_counts_the_tokens_of_the_sound(tmp_path: Path) -> None:
     clips = [spoken(tone(tmp_path / "a.wav", hertz=99, seconds=1.9), "x")]
     (batch,) = packed(clips).step(0)
-    length = batch.ids.shape[1]
+    length = int(batch.attention.sum())
     packed(clips, longest=length)
     with pytest.raises(ClipError, match=f"{length} tokens"):
         packed(clips, longest=length - 1)
@@ -179,7 +179,7 @@ def test_lengths_from_headers_are_those_of_the_batch(tmp_path: Path) -> None:
     (other,) = spoken(path, "", start=1.2).sounds
     clip = Clip((Turn("user", (one, other)), Turn("assistant", ("yes",))), "two", "answer")
     plan = {"auto_resample": True}
-    length = packed([clip], **plan).step(0)[0].ids.shape[1]
+    length = int(packed([clip], **plan).step(0)[0].attention.sum())
     packed([clip], **plan, longest=length)
     with pytest.raises(ClipError):
         packed([clip], **plan, longest=length - 1)
@@ -199,3 +199,20 @@ def packed(clips: list[Clip], **plan: object) -> Batches:
     plan = replace(PLAN, **plan)
     ear = Ear(plan.base, auto_resample=plan.auto_resample)
     return pack(clips, plan, Chat(tiny_tokenizer(), plan.base), ear)
+
+
+def test_rows_are_padded_to_few_lengths(tmp_path: Path) -> None:
+    """Whole multiples of 16, but never beyond the longest row there may be."""
+    clips = tones(tmp_path, 6)
+    widths = {batch.ids.shape[1] for batch in packed(clips, clips_per_batch=1).step(0)}
+    assert all(width % 16 == 0 for width in widths)
+    exact = max(int(batch.attention.sum()) for batch in packed(clips, clips_per_batch=1).step(0))
+    close = packed(clips, clips_per_batch=1, longest=exact).step(0)
+    assert max(batch.ids.shape[1] for batch in close) == exact
+
+
+def test_making_batches_leaves_the_learner_its_cores(tmp_path: Path) -> None:
+    cores = torch.get_num_threads()
+    made = packed(tones(tmp_path, 3), clips_per_step=1)
+    assert len(list(made.stream(0, 3))) == 3
+    assert torch.get_num_threads() == cores

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+import torch
+
 from dlm.batches.chat import IGNORE, Chat, Row
 from dlm.batches.collate import Batch, Listen, Padding, collate
 from dlm.clips.audio import probe
@@ -21,6 +23,7 @@ from dlm.plan.frames import Strides, ceil_div, tokens
 from dlm.plan.plan import LONG_ROW, BatchPlan
 
 WINDOW_STEPS = (8, 24)  # sorted together: under 5 % padding in a large set, chance in a small one
+MULTIPLE = 16  # tokens: a processor compiles its products anew for every length it meets
 
 Share = tuple[int, int]  # which rank, of how many
 WHOLE: Share = (0, 1)
@@ -62,7 +65,7 @@ class Batches:
 
     def stream(self, start: int, stop: int, share: Share = WHOLE) -> Iterator[list[Batch]]:
         """Steps `start` to `stop`, each made ready while the one before it is learned."""
-        with ThreadPoolExecutor(max_workers=1) as hands:
+        with ThreadPoolExecutor(1, initializer=_alone) as hands:
             ahead = hands.submit(self.step, start, share)
             for number in range(start + 1, stop + 1):
                 ready = ahead.result()
@@ -89,7 +92,8 @@ def pack(clips: list[Clip], plan: BatchPlan, chat: Chat, listen: Listen) -> Batc
     rows = [chat.row(clip) for clip in clips]
     counted = partial(sound_tokens, strides=plan.base.strides, most=plan.most_windows)
     lengths = [len(row.ids) + sum(counted(each) - 1 for each in row.sounds) for row in rows]
-    return Batches(rows, lengths, plan, listen=listen, pad=Padding(chat.pad, chat.placeholder))
+    pad = Padding(chat.pad, chat.placeholder, multiple=MULTIPLE, longest=plan.longest)
+    return Batches(rows, lengths, plan, listen=listen, pad=pad)
 
 
 def sound_tokens(sound: Sound, strides: Strides, most: int | None) -> int:
@@ -98,6 +102,11 @@ def sound_tokens(sound: Sound, strides: Strides, most: int | None) -> int:
     end = header.samples / header.rate if sound.end is None else sound.end
     seconds = end - (sound.start or 0.0)
     return tokens(round(seconds * strides.rate), strides, most)
+
+
+def _alone() -> None:
+    """Make batches on one core: a second team of threads would stand in the way of the first."""
+    torch.set_num_threads(1)
 
 
 def _mute(row: Row) -> Row:

@@ -16,6 +16,7 @@ import torch
 from dlm.batches.chat import IGNORE, Row
 from dlm.clips.clip import Sound
 from dlm.features.ear import Heard
+from dlm.plan.frames import ceil_div
 
 Listen = Callable[[Sound], tuple[Heard, ...]]
 
@@ -55,11 +56,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Padding:
-    """What rows are padded with, on which side: left to answer, right to learn."""
+    """What rows are padded with, on which side: left to answer, right to learn.
+
+    Their length is a whole `multiple`, but for rows close to the `longest`.
+    """
 
     pad: int
     placeholder: int
     left: bool = False
+    multiple: int = 1
+    longest: int = 0
+
+    def width(self, rows: list[list[int]]) -> int:
+        """The length that all rows are padded to."""
+        longest = max(len(row) for row in rows)
+        return max(longest, min(ceil_div(longest, self.multiple) * self.multiple, self.longest))
 
 
 def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
@@ -72,9 +83,9 @@ def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
     flat = [each for sounds in heard for sound in sounds for each in sound]
     attention = [[1] * len(ids) for ids, _ in spread]
     return Batch(
-        ids=_pad([ids for ids, _ in spread], padding.pad, left=padding.left),
-        attention=_pad(attention, 0, left=padding.left),
-        labels=_pad([labels for _, labels in spread], IGNORE, left=padding.left),
+        ids=_pad([ids for ids, _ in spread], padding.pad, padding),
+        attention=_pad(attention, 0, padding),
+        labels=_pad([labels for _, labels in spread], IGNORE, padding),
         sounds=_stack(flat) if flat else None,
         frames=torch.tensor([each.frames for each in flat], dtype=torch.long),
         spans=torch.tensor([each.tokens for each in flat], dtype=torch.long),
@@ -97,10 +108,10 @@ def _spread(row: Row, counts: list[int], placeholder: int) -> tuple[list[int], l
     return ids, labels
 
 
-def _pad(rows: list[list[int]], value: int, *, left: bool) -> torch.Tensor:
-    width = max(len(row) for row in rows)
+def _pad(rows: list[list[int]], value: int, padding: Padding) -> torch.Tensor:
+    width = padding.width(rows)
     fill = [[value] * (width - len(row)) for row in rows]
-    both = zip(fill, rows, strict=True) if left else zip(rows, fill, strict=True)
+    both = zip(fill, rows, strict=True) if padding.left else zip(rows, fill, strict=True)
     return torch.tensor([one + other for one, other in both], dtype=torch.long)
 
 

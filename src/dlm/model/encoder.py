@@ -5,6 +5,8 @@ from torch import nn
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+MULTIPLE = 128  # mel frames: a processor compiles its products anew for every length it meets
+
 
 def hear_whisper(encoder: WhisperEncoder, mel: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """Whisper's encoder without the 30 s pad.
@@ -40,8 +42,8 @@ def hear_qwen2_audio(
     """
     weights = encoder.conv1.weight
     frames = frames.to(weights.device)
-    mel = mel[..., : 2 * encoder.max_source_positions].to(weights.device)
-    mel = nn.functional.pad(mel, (0, mel.shape[-1] % 2))
+    mel = nn.functional.pad(mel.to(weights.device), (0, -mel.shape[-1] % MULTIPLE))
+    mel = mel[..., : 2 * encoder.max_source_positions]
     heard = (frames + 1) // 2
     hidden = nn.functional.gelu(encoder.conv1(mel.to(weights.dtype)))
     hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
