@@ -248,7 +248,7 @@ def _memory_aloud(asked: Training, model: ModelPlan, row: RowSize, at_once: int)
 
 
 def _steps_aloud(batches: BatchPlan, training: TrainingPlan, clips: int) -> tuple[Line, ...]:
-    epochs = training.steps * batches.clips_per_step / max(clips, 1)
+    epochs = training.steps / ceil_div(max(clips, 1), batches.clips_per_step)
     times = ceil_div(batches.clips_per_step, batches.clips_per_batch)
     return (
         Line(
