@@ -23,7 +23,7 @@ from dlm.model.adapters import (
 )
 from dlm.model.load import load, load_version
 from dlm.model.stitched import Stitched, load_stitched
-from dlm.plan.bases import Base, read_facts
+from dlm.plan.bases import Base, Role, read_facts
 from dlm.plan.plan import Adapter, ModelPlan
 from dlm.plan.resolve import resolve
 from tests.model.twin import adapter, batch_of, clips_in, logits_of
@@ -312,9 +312,18 @@ def test_more_than_was_asked_for_is_refused(folder: Path) -> None:
         adapt(model, adapter("lora", "lm"), seed=0)
 
 
+class Weightless(Stitched):
+    """A model whose projector has no weights."""
+
+    @property
+    def parts(self) -> dict[Role, tuple[str, ...]]:
+        """As of one that pools alone."""
+        return {**super().parts, "projector": ("pooling.",)}
+
+
 def test_nothing_to_learn_is_refused(folder: Path) -> None:
     model = load_stitched(folder)
-    model.parts = {**model.parts, "projector": ("pooling.",)}  # as of one without weights
+    model.__class__ = Weightless
     with pytest.raises(PlanError, match="nothing would learn; set training.lora.where"):
         adapt(model, adapter("projector", "projector"), seed=0)
 

@@ -30,7 +30,11 @@ class Model(nn.Module, ABC):
     base: Base
     tokenizer: PreTrainedTokenizerBase
     placeholder: int  # the token that stands for one token of sound
-    parts: dict[Role, tuple[str, ...]]  # role -> how the names of its parameters begin
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[Role, tuple[str, ...]]:
+        """How the names of the parameters of each part begin."""
 
     @abstractmethod
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:

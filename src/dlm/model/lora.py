@@ -1,7 +1,7 @@
 """LoRA's layer with fewer passes over memory, where nothing but the plain form is asked for.
 
-    peft      result + B(A(x)) * scaling     a product, a scaling and a sum, each over the output
-    here      addmm(result, A(x), B)         the scaling and the sum ride with the product
+    peft    result + B(A(x)) * scaling    a product, a scaling and a sum, each over the output
+    here    the sums ride with the products of low rank, on the way forward and on the way back
 
 Everything else (DoRA, merged, switched off, several adapters) is peft's own.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft.tuners import lora
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 
 class Linear(lora.Linear):
@@ -22,12 +23,48 @@ class Linear(lora.Linear):
         if special or len(self.active_adapters) != 1:
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
-        result: torch.Tensor = self.base_layer(x)
         enter, leave = (
             maps.get_parameter(f"{name}.weight").to(x.dtype) for maps in (self.lora_A, self.lora_B)
         )
-        low = nn.functional.linear(self.lora_dropout[name](x), enter)
-        added = torch.addmm(
-            result.flatten(0, -2), low.flatten(0, -2), leave.t(), alpha=self.scaling[name]
-        )
+        dropout, scaling, base = self.lora_dropout[name], self.scaling[name], self.base_layer
+        if isinstance(base, nn.Linear) and _frozen(base, x) and not _drops(dropout):
+            flat = x.flatten(0, -2)
+            joined: Any = _Joined.apply  # torch does not say its type
+            said: torch.Tensor = joined(flat, base.weight, base.bias, enter, leave, scaling)
+            return said.view(*x.shape[:-1], -1)
+        result: torch.Tensor = base(x)
+        low = nn.functional.linear(dropout(x), enter)
+        added = torch.addmm(result.flatten(0, -2), low.flatten(0, -2), leave.t(), alpha=scaling)
         return added.view_as(result)
+
+
+def _frozen(base: nn.Linear, x: torch.Tensor) -> bool:
+    """Whether the layer stays as it is and multiplies `x` in the format both are in."""
+    cast = torch.is_autocast_enabled(x.device.type) and x.dtype == torch.float32
+    return x.dtype == base.weight.dtype and not base.weight.requires_grad and not cast
+
+
+def _drops(dropout: nn.Module) -> bool:
+    return dropout.training and not isinstance(dropout, nn.Identity)
+
+
+class _Joined(torch.autograd.Function):
+    """x W' + b + scaling (x A') B' of x (n, in), and its gradients; W and b are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> torch.Tensor:
+        x, weight, bias, enter, leave, scaling = given
+        low = x @ enter.t()
+        ctx.save_for_backward(x, low, weight, enter, leave)
+        ctx.scaling = scaling
+        return nn.functional.linear(x, weight, bias).addmm_(low, leave.t(), alpha=scaling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, low, weight, enter, leave = ctx.saved_tensors
+        (above,) = gradients
+        of_low = (above @ leave).mul_(ctx.scaling)
+        of_leave = (above.t() @ low).mul_(ctx.scaling)
+        of_x = (above @ weight).addmm_(of_low, enter) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, of_low.t() @ x, of_leave, None

@@ -41,7 +41,7 @@ class Native(Model):
         self.placeholder = placeholder_of(self.tokenizer, base)
 
     @property
-    def parts(self) -> dict[Role, tuple[str, ...]]:  # type: ignore[override]
+    def parts(self) -> dict[Role, tuple[str, ...]]:
         """How the names of the parameters of each part begin."""
         at = {part: f"whole.{place}." for part, place in self.places.items()}
         return {
@@ -165,7 +165,7 @@ class Thinker(Qwen3Asr):
     projections: ClassVar[tuple[str, ...]]
 
     @property
-    def parts(self) -> dict[Role, tuple[str, ...]]:  # type: ignore[override]
+    def parts(self) -> dict[Role, tuple[str, ...]]:
         """How the names of the parameters of each part begin."""
         tower = f"whole.{self.places['encoder']}."
         ear = [name for name, _ in self.part("encoder").named_children()]

@@ -32,12 +32,6 @@ CONFIG = "config.json"
 class Stitched(Model):
     """Encoder, projector and LM behind the four questions."""
 
-    parts: dict[Role, tuple[str, ...]] = {
-        "encoder": ("encoder.",),
-        "projector": ("projector.",),
-        "lm": ("lm.",),
-    }
-
     def __init__(self, base: Base, config: dict[str, Any], tokenizer: Any) -> None:
         """Build the parts with random weights, in fp32."""
         super().__init__()
@@ -52,6 +46,11 @@ class Stitched(Model):
             stride=base.strides.projector,
             out=self.lm.config.hidden_size,
         )
+
+    @property
+    def parts(self) -> dict[Role, tuple[str, ...]]:
+        """How the names of the parameters of each part begin."""
+        return {"encoder": ("encoder.",), "projector": ("projector.",), "lm": ("lm.",)}
 
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
         """Whisper at true length."""

@@ -66,7 +66,11 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How clips become rows and rows become steps; `heard` when the frozen encoder is cached."""
+    """How clips become rows and rows become steps.
+
+    `heard` when the frozen encoder is cached; `between` when it hears new clips between the steps,
+    with all of the cores that it would share with them.
+    """
 
     base: Base
     clips_per_step: int
@@ -75,6 +79,7 @@ class BatchPlan:
     auto_resample: bool
     most_windows: int | None  # of a sound; the rest is left out
     heard: bool
+    between: bool
     seed: int
 
 
