@@ -99,16 +99,22 @@ def tiny_base() -> Base:
 def tiny_config() -> dict:
     """The shapes of the three parts."""
     return {
-        "encoder": {
-            "d_model": 32,
-            "encoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 64,
-            "num_mel_bins": 80,
-            "max_source_positions": 100,
-            "dropout": 0.0,
-        },
-        "projector": {"kind": "stack", "hidden": 32},
+        "encoders": [
+            {
+                "layer": "last",
+                "config": {
+                    "model_type": "whisper",
+                    "d_model": 32,
+                    "encoder_layers": 1,
+                    "encoder_attention_heads": 2,
+                    "encoder_ffn_dim": 64,
+                    "num_mel_bins": 80,
+                    "max_source_positions": 100,
+                    "dropout": 0.0,
+                },
+            }
+        ],
+        "projector": {"kind": "concat", "hidden": 32},
         "lm": {
             "model_type": "qwen3",
             "hidden_size": 32,

@@ -55,8 +55,10 @@ def join(work: Path) -> Stitched:
     """The three parts, as the stages before left them."""
     config = json.loads((work / "lm" / "config.json").read_text(encoding="utf-8"))
     shapes = {
-        "encoder": {**_encoder_shape(), "attn_implementation": "eager"},
-        "projector": {"kind": "stack", "hidden": HIDDEN},
+        "encoders": [
+            {"config": {**_encoder_shape(), "attn_implementation": "eager"}, "layer": "last"}
+        ],
+        "projector": {"kind": "concat", "hidden": HIDDEN},
         "lm": {key: value for key, value in config.items() if not key.startswith("_")},
     }
     torch.manual_seed(0)

@@ -170,7 +170,7 @@ def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
 def test_frozen_features_equal_hearing_afresh(tmp_path: Path, dropout: float) -> None:
     """Bit for bit, from memory and from disk, in the midst of training."""
     config = tiny_config()
-    config["encoder"]["dropout"] = dropout
+    config["encoders"][0]["config"]["dropout"] = dropout
     base = read_facts(make_tiny(tmp_path / "base", config=config))
     model = load_base(base).requires_grad_(False)
     model.projector.requires_grad_(True)
@@ -197,7 +197,7 @@ def test_an_encoder_that_learns_does_drop() -> None:
     from tests.tiny import tiny_tokenizer
 
     config = tiny_config()
-    config["encoder"]["dropout"] = 0.3
+    config["encoders"][0]["config"]["dropout"] = 0.3
     model = Stitched(tiny_base(), config, tiny_tokenizer()).train()
     mel = torch.from_numpy(np.random.default_rng(0).normal(size=(80, 50)).astype("f"))
     assert not torch.equal(model.hear_one(mel, 50), model.hear_one(mel, 50))

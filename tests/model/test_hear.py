@@ -14,7 +14,7 @@ from tests.tiny import tiny_config
 @pytest.fixture(scope="module")
 def encoder() -> WhisperEncoder:
     torch.manual_seed(0)
-    return WhisperEncoder(WhisperConfig(**tiny_config()["encoder"])).eval()
+    return WhisperEncoder(WhisperConfig(**tiny_config()["encoders"][0]["config"])).eval()
 
 
 @torch.no_grad()

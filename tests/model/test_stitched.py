@@ -153,7 +153,7 @@ def test_a_damaged_folder_is_one_line(copy: Path, name: str, damage: str) -> Non
     assert str(told.value).startswith(str(copy)) and "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("part", ["encoder", "projector", "lm"])
+@pytest.mark.parametrize("part", ["encoders", "projector", "lm"])
 def test_a_part_that_is_not_configured_is_named(copy: Path, part: str) -> None:
     config = json.loads((copy / "config.json").read_text())
     del config[part]

@@ -73,7 +73,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
 def _wide() -> dict:
     """The tiny stitched base, wide enough that what it passes on outweighs what is fixed."""
     wide = tiny_config()
-    wide["encoder"] |= {"d_model": 64, "encoder_ffn_dim": 256, "encoder_layers": 2}
+    wide["encoders"][0]["config"] |= {"d_model": 64, "encoder_ffn_dim": 256, "encoder_layers": 2}
     wide["lm"] |= {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2}
     return wide
 
@@ -81,7 +81,7 @@ def _wide() -> dict:
 def _stitched(folder: Path) -> Base:
     """The row of a stitched base, with the sizes it really has."""
     model, shape = load_base(read_facts(folder)), _wide()
-    lm, ear = shape["lm"], shape["encoder"]
+    lm, ear = shape["lm"], shape["encoders"][0]["config"]
     words = model.words.weight.numel()
     sizes = Sizes(
         encoder=Tower(count(model.encoder), layers=2, width=64, inner=256, heads=2, kv_heads=2),

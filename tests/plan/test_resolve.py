@@ -270,7 +270,7 @@ def test_without_a_network_the_cache_is_named(ear: Path, tmp_path: Path) -> None
 
 def test_a_stitched_base_may_lie_on_the_hub(tmp_path: Path) -> None:
     write_facts(tiny_base(), tmp_path)
-    (tmp_path / "config.json").write_text('{"encoder": {}, "projector": {}, "lm": {}}')
+    (tmp_path / "config.json").write_text('{"encoders": [], "projector": {}, "lm": {}}')
     with serve() as hub:
         hub.repositories["me/tiny"] = Repository(tmp_path)
         (line,) = resolved(hub, tmp_path / "cache", "hf:me/tiny")

@@ -23,7 +23,7 @@ KINDS = {"full": {"adapter": "full"}, "lora": LORA, "dora": {**LORA, "adapter": 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny_config()
-    config["encoder"]["dropout"] = 0.2
+    config["encoders"][0]["config"]["dropout"] = 0.2
     return make_tiny(tmp_path_factory.mktemp("base"), config=config)
 
 

@@ -168,6 +168,7 @@ def tokenizer_in(folder: Path, base: Base) -> PreTrainedTokenizerBase:
         if older.is_file() and not (folder / "chat_template.jinja").is_file():
             tokenizer.chat_template = json.loads(older.read_text(encoding="utf-8"))["chat_template"]
     except (OSError, ValueError, KeyError, TypeError) as reason:
-        what = f"its tokenizer cannot be read ({str(reason).split('. ')[0]})"
+        told = " ".join(str(reason).split()).split(". ")[0]
+        what = f"its tokenizer cannot be read ({told})"
         raise BaseError(what, where=str(folder), mend="fetch the model again") from reason
     return tokenizer

@@ -1,11 +1,39 @@
 """Encoders run at a clip's true length, padding masked: a batch hears what one clip hears."""
 
+from typing import Any
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
+from transformers.models.whisper.configuration_whisper import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from dlm.model.face import Features
+from dlm.plan.bases import Layer
+
 MULTIPLE = 128  # mel frames: a processor compiles its products anew for every length it meets
+
+
+def build(config: dict[str, Any]) -> PreTrainedModel:
+    """An encoder with random weights, in fp32, from the config of its class."""
+    return WhisperEncoder(WhisperConfig(**config))
+
+
+def shape_of(encoder: PreTrainedModel, layer: Layer) -> tuple[int, int]:
+    """How many hidden states of a frame are heard, and the width of each."""
+    return 1, encoder.config.d_model
+
+
+def hear(
+    encoder: Any, sounds: torch.Tensor, frames: torch.Tensor, *, layer: Layer, takes: str
+) -> Features:
+    """What an encoder hears at true length: (clips, encoder frames, layers x width).
+
+    `sounds` are mels (clips, bins, frames), or waves (clips, 1, samples) where it `takes` those;
+    `frames` (clips,) is the true length of each.
+    """
+    return Features(hear_whisper(encoder, sounds, frames), (frames + 1) // 2)
 
 
 def hear_whisper(encoder: WhisperEncoder, mel: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:

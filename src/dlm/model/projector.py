@@ -1,17 +1,19 @@
-"""From what the encoder heard to what the language model reads.
+"""From what the encoders heard to what the language model reads.
 
-`stack` lays k frames side by side, so that one token holds k encoder frames, and maps them through
-two linear layers (the concat projector of SLAM-ASR, Ma et al. 2024, with GELU and a norm after).
+`concat` lays k frames side by side, so that one token holds k encoder frames, and maps them through
+two linear layers (SLAM-ASR, Ma et al. 2024); sparrow's has GELU between them and a norm after.
 """
+
+from typing import Any
 
 import torch
 from torch import nn
 
 from dlm.model.face import Features
-from dlm.plan.frames import ceil_div
+from dlm.plan.frames import Strides, ceil_div
 
 
-class Stack(nn.Module):
+class Concat(nn.Module):
     """Concatenate `stride` frames, then Linear, GELU, Linear, RMSNorm."""
 
     def __init__(self, *, width: int, stride: int, hidden: int, out: int) -> None:
@@ -34,4 +36,18 @@ class Stack(nn.Module):
         return exact
 
 
-PROJECTORS = {"stack": Stack}
+PROJECTORS = {"concat": Concat}
+
+
+def projector_of(
+    shape: dict[str, Any], *, heard: tuple[tuple[int, int], ...], strides: Strides, out: int
+) -> nn.Module:
+    """The projector that `shape` describes: its kind and what that kind takes.
+
+    `heard` are the hidden states of a frame and their width, of each encoder.
+    """
+    options = dict(shape)
+    width = sum(layers * width for layers, width in heard)
+    return PROJECTORS[options.pop("kind")](
+        width=width, stride=strides.projector, out=out, **options
+    )

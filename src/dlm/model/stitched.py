@@ -1,9 +1,9 @@
-"""A stitched base: an encoder, a projector and a language model, joined by us.
+"""A stitched base: encoders, a projector and a language model, joined by us.
 
 folder/
   dlm_base.json       its row of the catalogue
-  config.json         {encoder: {...}, projector: {...}, lm: {...}}
-  model.safetensors   encoder.*, projector.*, lm.*
+  config.json         {encoders: [{config: {...}, layer: last}], projector: {...}, lm: {...}}
+  model.safetensors   encoder.* (encoder.0.*, encoder.1.* where there are two), projector.*, lm.*
   tokenizer.json ...  the language model's own
 """
 
@@ -15,14 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.whisper.configuration_whisper import WhisperConfig
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from dlm.batches.chat import placeholder_of, tokenizer_in
 from dlm.errors import BaseError
-from dlm.model.encoder import hear_whisper
+from dlm.model.encoder import build, hear, shape_of
 from dlm.model.face import Features, Model
-from dlm.model.projector import PROJECTORS
+from dlm.model.projector import projector_of
 from dlm.plan.bases import Base, Role, read_facts, write_facts
 
 WEIGHTS = "model.safetensors"
@@ -30,32 +29,42 @@ CONFIG = "config.json"
 
 
 class Stitched(Model):
-    """Encoder, projector and LM behind the four questions."""
+    """Encoders, projector and LM behind the four questions."""
 
     def __init__(self, base: Base, config: dict[str, Any], tokenizer: Any) -> None:
         """Build the parts with random weights, in fp32."""
         super().__init__()
         self.base, self.config, self.tokenizer = base, config, tokenizer
-        self.placeholder = tokenizer.convert_tokens_to_ids(base.placeholder)
-        self.encoder = WhisperEncoder(WhisperConfig(**config["encoder"]))
+        self.placeholder = placeholder_of(tokenizer, base)
+        ears = [build(part["config"]) for part in config["encoders"]]
+        self.encoder = ears[0] if len(ears) == 1 else nn.ModuleList(ears)
         self.lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config["lm"]))
-        shape = dict(config["projector"])
-        self.projector = PROJECTORS[shape.pop("kind")](
-            **shape,
-            width=self.encoder.config.d_model,
-            stride=base.strides.projector,
-            out=self.lm.config.hidden_size,
+        heard = zip(ears, config["encoders"], strict=True)
+        self.projector = projector_of(
+            config["projector"],
+            heard=tuple(shape_of(ear, part["layer"]) for ear, part in heard),
+            strides=base.strides,
+            out=self.lm.get_input_embeddings().embedding_dim,
         )
+
+    @property
+    def ears(self) -> list[nn.Module]:
+        """The encoders, of which the first sets the rate."""
+        return list(self.encoder) if isinstance(self.encoder, nn.ModuleList) else [self.encoder]
 
     @property
     def parts(self) -> dict[Role, tuple[str, ...]]:
         """How the names of the parameters of each part begin."""
         return {"encoder": ("encoder.",), "projector": ("projector.",), "lm": ("lm.",)}
 
-    def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
-        """Whisper at true length."""
-        heard = -(-frames // self.base.strides.encoder)
-        return Features(hear_whisper(self.encoder, mel, frames), heard)
+    def hear(self, sounds: torch.Tensor, frames: torch.Tensor) -> Features:
+        """What each encoder hears at true length, side by side."""
+        pairs = zip(self.ears, self.config["encoders"], strict=True)
+        first, *others = [
+            hear(ear, sounds, frames, layer=part["layer"], takes=self.base.ear)
+            for ear, part in pairs
+        ]
+        return _beside(first, others) if others else first
 
     def project(self, features: Features) -> torch.Tensor:
         """Audio embeddings of all windows, one after the other."""
@@ -64,10 +73,14 @@ class Stitched(Model):
         projected: torch.Tensor = self.projector(Features(values, features.frames))
         return projected
 
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Text embeddings; the placeholder needs no row of the table, for sound takes its place."""
+        return super().embed(ids.masked_fill(ids == self.placeholder, 0))
+
     @property
     def decoder(self) -> nn.Module:
         """The language model without its head."""
-        inner: nn.Module = self.lm.model
+        inner: nn.Module = self.lm.base_model
         return inner
 
     @property
@@ -83,16 +96,26 @@ class Stitched(Model):
         return table
 
 
+def _beside(first: Features, others: list[Features]) -> Features:
+    """Channels side by side, at the frames of the first: each of its frames takes the nearest."""
+    steps, lengths = first.values.shape[1], first.frames
+    joined = [first.values]
+    for other in others:
+        values = other.values.to(first.values)
+        longest = values.shape[1] - 1
+        at = torch.arange(steps, device=values.device) * other.frames[:, None] // lengths[:, None]
+        nearest = at.clamp(max=longest)[..., None].expand(-1, -1, values.shape[2])
+        joined.append(values.gather(1, nearest))
+    return Features(torch.cat(joined, dim=2), lengths)
+
+
 def load_stitched(folder: Path, base: Base | None = None) -> Stitched:
     """Load a folder. Raises BaseError naming what is missing, extra or damaged."""
     base = base or read_facts(folder)
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        model = Stitched(base, config, tokenizer)
+        model = Stitched(base, config, tokenizer_in(folder, base))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as reason:
         told = " ".join(f"{type(reason).__name__}: {reason}".split())
         mend = "copy or make the folder again"

@@ -7,7 +7,7 @@ by name are in plan/catalogue.py.
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 
@@ -15,6 +15,7 @@ from dlm.errors import BaseError
 from dlm.plan.frames import Strides
 
 Role = Literal["encoder", "projector", "lm"]
+Layer = int | Literal["last", "weighted_sum"]
 FACTS = "dlm_base.json"  # beside the weights of a stitched base: its row
 
 
@@ -51,6 +52,35 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where an encoder or a language model comes from that is stitched to others.
+
+    `source` is as a Base's, "" for random weights; `config` is the one of transformers' class, its
+    model_type among it. Of an encoder, `layer` says which of its hidden states are heard: that of
+    the last layer, of one counted from 1, or all of them for the projector to weigh.
+    """
+
+    source: str
+    revision: str | None
+    config: dict[str, Any]
+    layer: Layer = "last"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a base is stitched from as it is loaded.
+
+    What several encoders hear is joined frame by frame, at the rate of the first. `projector` is
+    its kind and what that kind takes. `tokenizer` is the language model's own, or one of bytes.
+    """
+
+    encoders: tuple[Part, ...]
+    projector: dict[str, Any]
+    lm: Part
+    tokenizer: Literal["own", "bytes"] = "own"
+
+
+@dataclass(frozen=True)
 class Base:
     """Facts on one base.
 
@@ -61,7 +91,8 @@ class Base:
     a transcript, {language} in it the clip's, or en; `chat` the form of its conversations: the
     template beside its weights, with each turn as text or in parts, for which it writes the markers
     itself; parts with Qwen3-ASR's answers; mistral-common's; or plain text. `context` is the
-    longest row it knows, in tokens.
+    longest row it knows, in tokens. `ear` is what the encoder takes: a mel, or the wave, of which
+    it makes its own. `recipe` is None where all weights lie in one place.
     """
 
     key: str
@@ -84,6 +115,8 @@ class Base:
     adapter: Literal["lora", "dora", "projector", "full"]  # what the scaffold proposes
     learning_rate: float
     epochs: int
+    ear: Literal["mel", "wave"] = "mel"
+    recipe: Recipe | None = None
 
 
 _ROW = TypeAdapter(with_config(ConfigDict(extra="forbid"))(Base))

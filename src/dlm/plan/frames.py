@@ -22,7 +22,9 @@ class Strides:
     completed with silence before it is heard, and whether that silence counts as tokens. `chunk`
     is how many mel frames the convolutions take by themselves, 0 for the whole window. `mirrors`
     is for a mel that a clip ends as in a mirror, and that has no frame for less than a hop;
-    `least` is how many samples a clip is given at the least, with silence that counts.
+    `least` is how many samples a clip is given at the least, with silence that counts. `convs` are
+    the (kernel, stride) of convolutions without padding, where an encoder has those: `encoder` is
+    then the product of their strides. `queries` is how many tokens `projector` frames become.
     """
 
     rate: int
@@ -36,13 +38,15 @@ class Strides:
     chunk: int = 0
     mirrors: bool = False
     least: int = 0
+    convs: tuple[tuple[int, int], ...] = ()
+    queries: int = 1
 
     @property
     def tokens_per_second(self) -> float:
         """Audio tokens that one second of sound becomes."""
         step = self.chunk or self.encoder
         heard = self.rate / self.hop / step * ceil_div(step, self.encoder)
-        return heard / self.projector
+        return heard / self.projector * self.queries
 
     @property
     def window_seconds(self) -> float:
@@ -82,7 +86,8 @@ def tokens(samples: int, strides: Strides, most: int | None = None) -> int:
 def tokens_of_mel(frames: int, strides: Strides) -> int:
     """Audio tokens of one window of `frames` mel frames."""
     heard = _encoded(frames, strides)
-    return heard // strides.projector if strides.drops else ceil_div(heard, strides.projector)
+    groups = heard // strides.projector if strides.drops else ceil_div(heard, strides.projector)
+    return groups * strides.queries
 
 
 def window_tokens(samples: int, strides: Strides) -> int:
@@ -92,6 +97,10 @@ def window_tokens(samples: int, strides: Strides) -> int:
 
 def _encoded(frames: int, strides: Strides) -> int:
     """Encoder frames of one window of `frames` mel frames."""
+    for kernel, stride in strides.convs:
+        frames = max((frames - kernel) // stride + 1, 0)
+    if strides.convs:
+        return frames
     if not strides.chunk:
         return ceil_div(frames, strides.encoder)
     whole, rest = divmod(frames, strides.chunk)

@@ -67,7 +67,7 @@ def _in_folder(place: Path) -> Base:
 def _on_hub(repository: str, asked: str | None) -> Base:
     folder = settle(repository, asked)
     revision, config = folder.name, read_config(folder)
-    if "model_type" not in config and "encoder" in config:
+    if "model_type" not in config and "encoders" in config:
         facts = read_facts(file_on_hub(repository, revision, FACTS).parent)
         return replace(facts, source=repository, revision=revision)
     row = row_of(config, f"{SCHEME}{repository}", repository)
