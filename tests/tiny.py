@@ -114,7 +114,7 @@ def tiny_config() -> dict:
                 },
             }
         ],
-        "projector": {"kind": "concat", "hidden": 32},
+        "projector": {"kind": "concat", "hidden": 32, "activation": "gelu", "norm": True},
         "lm": {
             "model_type": "qwen3",
             "hidden_size": 32,

@@ -2,7 +2,7 @@
 
     python recipes/sparrow/bridge.py --work DIR
 
-leaves `DIR/projector.safetensors`, the weights of `dlm.model.projector.Stack`. The encoder's four
+leaves `DIR/projector.safetensors`, the weights of `dlm.model.projector.Concat`. The encoder's four
 frames of 80 ms become the embedding that the language model learned to read at that place, so
 that the joined model transcribes before the three have learned together.
 """
@@ -17,12 +17,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dlm.model.projector import Stack
+from dlm.model.face import Features
+from dlm.model.projector import Projector, projector_of
+from dlm.plan.resolve import find
 from letters import KEPT, STRIDE, WIDTH
 from lm import LATER_LETTERS
 from tokenizer import AUDIO
 
-HIDDEN = 192
+SHAPE = {"kind": "concat", "hidden": 192, "activation": "gelu", "norm": True}
 STEPS, ROWS, PEAK_RATE = 2_000, 1_024, 2e-3
 
 
@@ -32,7 +34,8 @@ def build_bridge(work: Path, *, threads: int = 2) -> None:
     torch.manual_seed(0)
     heard = torch.from_numpy(np.load(work / "features.npy"))  # (positions, STRIDE * WIDTH)
     wanted = _letters(work)  # (positions, width of the language model)
-    projector = Stack(width=WIDTH, stride=STRIDE, hidden=HIDDEN, out=wanted.shape[1])
+    strides = find("sparrow").strides
+    projector = projector_of(SHAPE, heard=((1, WIDTH),), strides=strides, out=wanted.shape[1])
     optimizer = torch.optim.AdamW(projector.parameters(), lr=PEAK_RATE, weight_decay=0.01)
     falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, STEPS)
     for step in range(STEPS):
@@ -47,9 +50,9 @@ def build_bridge(work: Path, *, threads: int = 2) -> None:
     save_file(projector.state_dict(), work / "projector.safetensors")
 
 
-def _say(projector: Stack, stacked: torch.Tensor) -> torch.Tensor:
-    inner = nn.functional.gelu(projector.enter(stacked))
-    return projector.norm(projector.leave(inner))
+def _say(projector: Projector, stacked: torch.Tensor) -> torch.Tensor:
+    frames = torch.full((len(stacked),), STRIDE)
+    return projector(Features(stacked.view(-1, STRIDE, WIDTH), frames))
 
 
 @torch.no_grad()

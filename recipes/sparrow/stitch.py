@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bridge import SHAPE
 from dlm.batches.bucket import pack
 from dlm.batches.chat import Chat
 from dlm.clips.clip import Clip, Sound, Turn
@@ -35,7 +36,7 @@ from hearing import hear_split
 from questions import PROMPT, ask
 from warmup import encoder_config
 
-CLIPS_PER_STEP, HIDDEN = 64, 192
+CLIPS_PER_STEP = 64
 RATES = {"encoder": 4e-4, "projector": 1e-3, "lm": 1e-3}
 ASKED_SHARE = 0.3  # clips that are asked something else before they are transcribed
 HIDDEN_SHARE, WIDEST_BAND, WIDEST_SPAN = 0.5, 12, 20  # of clips; in bins and frames
@@ -58,7 +59,7 @@ def join(work: Path) -> Stitched:
         "encoders": [
             {"config": {**_encoder_shape(), "attn_implementation": "eager"}, "layer": "last"}
         ],
-        "projector": {"kind": "concat", "hidden": HIDDEN},
+        "projector": SHAPE,
         "lm": {key: value for key, value in config.items() if not key.startswith("_")},
     }
     torch.manual_seed(0)

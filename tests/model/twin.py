@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from dlm.batches.chat import Chat
+from dlm.batches.forms import chat_of
 from dlm.batches.collate import Batch, Padding, collate
 from dlm.clips.clip import Clip, Turn
 from dlm.features.ear import Ear
@@ -29,7 +29,7 @@ def clips_in(folder: Path) -> list[Clip]:
 
 def batch_of(model: Model, clips: list[Clip], *, left: bool = False) -> Batch:
     """The batch of these clips, in this order."""
-    chat = Chat(model.tokenizer, model.base)
+    chat = chat_of(model.tokenizer, model.base)
     ear = Ear(model.base, auto_resample=False)
     rows = [chat.row(clip) for clip in clips]
     return collate(rows, ear, Padding(chat.pad, chat.placeholder, left=left))

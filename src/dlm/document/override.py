@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from dlm.document.document import Document
 from dlm.document.frontmatter import describe, nearest_key, open_frontmatter, values
-from dlm.document.settings import Flag, Settings, every_value
+from dlm.document.record import Flag
+from dlm.document.settings import Settings, every_value
 from dlm.errors import DocumentError, UsageError
 
 OWN = ("dlm_id", "dlm_version")

@@ -5,29 +5,35 @@ Settings
     ├── lora        Lora
     ├── sources     Source, ...
     ├── audio       Audio
+    ├── stages      Stage, ...
     └── stability   Stability
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import BeforeValidator, Field, Strict
 from pydantic.fields import FieldInfo
+
+from dlm.document.record import (
+    Flag,
+    Names,
+    Positive,
+    Record,
+    Text,
+    defaults_when_empty,
+    fields_of,
+    none_when_empty,
+    values_of,
+)
+from dlm.document.stability import Stability
+from dlm.document.stages import Stages
 
 NEWEST_VERSION = 15
 ULID = r"^[0-9A-HJ-KM-NP-TV-Z]{26}$"
 
 Adapter = Literal["lora", "qlora", "dora", "projector", "full"]
 LongClips = Literal["split", "error", "truncate"]
-
-
-def _defaults_when_empty(value: object) -> object:
-    return {} if value is None else value
-
-
-def _none_when_empty(value: object) -> object:
-    return () if value is None else value
 
 
 def _auto_or_count(value: object) -> object:
@@ -53,32 +59,13 @@ def _share_or_count(value: object) -> object:
 
 def _sources_by_path(value: object) -> object:
     """A source that is only a path may be written as one, and a single one without a list."""
-    listed = [value] if isinstance(value, str) else _none_when_empty(value)
+    listed = [value] if isinstance(value, str) else none_when_empty(value)
     if not isinstance(listed, list | tuple):
         return listed
     return [{"path": each} if isinstance(each, str) else each for each in listed]
 
 
-@dataclass(frozen=True)
-class Flag:
-    """The command-line options that set a field, and what stands for its value in the help.
-
-    Without a value it switches the field on; a path is relative to where the command is given.
-    """
-
-    names: tuple[str, ...]
-    value: str = ""
-
-    @property
-    def path(self) -> bool:
-        """Whether the value may be a path."""
-        return "PATH" in self.value
-
-
-Text = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
 AutoOrCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)]
-Names = Annotated[tuple[Text, ...], Strict(False)]
 AutoOrNames = Annotated[
     Annotated[tuple[str, ...], Strict(False)] | Literal["auto"], BeforeValidator(_auto_or_names)
 ]
@@ -86,12 +73,6 @@ ShareOrCount = Annotated[float | int, BeforeValidator(_share_or_count)]
 Places = Annotated[
     tuple[Literal["lm", "projector", "encoder"], ...], Strict(False), Field(min_length=1)
 ]
-
-
-class Record(BaseModel):
-    """What every part of the frontmatter obeys: exact types, no unknown keys, no changes."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Record):
@@ -139,14 +120,6 @@ class Audio(Record):
         return 1 if self.long_clips == "truncate" else None
 
 
-class Stability(Record):
-    """What a run endures before it stops."""
-
-    max_skipped_steps: int = Field(
-        default=5, ge=1, description="Stop after this many steps skipped for non-finite numbers."
-    )
-
-
 Sources = Annotated[tuple[Source, ...], Strict(False), BeforeValidator(_sources_by_path)]
 
 
@@ -178,11 +151,19 @@ class Training(Record):
     device_map: Literal["auto"] | None = Field(
         default=None, description="auto spreads a released model over all accelerators."
     )
-    lora: Annotated[Lora, BeforeValidator(_defaults_when_empty)] = Field(
+    lora: Annotated[Lora, BeforeValidator(defaults_when_empty)] = Field(
         default_factory=Lora, description="Where low-rank weights are placed."
     )
     freeze_encoder: Annotated[bool, Flag(("--freeze-audio-tower",))] = Field(
         default=False, description="Leave the encoder as it is, whatever else learns."
+    )
+    train_encoder: bool = Field(
+        default=False, description="Let the encoder's own weights learn, beside the adapter."
+    )
+    top_layers: int = Field(
+        default=0,
+        ge=0,
+        description="Let so many last layers of the language model learn as they are.",
     )
     target_modules: AutoOrNames = Field(
         default="auto", description="Modules that get low-rank weights, by name; auto chooses."
@@ -230,6 +211,11 @@ class Training(Record):
     save_steps: Annotated[int | None, Flag(("--save-steps", "--save-every"), "N")] = Field(
         default=None, ge=1, description="Steps from one saved state to the next; 60 s when empty."
     )
+    listen_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="Steps from one listening gap to the next; about ten times a run when empty.",
+    )
     train_count: Annotated[int | None, Flag(("--train-count",), "N")] = Field(
         default=None, ge=1, description="Learn from the first so many clips; all when empty."
     )
@@ -243,11 +229,15 @@ class Training(Record):
         default="permissive",
         description="strict keeps sources inside the document's folder; permissive does not.",
     )
-    audio: Annotated[Audio, BeforeValidator(_defaults_when_empty)] = Field(
+    audio: Annotated[Audio, BeforeValidator(defaults_when_empty)] = Field(
         default_factory=Audio, description="How recordings are taken in."
     )
-    stability: Annotated[Stability, BeforeValidator(_defaults_when_empty)] = Field(
-        default_factory=Stability, description="What a run endures before it stops."
+    stages: Stages = Field(
+        default=(), description="Stretches of the run, each with what learns in it."
+    )
+    stability: Annotated[Stability, BeforeValidator(defaults_when_empty)] = Field(
+        default_factory=Stability,
+        description="What keeps a run from breaking, and what it endures.",
     )
 
 
@@ -264,30 +254,16 @@ class Settings(Record):
     system_prompt: str | None = Field(
         default=None, description="What the model is told before every conversation."
     )
-    training: Annotated[Training, BeforeValidator(_defaults_when_empty)] = Field(
+    training: Annotated[Training, BeforeValidator(defaults_when_empty)] = Field(
         default_factory=Training, description="How the model learns."
     )
 
 
-def every_field(record: type[Record] = Settings) -> Iterator[tuple[str, FieldInfo]]:
+def every_field() -> Iterator[tuple[str, FieldInfo]]:
     """Every field by its dotted name, such as `training.lora.where`, in the order documented."""
-    for name, info in record.model_fields.items():
-        yield name, info
-        for nested in _nested(info.annotation):
-            yield from ((f"{name}.{below}", field) for below, field in every_field(nested))
+    return fields_of(Settings)
 
 
-def every_value(record: type[Record] = Settings) -> Iterator[tuple[str, FieldInfo]]:
+def every_value() -> Iterator[tuple[str, FieldInfo]]:
     """Every field that holds a value of its own, by its dotted name: groups are passed through."""
-    for name, info in record.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, Record):
-            yield from ((f"{name}.{below}", field) for below, field in every_value(kind))
-        else:
-            yield name, info
-
-
-def _nested(annotation: Any) -> Iterator[type[Record]]:
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, Record):
-            yield kind
+    return values_of(Settings)

@@ -46,9 +46,9 @@ def load_native(
     """
     kind = FAMILIES[base.family]
     _check_class(folder, base)
-    _check_finite(folder, read_weights(folder))
+    check_finite(folder, read_weights(folder))
     how = {"dtype": dtype, "quantization_config": quantization, "device_map": device_map}
-    model = kind(base, _placed(kind.architecture, folder, how), folder).eval()
+    model = kind(base, placed(kind.architecture, folder, how), folder).eval()
     _check_token(folder, model)
     return model
 
@@ -61,7 +61,7 @@ def _check_class(folder: Path, base: Base) -> None:
         raise BaseError(what, where=str(folder), mend="name it in base_model by its own name")
 
 
-def _check_finite(folder: Path, weights: Weights) -> None:
+def check_finite(folder: Path, weights: Weights) -> None:
     """Refuse weights with an infinity or a NaN, before they are cast, packed or moved."""
     for name in sorted(weights):
         with safe_open(folder / name, framework="pt") as file:
@@ -91,9 +91,7 @@ def _finite(tensor: torch.Tensor) -> bool:
     return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
-def _placed(
-    architecture: type[PreTrainedModel], folder: Path, how: dict[str, Any]
-) -> PreTrainedModel:
+def placed(architecture: Any, folder: Path, how: dict[str, Any]) -> PreTrainedModel:
     """The class with every tensor from the files, none of them random."""
     try:
         with _quiet():

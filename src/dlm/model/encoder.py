@@ -1,5 +1,6 @@
 """Encoders run at a clip's true length, padding masked: a batch hears what one clip hears."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,3 +98,8 @@ def _attention_mask(lengths: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor
     mask = torch.zeros(padded.shape, dtype=hidden.dtype, device=hidden.device)
     mask = mask.masked_fill(padded, torch.finfo(hidden.dtype).min)
     return mask.expand(-1, -1, hidden.shape[1], -1)
+
+
+def load_encoder(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
+    """H1 completes this."""
+    return build(config)

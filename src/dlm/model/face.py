@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.batches.collate import Batch
 from dlm.errors import ClipError
@@ -134,6 +134,13 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.parameters()).device
+
+
+def ends_of(generator: PreTrainedModel) -> tuple[int, ...]:
+    """The tokens at which a released language model stops."""
+    config = generator.generation_config
+    ends = None if config is None else config.eos_token_id
+    return tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
 
 
 def check_counts(batch: Batch, placeholder: int) -> None:

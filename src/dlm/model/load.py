@@ -1,6 +1,5 @@
 """From a plan to a model that can hear: find the weights, load them, add the adapter."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -11,13 +10,12 @@ from dlm.model.adapters import adapt, place_adapter, read_adapter, recompute
 from dlm.model.attention import attend_in_bf16
 from dlm.model.checkpoint import load_native
 from dlm.model.face import Model
+from dlm.model.join import join, place_of, words
 from dlm.model.quantize import pack, settings, steady
 from dlm.model.stitched import load_stitched
 from dlm.plan.bases import Base
-from dlm.plan.hub import fetch, fetch_words, snapshot
+from dlm.plan.hub import fetch, fetch_words
 from dlm.plan.plan import Bits, ModelPlan
-
-EMBEDDED = "embedded:"
 
 
 def load(plan: ModelPlan) -> Model:
@@ -55,9 +53,11 @@ def load_base(
     device_map: str = "cpu",
 ) -> Model:
     """The bare base, in evaluation mode; a native one is read straight to where it will run."""
-    folder = folder_of(base)
     if base.kind == "stitched":
-        stitched = load_stitched(folder, base)
+        recipe = base.recipe
+        stitched = (
+            join(base, recipe, dtype=dtype) if recipe else load_stitched(folder_of(base), base)
+        )
         joined: tuple[torch.nn.Module, ...] = (stitched.encoder, stitched.lm)
         for part in joined:  # what joins them stays exact
             part.to(dtype)
@@ -66,7 +66,9 @@ def load_base(
             pack(model, bits, dtype=dtype)
     else:
         packed = settings(bits, base, dtype=dtype) if bits else None
-        model = load_native(folder, base, dtype=dtype, quantization=packed, device_map=device_map)
+        model = load_native(
+            folder_of(base), base, dtype=dtype, quantization=packed, device_map=device_map
+        )
     if bits:
         steady(model)
     return model
@@ -74,7 +76,7 @@ def load_base(
 
 def tokenizer_of(base: Base) -> PreTrainedTokenizerBase:
     """A base's tokenizer alone; of a base that is not here, no weights are fetched for it."""
-    return tokenizer_in(words_of(base), base)
+    return words(base, base.recipe) if base.recipe else tokenizer_in(words_of(base), base)
 
 
 def words_of(base: Base) -> Path:
@@ -89,7 +91,4 @@ def folder_of(base: Base) -> Path:
 
 def _folder_here(base: Base) -> Path | None:
     """Where a base lies on this machine, if it does."""
-    if base.source.startswith(EMBEDDED):
-        return Path(str(files("dlm.model"))) / base.source.removeprefix(EMBEDDED)
-    place = Path(base.source)
-    return place if place.is_absolute() else snapshot(base.source, base.revision)
+    return place_of(base.source, base.revision)

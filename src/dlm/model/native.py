@@ -18,7 +18,7 @@ from transformers import (
 
 from dlm.batches.chat import placeholder_of, tokenizer_in
 from dlm.model.encoder import hear_qwen2_audio
-from dlm.model.face import Features, Model
+from dlm.model.face import Features, Model, ends_of
 from dlm.plan.bases import Base, Role
 from dlm.plan.frames import tokens_of_mel
 
@@ -73,9 +73,7 @@ class Native(Model):
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens at which the released model stops, besides the end of a turn."""
-        config = self.whole.generation_config
-        ends = None if config is None else config.eos_token_id
-        return tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
+        return ends_of(self.whole)
 
     @property
     def projection(self) -> nn.Module:

@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from dlm.batches.chat import placeholder_of, tokenizer_in
 from dlm.errors import BaseError
 from dlm.model.encoder import build, hear, shape_of
-from dlm.model.face import Features, Model
+from dlm.model.face import Features, Model, ends_of
 from dlm.model.projector import projector_of
 from dlm.plan.bases import Base, Role, read_facts, write_facts
 
@@ -31,20 +31,22 @@ CONFIG = "config.json"
 class Stitched(Model):
     """Encoders, projector and LM behind the four questions."""
 
-    def __init__(self, base: Base, config: dict[str, Any], tokenizer: Any) -> None:
-        """Build the parts with random weights, in fp32."""
+    def __init__(
+        self, base: Base, config: dict[str, Any], tokenizer: Any, lm: PreTrainedModel | None = None
+    ) -> None:
+        """Build the parts with random weights, in fp32, but for an `lm` that has its own."""
         super().__init__()
         self.base, self.config, self.tokenizer = base, config, tokenizer
         self.placeholder = placeholder_of(tokenizer, base)
         ears = [build(part["config"]) for part in config["encoders"]]
         self.encoder = ears[0] if len(ears) == 1 else nn.ModuleList(ears)
-        self.lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config["lm"]))
+        self.lm = lm or AutoModelForCausalLM.from_config(AutoConfig.for_model(**config["lm"]))
         heard = zip(ears, config["encoders"], strict=True)
         self.projector = projector_of(
             config["projector"],
             heard=tuple(shape_of(ear, part["layer"]) for ear, part in heard),
             strides=base.strides,
-            out=self.lm.get_input_embeddings().embedding_dim,
+            out=self.words.get_parameter("weight").shape[1],
         )
 
     @property
@@ -76,6 +78,11 @@ class Stitched(Model):
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Text embeddings; the placeholder needs no row of the table, for sound takes its place."""
         return super().embed(ids.masked_fill(ids == self.placeholder, 0))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens at which the language model stops, besides the end of a turn."""
+        return ends_of(self.lm)
 
     @property
     def decoder(self) -> nn.Module:
@@ -124,6 +131,16 @@ def load_stitched(folder: Path, base: Base | None = None) -> Stitched:
     return model.eval()
 
 
+def read_stitched(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a folder, by their names in the model. Raises BaseError."""
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as reason:
+        told = " ".join(str(reason).split())
+        mend = "copy or make the folder again"
+        raise BaseError(f"cannot be read ({told})", where=str(folder / WEIGHTS), mend=mend) from reason
+
+
 def place_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:
     """Fill every weight of `model`; missing, extra, misshapen or non-finite ones are refused."""
     shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -138,6 +155,9 @@ def place_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], where: str
     for fault, names in faults.items():
         if names:
             what = f"{len(names)} tensors are {fault}, first {names[0]}"
+            if names is odd:
+                first = names[0]
+                what += f", {list(tensors[first].shape)} where {list(shapes[first])} is needed"
             raise BaseError(what, where=where, mend="these weights belong to another base")
     model.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
 

@@ -7,6 +7,7 @@ from dlm.batches.chat import IGNORE
 from dlm.batches.collate import Batch
 from dlm.model.adapters import learning
 from dlm.model.face import Model
+from dlm.model.last import told_at
 
 
 class Objective(nn.Module):
@@ -18,9 +19,11 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(rows,) fp32 sums in nats. Divide by label tokens outside, over the whole step."""
-        hidden = self.model.think(self.model.merge(batch), batch.attention)
         targets = batch.labels[:, 1:]  # each position predicts the next token
         spots = targets != IGNORE
+        embedded = self.model.merge(batch)
+        with told_at(self.model.decoder, nn.functional.pad(spots, (0, 1))):
+            hidden = self.model.think(embedded, batch.attention)
         logits = self.model.speak(hidden[:, :-1][spots]).float()
         losses = nn.functional.cross_entropy(logits, targets[spots], reduction="none")
         rows = spots.nonzero()[:, 0]
