@@ -23,6 +23,8 @@ check: setup
 	@scripts/check
 
 test: check
+	@if ! command -v chromium chromium-browser google-chrome > /dev/null; then \
+		echo "test: the browser is missing; on Debian: apt-get install chromium" >&2; exit 1; fi
 	@.venv/bin/python -m pytest -q
 
 docs: setup

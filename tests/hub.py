@@ -3,6 +3,11 @@
 HEAD, GET  /org/name/resolve/REVISION/FILE        a file, or a part of it
 GET        /api/models/org/name/tree/REVISION     what files there are
 GET        /api/models/org/name/revision/REVISION which commit that is
+
+and of ModelScope's, whose only revision is master:
+
+GET        /api/v1/models/org/name/repo/files     what files there are
+GET        /api/v1/models/org/name/repo           a file, or a part of it
 """
 
 import hashlib
@@ -13,7 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.command import environment
 
@@ -50,7 +55,9 @@ class Hub:
     def environment(self, cache: Path, **more: str) -> dict[str, str]:
         """The environment of a process that asks this hub."""
         where = {"HF_ENDPOINT": self.address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
-        return environment(**{**where, "HF_HUB_DISABLE_XET": "1", **more})
+        scope = {"MODELSCOPE_ENDPOINT": self.address, "MODELSCOPE_HOME": str(cache / "scope-home")}
+        scope["MODELSCOPE_CACHE"] = str(cache / "scope")
+        return environment(**{**where, **scope, "HF_HUB_DISABLE_XET": "1", **more})
 
 
 @contextmanager
@@ -85,6 +92,9 @@ class Answer(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         hub.asked.append(f"{self.command} {path}")
         hub.tokens.add(self.headers.get("Authorization"))
+        if path.startswith("/api/v1/"):
+            self.scope(hub, path)
+            return
         words = path.removeprefix("/api/models").strip("/").split("/")
         repository = hub.repositories.get("/".join(words[:2]))
         kind, revision, *rest = words[2:] or ["revision", "main"]
@@ -100,6 +110,31 @@ class Answer(BaseHTTPRequestHandler):
             self.give(json.dumps({"id": "/".join(words[:2]), "sha": repository.commit}).encode())
         else:
             self.file(repository, "/".join(rest))
+
+    def scope(self, hub: Hub, path: str) -> None:
+        """What ModelScope says."""
+        words = path.removeprefix("/api/v1/models/").split("/")
+        asked = parse_qs(urlsplit(self.path).query)
+        repository = hub.repositories.get("/".join(words[:2]))
+        if repository is None or asked.get("Revision") != ["master"]:
+            self.refuse(404)
+        elif repository.gated:
+            self.refuse(403)
+        elif words[2:] == ["repo", "files"]:
+            files = [
+                {
+                    "Path": each["path"],
+                    "Size": each["size"],
+                    "Type": "blob",
+                    "Sha256": hashlib.sha256(
+                        (repository.folder / str(each["path"])).read_bytes()
+                    ).hexdigest(),
+                }
+                for each in _tree(repository)
+            ]
+            self.give(json.dumps({"Code": 200, "Data": {"Files": files}}).encode())
+        else:
+            self.file(repository, asked["FilePath"][0])
 
     def file(self, repository: Repository, name: str) -> None:
         path = repository.folder / name

@@ -275,6 +275,7 @@ WRONG = {
     "prompt --audio clips/0.wav --temperature nan what": "--temperature is nan",
     "prompt --audio clips/0.wav --top-p 0 what": "--top-p is 0",
     "prompt --audio clips/0.wav --top-p 2 what": "--top-p is 2",
+    "prompt --audio clips/0.wav --top-k 0 what": "--top-k is 0",
     "prompt --audio clips/0.wav --max-tokens 0 what": "--max-tokens is 0",
     "prompt --audio clips/0.wav --seed -1 what": "--seed is -1",
     "prompt --audio clips/0.wav --base --version v0001 what": "--base and --version exclude",

@@ -68,6 +68,7 @@ def test_livelier_answers_follow_their_seed(document: Path) -> None:
     assert first != prompt(document, *lively, "--seed", 2)
     cold = prompt(document, "What?")
     assert cold == prompt(document, "What?", "--temperature", 5, "--top-p", 1e-9)
+    assert cold == prompt(document, "What?", "--temperature", 5, "--top-k", 1)
 
 
 def test_a_version_or_the_bare_base_answers(document: Path) -> None:

@@ -35,8 +35,14 @@ NARROW = {
     "plan": ("dlm.document", "dlm.clips"),
     "features": ("dlm.clips.audio", "dlm.clips.clip", "dlm.plan.bases", "dlm.plan.frames"),
     "batches": ("dlm.clips", "dlm.plan.bases", "dlm.plan.frames", "dlm.plan.plan", "dlm.features"),
-    "model": ("dlm.plan", "dlm.features.mel", "dlm.batches.chat", "dlm.batches.collate"),
-    "training": ("dlm.batches", "dlm.model.adapters", "dlm.model.face", "dlm.plan.plan"),
+    "model": (
+        *("dlm.plan", "dlm.features.mel"),
+        *("dlm.batches.chat", "dlm.batches.collate", "dlm.batches.words"),
+    ),
+    "training": (
+        *("dlm.batches", "dlm.features.kept", "dlm.model.adapters", "dlm.model.face"),
+        *("dlm.model.last", "dlm.plan.plan"),
+    ),
     "store": ("dlm.document", "dlm.training.events"),
     "studio": ("dlm.verbs", "dlm.training.events"),
     "cli": ("dlm.verbs", "dlm.training.events"),

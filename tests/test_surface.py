@@ -19,7 +19,10 @@ from dlm.document.parse import parse
 from dlm.document.settings import Training
 
 ROOT = Path(__file__).parent.parent
-VERBS = "init check train prompt transcribe eval show versions use export verify doctor".split()
+VERBS = (
+    "init tones check stitch train prompt transcribe eval "
+    "insight show versions use export shards verify doctor"
+).split()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITHOUT_TORCH = """
 import sys

@@ -27,6 +27,7 @@ from dlm.clips.clip import Clip, Sound, Turn
 from dlm.features.ear import Heard
 from dlm.model.adapters import adapt
 from dlm.model.stitched import Stitched, save_stitched
+from dlm.plan.bases import Base
 from dlm.plan.frames import Strides, tokens
 from dlm.plan.plan import Adapter, BatchPlan, TrainingPlan
 from dlm.plan.resolve import find
@@ -81,7 +82,7 @@ class HidingEar:
         self.heard, self.strides = hear_split(work, "train"), strides
         self.places = {work / line["path"]: at for at, line in enumerate(self.heard.lines)}
 
-    def __call__(self, sound: Sound) -> Heard:
+    def __call__(self, sound: Sound) -> tuple[Heard, ...]:
         mel = torch.from_numpy(self.heard.mel(self.places[sound.path]).T.astype("float32"))
         bins, frames = mel.shape
         if random.random() < HIDDEN_SHARE:
@@ -89,7 +90,7 @@ class HidingEar:
             mel[low : low + random.randrange(WIDEST_BAND)] = 0.0
             mel[:, first : first + random.randrange(1 + min(WIDEST_SPAN, frames // 16))] = 0.0
         samples = frames * self.strides.hop
-        return Heard(mel, frames, samples, tokens(samples, self.strides), False)
+        return (Heard(mel, frames, samples, tokens(samples, self.strides), False),)
 
 
 def clips(work: Path, split: str) -> list[Clip]:
@@ -122,7 +123,7 @@ def _train(rank: int, processes: int, work: Path, steps: int) -> None:
     adapt(model, EVERYTHING, seed=0)
     base = model.base
     share = CLIPS_PER_STEP // processes
-    plan = BatchPlan(base, CLIPS_PER_STEP, share, 1024, False, None, False, 7)
+    plan = _batches(base, share)
     batches = pack(
         clips(work, "train"), plan, Chat(model.tokenizer, base), HidingEar(work, base.strides)
     )
@@ -141,6 +142,20 @@ def _join_ranks(rank: int, processes: int) -> None:
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
         ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         os.environ.update(where | ranks | {"OMP_NUM_THREADS": "1"})
+
+
+def _batches(base: Base, share: int) -> BatchPlan:
+    return BatchPlan(
+        base=base,
+        clips_per_step=CLIPS_PER_STEP,
+        clips_per_batch=share,
+        longest=1024,
+        auto_resample=False,
+        most_windows=None,
+        heard=False,
+        between=False,
+        seed=7,
+    )
 
 
 def _training(steps: int) -> TrainingPlan:

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlm.verbs.ask import evaluate, prompt, transcribe
+    from dlm.verbs.join import stitch
     from dlm.verbs.keep import doctor, export, show, use_version, verify, versions
     from dlm.verbs.learn import check, init, train
+    from dlm.verbs.look import insight
+    from dlm.verbs.make import shards, tones
 
 __all__ = [
     "check",
@@ -14,8 +17,12 @@ __all__ = [
     "evaluate",
     "export",
     "init",
+    "insight",
     "prompt",
+    "shards",
     "show",
+    "stitch",
+    "tones",
     "train",
     "transcribe",
     "use_version",
@@ -25,8 +32,11 @@ __all__ = [
 
 ROOMS = {
     "ask": ("evaluate", "prompt", "transcribe"),
+    "join": ("stitch",),
     "keep": ("doctor", "export", "show", "use_version", "verify", "versions"),
     "learn": ("check", "init", "train"),
+    "look": ("insight",),
+    "make": ("shards", "tones"),
 }
 
 

@@ -241,3 +241,15 @@ def test_without_the_library_the_extra_is_named(folder: Path) -> None:
         env=dict(os.environ),
     )
     assert done.stdout == "mistral-common is not installed; pip install 'dlm[voxtral]'\n"
+
+
+def test_who_reads_says_the_same_tokens(chat: Chat, sounds: list[Sound]) -> None:
+    """A request to transcribe has no words of its own: who reads is asked to repeat them."""
+    heard = replace(sounds[0], said="Hello, Zoë!")
+    first = chat.taught(Clip((Turn("user", (heard,)), *HELLO), "a", "transcribe", "fr"))
+    asked = chat.taught(Clip((Turn("user", (heard, "Who?")), *HELLO), "a", "answer"))
+    for row, question in ((first, "Repeat this."), (asked, "Who?")):
+        assert row.read
+        form = f"<s>[INST]Hello, Zoë!\n{question}[/INST]Hello, Zoë!</s>"
+        assert chat.spell(list(row.read.ids)) == form
+        assert row.read.learned == row.learned

@@ -1,5 +1,6 @@
 """Every base's form writes the tokens that the released processor writes for the same turns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,15 @@ def test_the_template_of_an_older_processor_is_read(bases: dict[str, Base], tmp_
             (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "chat_template.json").write_text('{"chat_template": "{{ messages[0].role }}"}')
     assert tokenizer_in(tmp_path, base).chat_template == "{{ messages[0].role }}"
+
+
+@pytest.mark.parametrize("key", ["qwen2-audio-7b-instruct", "audio-flamingo-3", *OMNI])
+def test_who_reads_is_asked_the_same(key: str, bases: dict[str, Base], sounds: list[Sound]) -> None:
+    base = bases[key]
+    chat = chat_of(tokenizer_in(Path(base.source), base), base)
+    turns = (Turn("user", (replace(sounds[0], said="one two"),)), Turn("assistant", ("one two",)))
+    row = chat.taught(Clip(turns, "a", "transcribe"))
+    assert row.read and row.read.learned == row.learned
+    read = chat.spell(list(row.read.ids))
+    assert f"one two\n{base.prompt}" in read
+    assert base.placeholder not in read

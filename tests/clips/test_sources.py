@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dlm.clips.clip import Clip, Sound
-from dlm.clips.sources import Gathered, SourceReport, gather
+from dlm.clips.haul import SourceReport
+from dlm.clips.sources import Gathered, gather
 from tests.clips.sounds import document, pair, save
 
 CORPUS = "training:\n  sources:\n    - path: ./corpus\n"

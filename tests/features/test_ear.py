@@ -7,16 +7,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import WhisperFeatureExtractor
 
+from dlm.batches.chat import Row
+from dlm.batches.collate import Padding, collate
+from dlm.clips.audio import decode
 from dlm.clips.clip import Sound
 from dlm.errors import ClipError, StoreError
 from dlm.features.ear import Ear
+from dlm.model.encoder import hear
 from dlm.model.load import load_base
-from dlm.plan.bases import Base, read_facts
-from dlm.plan.frames import encoder_frames, tokens
+from dlm.plan.bases import Base, Layer, Part, Recipe, read_facts
+from dlm.plan.frames import Strides, encoder_frames, tokens
 from tests.tiny import RATE, make_tiny, tiny_base, tiny_config, tone
+from tests.waves import wave_strides
 
 Hear = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+def recipe(layer: Layer) -> Recipe:
+    """A recipe whose encoder is heard at `layer`."""
+    encoder = Part("hf:org/name", "1" * 40, {"model_type": "wav2vec2"}, layer)
+    return Recipe((encoder,), {"kind": "stack"}, Part("", None, {"model_type": "qwen3"}))
+
+
+def wave_base(**strides: object) -> Base:
+    """A base that takes waves, in windows of two seconds."""
+    fast = replace(wave_strides("wav2vec2"), window=2 * RATE, projector=4, **strides)
+    return replace(tiny_base(), ear="wave", bins=0, strides=fast)
 
 
 class Counting:
@@ -108,6 +126,9 @@ def test_a_changed_file_is_heard_again(sound: Sound, tmp_path: Path) -> None:
         {"key": "other"},
         {"strides": replace(tiny_base().strides, window=16_000)},
         {"bins": 128},
+        {"ear": "wave"},
+        {"strides": replace(tiny_base().strides, fill="counted")},
+        {"recipe": recipe("last")},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -118,6 +139,13 @@ def test_another_base_never_gets_these_features(
     hear = Counting(2.0)
     ear_of(replace(tiny_base(), **changes), hear, tmp_path)(sound)
     assert hear.calls == 1
+
+
+def test_another_layer_is_heard_afresh(sound: Sound, tmp_path: Path) -> None:
+    hear = Counting()
+    for layer in ("last", 1, 2, "weighted_sum", "last"):
+        ear_of(replace(tiny_base(), recipe=recipe(layer)), hear, tmp_path)(sound)
+    assert hear.calls == 4
 
 
 def test_another_span_never_gets_these_features(sound: Sound, tmp_path: Path) -> None:
@@ -234,3 +262,75 @@ def test_long_sounds_come_back_from_disk(tmp_path: Path) -> None:
     for one, other in zip(ones, others, strict=True):
         assert torch.equal(one.values, other.values)
         assert (one.samples, one.tokens, one.frames) == (other.samples, other.tokens, other.frames)
+
+
+def test_a_wave_is_heard_as_it_is(sound: Sound) -> None:
+    base = wave_base()
+    (heard,) = Ear(base, auto_resample=False)(sound)
+    samples = decode(sound, rate=RATE, resample=False)
+    assert heard.values.dtype == torch.float32
+    assert torch.equal(heard.values, torch.from_numpy(samples)[None])
+    assert heard.frames == heard.samples == 9600 and not heard.encoded
+    assert heard.tokens == tokens(9600, base.strides) == 8  # 29 frames of 320 samples
+
+
+def test_a_short_wave_is_completed_to_one_frame(tmp_path: Path) -> None:
+    short = Sound(tone(tmp_path / "a.wav", hertz=300, seconds=0.01))
+    (heard,) = Ear(wave_base(), auto_resample=False)(short)
+    assert heard.values.shape == (1, 400) and heard.frames == heard.samples == 400
+    assert heard.tokens == 1
+    assert heard.values[0, :160].any() and not heard.values[0, 160:].any()
+
+
+def test_a_long_wave_is_heard_window_by_window(tmp_path: Path) -> None:
+    sound = Sound(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    samples = torch.from_numpy(decode(sound, rate=RATE, resample=False))
+    heard = Ear(wave_base(), auto_resample=False)(sound)
+    assert [each.frames for each in heard] == [32_000, 32_000, 8_000]
+    assert torch.equal(torch.cat([each.values[0] for each in heard]), samples)
+    (first,) = Ear(wave_base(), auto_resample=False, most_windows=1)(sound)
+    assert torch.equal(first.values[0], samples[:32_000])
+    whole = Ear(wave_base(fill="counted"), auto_resample=False)(sound)
+    assert (
+        [each.values.shape[1] for each in whole] == [each.frames for each in whole] == [32_000] * 3
+    )
+    assert not whole[2].values[0, 8_000:].any()
+    assert sum(each.tokens for each in whole) == tokens(72_000, wave_base(fill="counted").strides)
+
+
+def test_waves_of_a_batch_are_padded_with_silence(tmp_path: Path) -> None:
+    sounds = [Sound(tone(tmp_path / f"{n}.wav", hertz=300 + n, seconds=n / 4)) for n in (1, 2, 3)]
+    ear = Ear(wave_base(), auto_resample=False)
+    batch = collate(
+        [Row((5, 9, 5), (5, 9, 5), (each,), "x") for each in sounds], ear, Padding(0, 9)
+    )
+    assert batch.sounds is not None and batch.sounds.shape == (3, 1, 12_000)
+    assert batch.frames.tolist() == [4000, 8000, 12_000]
+    assert not batch.sounds[0, 0, 4000:].any()
+
+
+def test_padded_to_its_window_a_clip_is_what_whisper_heard(tmp_path: Path) -> None:
+    """With pad: 30s the mel, and all that follows, are those of WhisperFeatureExtractor."""
+    base = read_facts(make_tiny(tmp_path / "base"))
+    base = replace(base, source=str(tmp_path / "base"), whole_mel=False)
+    base = replace(base, strides=replace(base.strides, fill="counted"))
+    model = load_base(base).requires_grad_(False)
+    sound = Sound(tone(tmp_path / "a.wav", hertz=300, seconds=0.7))
+    (heard,) = Ear(base, auto_resample=False, hear=model.hear_one)(sound)
+    samples = decode(sound, rate=RATE, resample=False)
+    extractor = WhisperFeatureExtractor(80, chunk_length=2)
+    mel = extractor(samples, sampling_rate=RATE, return_tensors="pt")["input_features"]
+    theirs = model.encoder(mel).last_hidden_state[0]
+    assert heard.values.shape == (100, 32) and heard.tokens == 25
+    assert torch.allclose(heard.values, theirs, atol=2e-5)
+    (wave,) = Ear(replace(base, ear="wave", strides=_samples(base)), auto_resample=False)(sound)
+    ours = hear(
+        model.encoder, wave.values[None], torch.tensor([wave.frames]), layer="last", takes="wave"
+    )
+    assert torch.allclose(ours.values[0], theirs, atol=2e-5)
+
+
+def _samples(base: Base) -> Strides:
+    """The same rate, for a base that is given waves."""
+    strides = base.strides
+    return replace(strides, hop=1, encoder=strides.hop * strides.encoder)

@@ -155,7 +155,7 @@ def test_gradients_equal_the_class_s_own(key: str, folders, sounds) -> None:
             torch.nn.init.normal_(each, std=0.02)
     clips = [clip_of(key, [sounds[0], sounds[3]])]
     batch = batch_of(model, clips)
-    mine = gradients(model, Objective(model)(batch).sum() / batch.label_tokens)
+    mine = gradients(model, Objective(model)(batch).learned.sum() / batch.label_tokens)
     loss = model.whole(**own(model, batch, clips), labels=batch.labels).loss
     theirs = gradients(model, loss)
     assert mine.keys() == theirs.keys()

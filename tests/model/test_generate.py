@@ -1,5 +1,7 @@
 """What a model says: alone or together, as a stream or at once, greedy or drawn."""
 
+import math
+from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -13,6 +15,9 @@ from dlm.features.ear import Ear
 from dlm.model.generate import Decoding, say, stream
 from dlm.model.stitched import Stitched, load_stitched
 from tests.tiny import make_tiny, tiny_config
+
+LETTERS = "abcdefgh"
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,59 @@ def test_a_nucleus_holds_the_likeliest_words(asked: Asked) -> None:
     how = {"temperature": 4.0, "max_tokens": 1}
     assert {told(asked, [row], **how, top_p=0.5, seed=n)[0] for n in range(40)} <= allowed
     assert not {told(asked, [row], **how, seed=n)[0] for n in range(40)} <= allowed
+
+
+@pytest.fixture(scope="module")
+def die(asked: Asked) -> tuple[Asked, list[float]]:
+    """A model that says one of eight letters first, and the logits of these; no other word."""
+    model = deepcopy(asked.model)
+    row = asked.rows[0]
+    batch = collate([row], asked.ear, Padding(asked.chat.pad, asked.chat.placeholder, True))
+    logits = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5]
+    with torch.no_grad():
+        hidden = model.think(model.merge(batch), batch.attention)[0, -1]
+        unit = hidden / hidden.square().sum()
+        model.head.weight.copy_(-40.0 * unit)
+        for letter, logit in zip(LETTERS, logits, strict=True):
+            (word,) = model.tokenizer(letter, add_special_tokens=False)["input_ids"]
+            model.head.weight[word] = logit * unit
+    return Asked(model, asked.chat, asked.ear, [row]), logits
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 1.0},
+        {"temperature": 2.0},
+        {"temperature": 0.8},
+        {"temperature": 1.0, "top_k": 3},
+        {"temperature": 1.0, "top_k": 1000},
+        {"temperature": 1.0, "top_p": 0.7},
+        {"temperature": 2.0, "top_k": 4, "top_p": 0.8},
+    ],
+)
+def test_words_are_drawn_by_their_shares(
+    die: tuple[Asked, list[float]], how: dict[str, float]
+) -> None:
+    """Multinomial sampling against the shares by their definition, within four deviations."""
+    asked, logits = die
+    shares = [math.exp(logit / how["temperature"]) for logit in logits]
+    shares = [share * (place < how.get("top_k", 8)) for place, share in enumerate(shares)]
+    before = [sum(shares[:place]) / sum(shares) for place in range(8)]
+    shares = [s if b < how.get("top_p", 1.0) else 0.0 for s, b in zip(shares, before, strict=True)]
+    drawn = Counter[str]()
+    for seed in range(DRAWS // 500):
+        drawn.update(told(asked, asked.rows * 500, **how, seed=seed, max_tokens=1))
+    assert drawn.keys() == {letter for letter, s in zip(LETTERS, shares, strict=True) if s}
+    for letter, share in zip(LETTERS, shares, strict=True):
+        expected = share / sum(shares)
+        error = math.sqrt(expected * (1 - expected) / DRAWS)
+        assert abs(drawn[letter] / DRAWS - expected) <= 4 * error, (letter, how)
+
+
+def test_the_likeliest_of_one_is_greedy(asked: Asked) -> None:
+    row = asked.rows[2]
+    assert told(asked, [row], temperature=3.0, top_k=1, seed=7) == told(asked, [row])
 
 
 def test_another_sound_makes_another_answer(asked: Asked, clips: list[Clip]) -> None:

@@ -46,8 +46,8 @@ def test_a_batch_equals_transformers_full_logits(model: Stitched, clips: list[Cl
 
 def test_each_row_is_its_own_sum(model: Stitched, clips: list[Clip]) -> None:
     with torch.no_grad():
-        together = Objective(model)(batch_of(model, clips))
-        alone = [Objective(model)(batch_of(model, [clip])) for clip in clips]
+        together = Objective(model)(batch_of(model, clips)).learned
+        alone = [Objective(model)(batch_of(model, [clip])).learned for clip in clips]
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
 
 
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_transformers(model: Stitched, clips: list[Clip])
     batch = batch_of(model, clips)
     names = ["projector.leave.weight", "encoder.conv1.weight", "lm.model.norm.weight"]
     some = [model.get_parameter(name) for name in names]
-    ours = torch.autograd.grad(Objective(model)(batch).sum() / batch.label_tokens, some)
+    ours = torch.autograd.grad(Objective(model)(batch).learned.sum() / batch.label_tokens, some)
     merged = model.merge(batch)
     loss = model.lm(inputs_embeds=merged, attention_mask=batch.attention, labels=batch.labels).loss
     for one, other in zip(ours, torch.autograd.grad(loss, some), strict=True):
@@ -71,7 +71,7 @@ def test_gradients_are_those_of_transformers(model: Stitched, clips: list[Clip])
 def test_nothing_to_learn_is_a_loss_of_zero(model: Stitched, clips: list[Clip]) -> None:
     batch = batch_of(model, clips)
     batch.labels.fill_(-100)
-    rows = Objective(model)(batch)
+    rows = Objective(model)(batch).learned
     assert rows.tolist() == [0.0] * len(clips)
     rows.sum().backward()
 

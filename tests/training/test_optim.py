@@ -86,6 +86,37 @@ def test_low_rank_weights_are_a_role(folder: Path) -> None:
     assert {rate for name, rate in found.items() if ".lora_" not in name} == {1e-2}
 
 
+def stepped(folder: Path, optimizer: str, decay: float) -> dict[str, torch.Tensor]:
+    """The weights after two steps of a gradient of ones, at a constant rate from the first."""
+    model = load_stitched(folder)
+    adapt(model, Adapter("projector", 4, 8, 0.0, ("projector",), None), seed=0)
+    asked = {"optimizer": optimizer, "weight_decay": decay, "learning_rate": 1.5e-3}
+    asked |= {"lr_scheduler": "constant", "warmup_ratio": 0.0}
+    drawn = tiny_plan(folder, 8, steps=20, adapter="projector", **asked).training
+    made = optimiser(model, drawn)
+    for step in (0, 1):
+        for each in learning(model).values():
+            each.grad = torch.ones_like(each)
+        assert set(set_rates(made, drawn, step).values()) == {1.5e-3}
+        made.step()
+    return {name: each.detach() for name, each in learning(model).items()}
+
+
+def test_adam_and_adamw_differ_in_their_decay(folder: Path) -> None:
+    """Adam scales the decay as it scales gradients; AdamW takes its share of the weights."""
+    plain = stepped(folder, "adam", 0.0)
+    for name, each in stepped(folder, "adamw", 0.0).items():
+        assert torch.equal(each, plain[name])
+    decayed = {kind: stepped(folder, kind, 0.5) for kind in ("adam", "adamw")}
+    name = "projector.enter.weight"
+    start = load_stitched(folder).get_parameter(name).detach()
+    twice = start * (1 - 1.5e-3 * 0.5) - 1.5e-3
+    twice = twice * (1 - 1.5e-3 * 0.5) - 1.5e-3
+    assert torch.allclose(decayed["adamw"][name], twice, atol=1e-6)
+    assert torch.allclose(decayed["adam"][name], start - 3e-3, atol=1e-4), "all gradients positive"
+    assert not torch.allclose(decayed["adam"][name], twice, atol=1e-4)
+
+
 def test_matrices_decay_and_vectors_do_not(folder: Path, model: Stitched) -> None:
     made = optimiser(model, plan(folder, weight_decay=0.1))
     for group in made.param_groups:

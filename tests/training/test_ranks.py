@@ -18,7 +18,9 @@ PLAN = """  held_out: 0
   micro_batch_size: 2
   grad_accum: 2
   learning_rate: 0.001
-  num_epochs: 3
+  stages:
+    - {train: [projector, lm], steps: 2}
+    - {train: [encoder, projector, lm], epochs: 2}
 """
 PAIRS = "".join(f"### Q\n{word}?\n### A\n{word}.\n" for word in ("Who", "When", "Where"))
 PROSE = f"\nOnce upon a time.\n\n::instruction::\n{PAIRS}"
@@ -54,7 +56,8 @@ def shared(document: Path, out: Path) -> dict[str, torch.Tensor]:
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     """One clip with sound and four without: in each step a rank hears nothing.
 
-    The last step of an epoch has a single clip, so that a rank has none of its own.
+    The last step of an epoch has a single clip, so that a rank has none of its own. In the second
+    stage more learns than in the first.
     """
     base = make_tiny(tmp_path / "base")
     document = write_document(tmp_path, base=base, training=PLAN, clips=1, body=PROSE)

@@ -40,6 +40,9 @@ KINDS = {
     "dora": Adapter("dora", 4, 8, 0.05, ("lm", "encoder"), None),
     "projector": Adapter("projector", 8, 16, 0.05, ("projector",), None),
     "full": Adapter("full", 8, 16, 0.05, EVERYWHERE, None),
+    "whole parts beside lora": Adapter(
+        "lora", 4, 8, 0.05, ("lm", "projector"), None, top_layers=1, train_encoder=True
+    ),
 }
 PACKED = Adapter("lora", 2, 4, 0.0, ("lm", "projector"), ("q_proj", "o_proj"), 4)
 

@@ -35,8 +35,14 @@ class Batches:
     def __init__(
         self, rows: list[Row], lengths: list[int], plan: BatchPlan, *, listen: Listen, pad: Padding
     ) -> None:
-        """`lengths`: tokens per row, placeholders spread. Raises ClipError for a row too long."""
+        """`lengths`: tokens per row, placeholders spread.
+
+        Raises ClipError for a row too long, or one of which no token is learned.
+        """
         for row, length in zip(rows, lengths, strict=True):
+            if not row.learned:
+                mend = "write what is to be said, or take it out"
+                raise ClipError("no token of it would be learned", where=row.place, mend=mend)
             if length > plan.longest:
                 raise ClipError(
                     f"{length} tokens, and training.sequence_len is {plan.longest}",
@@ -94,9 +100,15 @@ class Batches:
 
 def pack(clips: list[Clip], plan: BatchPlan, chat: Chat, listen: Listen) -> Batches:
     """Render every clip and make the batches ready. Raises ClipError for a row too long."""
-    rows = [chat.row(clip) for clip in clips]
+    rows = [chat.taught(clip) if plan.read else chat.row(clip) for clip in clips]
     counted = partial(sound_tokens, strides=plan.base.strides, most=plan.most_windows)
-    lengths = [len(row.ids) + sum(counted(each) - 1 for each in row.sounds) for row in rows]
+    lengths = [
+        max(
+            len(row.ids) + sum(counted(each) - 1 for each in row.sounds),
+            len(row.read.ids) if row.read else 0,
+        )
+        for row in rows
+    ]
     pad = Padding(chat.pad, chat.placeholder, multiple=MULTIPLE, longest=plan.longest)
     return Batches(rows, lengths, plan, listen=listen, pad=pad)
 
@@ -116,7 +128,7 @@ def _alone() -> None:
 
 def _mute(row: Row) -> Row:
     """A row that carries no loss, for a rank without one of its own."""
-    return replace(row, labels=(IGNORE,) * len(row.ids))
+    return replace(row, labels=(IGNORE,) * len(row.ids), read=None)
 
 
 def _cut(items: list[int], size: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ A sound takes one placeholder here; collate repeats it once its true length is k
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -21,16 +21,26 @@ from dlm.errors import BaseError, ClipError, MissingExtra
 from dlm.plan.bases import Base
 
 IGNORE = -100  # the label that carries no loss (torch's cross entropy)
+REPEAT = "Repeat this."  # asked of who reads, where sound alone is a request to write it down
 
 
 @dataclass(frozen=True)
 class Row:
-    """One clip as tokens; `labels` equal the ids that carry loss, IGNORE elsewhere."""
+    """One clip as tokens; `labels` equal the ids that carry loss, IGNORE elsewhere.
+
+    `read` is the same for a teacher: what is said in each sound stands in its place.
+    """
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     sounds: tuple[Sound, ...]
     place: str
+    read: "Row | None" = None
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The tokens that carry loss; the first token of a row has nothing to predict it."""
+        return tuple(label for label in self.labels[1:] if label != IGNORE)
 
 
 class Chat:
@@ -52,6 +62,10 @@ class Chat:
         """A clip to learn from. Raises ClipError when its text holds one of the base's tokens."""
         for turn in clip.turns:
             self._plain(turn.text, clip.place)
+        return self._row(clip)
+
+    def _row(self, clip: Clip) -> Row:
+        """The row of a clip whose words are plain."""
         if clip.task == "text" and len(clip.turns) == 1:
             prose = tuple(self._prose(clip.turns[0].text))
             return Row(prose, prose, (), clip.place)
@@ -65,6 +79,23 @@ class Chat:
             ids += asked + said
             labels += [IGNORE] * len(asked) + said[:learned] + [IGNORE] * (len(said) - learned)
         return Row(tuple(ids), tuple(labels), clip.sounds, clip.place)
+
+    def taught(self, clip: Clip) -> Row:
+        """The row of a clip with what a teacher reads of it; a clip without sound has no teacher.
+
+        Raises ClipError when the teacher would answer in other tokens.
+        """
+        row = self.row(clip)
+        if not clip.sounds:
+            return row
+        for sound in clip.sounds:
+            self._plain(sound.said or "", clip.place)
+        turns = tuple(self._as_read(turn, clip.language) for turn in clip.turns)
+        read = self._row(replace(clip, turns=turns))
+        if read.learned != row.learned:
+            what = f"{self._base.key} writes this answer to words in other tokens than to a sound"
+            raise ClipError(what, where=clip.place, mend="take training.teacher out")
+        return replace(row, read=read)
 
     def question(self, turns: tuple[Turn, ...], place: str, language: str | None = None) -> Row:
         """A question to answer: everything up to where the assistant begins to speak.
@@ -124,8 +155,17 @@ class Chat:
                 words += f"{before}{base.placeholder}{base.after}"
             else:
                 words += part
-        silent = turn.role == "user" and not turn.text.strip()
-        return words + base.prompt.replace("{language}", language or "en") if silent else words
+        return words + self._prompt(language) if _silent(turn) else words
+
+    def _prompt(self, language: str | None) -> str:
+        """What the base is asked about a sound in this language when a clip asks nothing."""
+        return self._base.prompt.replace("{language}", language or "en")
+
+    def _as_read(self, turn: Turn, language: str | None) -> Turn:
+        """A turn for who cannot hear: each sound as a line of what is said in it."""
+        parts = [f"{part.said}\n" if isinstance(part, Sound) else part for part in turn.parts]
+        asked = (self._prompt(language) or REPEAT) if _silent(turn) else ""
+        return Turn(turn.role, ("".join([*parts, asked]),))
 
     def _plain(self, text: str, place: str) -> None:
         """Refuse text that would be read as one of the base's special tokens."""
@@ -145,6 +185,11 @@ class Chat:
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _silent(turn: Turn) -> bool:
+    """Whether a turn is sound alone."""
+    return turn.role == "user" and not turn.text.strip()
 
 
 def placeholder_of(tokenizer: PreTrainedTokenizerBase, base: Base) -> int:

@@ -35,6 +35,7 @@ class Batch:
     places: tuple[str, ...]
     windows_per_row: tuple[int, ...]
     audio_samples: int
+    read: tuple[Row | None, ...]  # what a teacher reads of each row
 
     @property
     def label_tokens(self) -> int:
@@ -93,6 +94,7 @@ def collate(rows: list[Row], listen: Listen, padding: Padding) -> Batch:
         places=tuple(row.place for row in rows),
         windows_per_row=tuple(sum(map(len, sounds)) for sounds in heard),
         audio_samples=sum(each.samples for each in flat),
+        read=tuple(row.read for row in rows),
     )
 
 

@@ -1,13 +1,64 @@
-"""The tokenizer of a base that is stitched as it is loaded (H3 completes this: bytes, placeholder)."""
+"""The tokenizer of a base that is stitched as it is loaded, with a token that stands for sound.
+
+    0 .. 255    the bytes of UTF-8 text     a tokenizer of bytes, for a model made from nothing
+    256 .. 259  <|endoftext|>  <|im_start|>  <|im_end|>  <|audio|>
+
+The token for sound is added to a tokenizer that has none. Its number may lie beyond the table of
+embeddings, which is never resized: sound takes its place before the table is asked.
+"""
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from dlm.batches.chat import tokenizer_in
 from dlm.plan.bases import Base
 
+PAD, START, END, AUDIO = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+KEPT = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes that are their letter
+
 
 def words_for(base: Base, folder: Path | None) -> PreTrainedTokenizerBase:
-    """The language model's own tokenizer, or one of bytes where `folder` is None."""
-    return tokenizer_in(folder or Path(), base)
+    """The tokenizer in `folder`, or one of bytes where it is None, with the base's placeholder.
+
+    Raises BaseError where the folder holds none.
+    """
+    return with_placeholder(tokenizer_in(folder, base) if folder else byte_tokenizer(), base)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte, at its number, and four special ones; its template is ChatML."""
+    specials = [PAD, START, END, AUDIO]
+    numbers = {token: number for number, token in enumerate([*_letters(), *specials])}
+    tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=[START, AUDIO],
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+def with_placeholder(tokenizer: PreTrainedTokenizerBase, base: Base) -> PreTrainedTokenizerBase:
+    """The same tokenizer, which knows the base's placeholder as one special token."""
+    if base.placeholder not in tokenizer.all_special_tokens:
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": [base.placeholder]}, replace_extra_special_tokens=False
+        )
+    return tokenizer
+
+
+def _letters() -> list[str]:
+    """The letter that stands for each byte in the vocabulary of a byte-level tokenizer (GPT-2)."""
+    free = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in KEPT else chr(next(free)) for byte in range(256)]

@@ -9,7 +9,16 @@ from types import FrameType
 from typing import Any
 
 from dlm.cli.tell import answer, length, remark, scores, summary
-from dlm.training.events import Checked, Finished, Saved, Skipped, Started, Step
+from dlm.training.events import (
+    Checked,
+    Finished,
+    Listened,
+    Saved,
+    Skipped,
+    Staged,
+    Started,
+    Step,
+)
 
 LINE_SECONDS = 5.0  # between two lines of a log
 
@@ -98,7 +107,14 @@ class _Lines:
             self.audio += event.audio_seconds
             self.step(event)
         elif isinstance(event, Skipped):
-            remark(f"step {event.step} skipped: {event.reason}: {', '.join(event.clips[:5])}")
+            fault = f", {event.fault}" if event.fault else ""
+            told = f"step {event.step} skipped: {event.reason}{fault}"
+            remark(f"{told}: {', '.join(event.clips[:5])}")
+        elif isinstance(event, Staged):
+            told = f"stage {event.stage} of {event.stages}: {', '.join(event.train)}"
+            remark(f"{told}, {event.steps:,} steps")
+        elif isinstance(event, Listened):
+            remark(f"step {event.step}/{self.total}  listening gap {event.gap:.3f}")
         elif isinstance(event, Checked):
             self.close()
             _scores(event, learned=self.learned)
@@ -124,7 +140,8 @@ class _Lines:
         spent = max(time.monotonic() - self.began, 1e-9)
         left = spent / (event.step - self.first) * (self.total - event.step)
         speed = f"{self.clips / spent:.1f} clips/s  {self.audio / spent:.0f} s of sound/s"
-        return f"loss {event.loss:.3f}  {speed}  {length(left)} left"
+        taught = "" if event.teacher is None else f"teacher {event.teacher:.3f}  "
+        return f"loss {event.loss:.3f}  {taught}{speed}  {length(left)} left"
 
     def close(self) -> None:
         """Nothing is open."""

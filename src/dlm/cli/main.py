@@ -13,9 +13,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from dlm.cli import live, tell
+from dlm.cli import live, looked, made, tell
 from dlm.errors import DlmError, UsageError
-from dlm.verbs import ask, keep, learn, overrides
+from dlm.verbs import ask, join, keep, learn, look, make, overrides
 from dlm.verbs.say import keep_in
 
 Tell = Callable[[Any, str], int]  # prints what a verb gave back, in a form: the exit code
@@ -33,17 +33,21 @@ class Command:
 
 COMMANDS = (
     Command("init", learn.init, tell.init),
+    Command("tones", make.tones, made.tones),
     Command("check", learn.check, tell.check, ("json",)),
+    Command("stitch", join.stitch, tell.stitch),
     Command("train", learn.train, live.train),
     Command("prompt", ask.prompt, tell.prompt, ("json",)),
     Command("transcribe", ask.transcribe, tell.transcribe, ("json", "srt", "vtt")),
     Command("eval", ask.evaluate, tell.evaluate, ("json",)),
+    Command("insight", look.insight, looked.insight, ("json",)),
     Command("show", keep.show, tell.show, ("json",)),
     Command("versions", keep.versions, tell.versions, ("json",)),
     Command("use", keep.use_version, tell.use),
     Command("export", keep.export, tell.export),
+    Command("shards", make.shards, made.shards),
     Command("verify", keep.verify, tell.verify, ("json",)),
-    Command("doctor", keep.doctor, tell.doctor, ("json",)),
+    Command("doctor", keep.doctor, looked.doctor, ("json",)),
 )
 
 OVER = "overrides"  # the parameter that fields' options end in

@@ -59,6 +59,7 @@ def evaluated(report: Any) -> dict[str, Any]:
         "source_directives": report.sources,
         "scores": report.scores,
         "worst": report.worst[:WORST],
+        "row": report.row,
     }
 
 

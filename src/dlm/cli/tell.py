@@ -7,13 +7,13 @@ from typing import Any
 from dlm.cli import shapes
 from dlm.cli.shapes import WORST, as_json, as_json_line
 from dlm.errors import DlmError
-from dlm.verbs.keep import Health, Shown
+from dlm.verbs.keep import Shown
 
-GIB = 1 << 30
 COLOURS = {"red": 31, "green": 32, "yellow": 33}  # of a terminal (ECMA-48)
 TASKS = {"transcribe": "to transcribe", "answer": "to answer", "text": "of text"}
 SKIPPED = {
     "skipped_audio_no_transcript": "without a transcript",
+    "skipped_rows_no_audio": "without a recording",
     "skipped_not_audio": "not audio",
     "skipped_excluded": "excluded",
     "skipped_over_max_files": "over max_files",
@@ -86,7 +86,7 @@ def summary(checked: Any) -> None:
         rows.append(("sound", f"{whole} ({each}, median {heard.seconds_median:.1f} s)"))
     rows.append(("held out", f"{len(checked.held_out):,} (never learned from)"))
     rows += [_source(source) for source in checked.sources]
-    table(rows + _plan(checked.plan.lines if checked.plan else ()))
+    table(rows + planned(checked.plan.lines if checked.plan else ()))
 
 
 def labels(row: Any) -> None:
@@ -127,6 +127,8 @@ def evaluate(report: Any, form: str) -> int:
     if form == "json":
         answer(as_json(shapes.evaluated(report)))
         return 0
+    if report.row:
+        return _by_hand(report.row)
     rows = []
     for name, found in (("WER", report.words), ("CER", report.characters)):
         if found:
@@ -145,6 +147,16 @@ def evaluate(report: Any, form: str) -> int:
         worst = [(f"{each.wer:.0%}", each.place, each.said, each.heard) for each in wrong]
         answer()
         table(worst, head=("WER", "clip", "said", "heard"))
+    return 0
+
+
+def _by_hand(row: Any) -> int:
+    """The loss of one row, token by token."""
+    count = len(row.tokens)
+    told = f"{count:,} label token{'s' * (count > 1)}, loss {row.by_hand:.4f} by hand"
+    answer(f"{row.place}: {told}, {row.trained:.4f} as it is trained")
+    lines = [(repr(each.token), f"{each.loss:.3f}", repr(each.likeliest)) for each in row.tokens]
+    table(lines, head=("token", "loss", "likeliest"))
     return 0
 
 
@@ -198,6 +210,13 @@ def export(exported: Any, form: str) -> int:
     return 0
 
 
+def stitch(stitched: Any, form: str) -> int:
+    """Say where it went, and how to go on."""
+    answer(str(stitched.folder))
+    remark(f"{stitched.base.key}, {stitched.size_bytes / 1e6:,.0f} MB: nobody has taught it yet")
+    return 0
+
+
 def verify(verified: Any, form: str) -> int:
     """Each file that is not as it was written; exit 1 when there is one."""
     if form == "json":
@@ -208,44 +227,6 @@ def verify(verified: Any, form: str) -> int:
     if not verified.differences:
         answer(f"{verified.path}: {verified.files:,} files are as they were written")
     return int(bool(verified.differences))
-
-
-def doctor(health: Health, form: str) -> int:
-    """What the machine has; exit 1 when a document's plan does not fit it."""
-    if form == "json":
-        answer(as_json(health))
-        return int(health.complaint is not None)
-    machine = health.machine
-    fast = "fast, by AMX" if machine.amx else "fast, by AVX-512" if machine.bf16 else "slow here"
-    gpus = "; ".join(f"{gpu.name}, {gpu.free / GIB:.0f} GiB free" for gpu in machine.gpus)
-    rows = [
-        ("cpu", f"{machine.cores} cores, bf16 {fast}"),
-        ("gpu", gpus or "none"),
-        ("memory", f"{machine.free_memory / GIB:.1f} of {machine.memory / GIB:.1f} GiB free"),
-        ("disk", f"{machine.free_disk / GIB:.1f} GiB free at {health.home}"),
-        ("decoder", health.decoder),
-        ("resampler", health.resampler),
-        ("hub cache", f"{health.cache}: {', '.join(health.cached) or 'no base of the catalogue'}"),
-    ]
-    table(rows + _plan(health.plan))
-    if health.fits:
-        answer()
-        _fits(health.fits)
-    if health.complaint:
-        remark(health.complaint, style="red")
-    return int(health.complaint is not None)
-
-
-def _fits(found: Sequence[Any]) -> None:
-    """A line for each base: what every way of teaching it takes, and how many rows fit at once."""
-    modes = tuple(dict.fromkeys(fit.mode for fit in found))
-    cells: dict[str, list[str]] = {}
-    for fit in found:
-        star = "*" if fit.checkpointing else ""
-        fitting = f"{fit.rows} at once{star}" if fit.rows else "no"
-        cells.setdefault(fit.base, []).append(f"{fitting}, {fit.least / GIB:.1f} GiB")
-    table([(base, *line) for base, line in cells.items()], head=("base", *modes))
-    answer("at the least, for rows of half a minute of sound; * with gradient checkpointing")
 
 
 def scores(found: dict[str, float]) -> str:
@@ -265,7 +246,7 @@ def length(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _plan(lines: Sequence[Any]) -> list[tuple[str, str]]:
+def planned(lines: Sequence[Any]) -> list[tuple[str, str]]:
     """Every number of a plan, and why."""
     return [(line.name, line.value + (f" ({line.why})" if line.why else "")) for line in lines]
 

@@ -25,14 +25,15 @@ LANGUAGE_MEND = "write two letters such as fr, or none to have it detected"
 class Sound:
     """One span of one recording. `start` and `end` are seconds from its beginning, or the whole.
 
-    `written` is the path as the author wrote it, for messages; two sounds that differ in it alone
-    are equal.
+    `written` is the path as the author wrote it, for messages, and `said` what is said in it, for a
+    teacher that reads; two sounds that differ in these alone are equal.
     """
 
     path: Path
     start: float | None = None
     end: float | None = None
     written: str | None = field(default=None, compare=False)
+    said: str | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:

@@ -56,6 +56,13 @@ def transcription(
     return (*opening(document), Turn("user", asked), Turn("assistant", (transcript,)))
 
 
+def check_end(turns: tuple[Turn, ...]) -> None:
+    """Refuse a conversation in which nothing is left to learn at its end."""
+    if not turns or turns[-1].role != "assistant" or not turns[-1].text.strip():
+        what = "the conversation does not end with words of the assistant"
+        raise ClipError(what, mend="add the assistant turn that is to be learned")
+
+
 def _clips_of(document: Document, section: Section, before: Section | None) -> Iterator[Clip]:
     match section.kind:
         case "audio":
@@ -96,9 +103,7 @@ def _conversation(document: Document, section: Section) -> Clip:
         Turn(written.role, tuple(_part(document, part) for part in written.parts))
         for written in section.turns
     )
-    if not turns or turns[-1].role != "assistant" or not turns[-1].text.strip():
-        what = "the conversation does not end with words of the assistant"
-        raise ClipError(what, mend="add the assistant turn that is to be learned")
+    check_end(turns)
     if turns[0].role != "system":
         turns = (*opening(document), *turns)
     clip = Clip(turns, place_of(document, section.line), "answer")

@@ -3,7 +3,7 @@
     corpus/a.wav  + corpus/a.txt    a clip: what is said in a.wav stands in a.txt
     corpus/b.flac                   no transcript: skipped, counted and said
     corpus/notes.md                 not audio: skipped and counted
-    data.jsonl                      a clip for each of its lines (manifest.py)
+    data.jsonl                      a clip for each of its rows (manifest.py); so .json and .csv
 
 Nothing is raised: what is wrong is a Problem with its place, so that all can be told at once.
 """
@@ -11,35 +11,28 @@ Nothing is raised: what is wrong is a Problem with its place, so that all can be
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dlm.clips.captions import Absent
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.manifest import FORM, SUFFIX, Listed, read_rows
-from dlm.clips.sections import EMPTY_TRANSCRIPT, clips_in, located, place_of, transcription
-from dlm.clips.walk import matches, walk
+from dlm.clips.haul import Haul, SourceReport
+from dlm.clips.manifest import Given, listed
+from dlm.clips.rows import LISTS
+from dlm.clips.sections import (
+    EMPTY_TRANSCRIPT,
+    clips_in,
+    located,
+    opening,
+    place_of,
+    transcription,
+)
+from dlm.clips.walk import AUDIO_SUFFIXES, matches, walk
 from dlm.document.document import Document
 from dlm.document.settings import Source
 from dlm.errors import ClipError
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
 FOREIGN_SUFFIXES = frozenset(".m4a .aac .mp4 .wma .webm .mkv .mov .amr .aiff .aif .caf .au".split())
-NAMES_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class SourceReport:
-    """What a source gave and what was left out, with the first few names of each."""
-
-    path: str
-    audio_count: int = 0
-    audio_bytes: int = 0
-    skipped_audio_no_transcript: int = 0
-    skipped_not_audio: int = 0
-    skipped_excluded: int = 0
-    skipped_over_max_files: int = 0
-    audio_names: tuple[str, ...] = ()
-    skipped_names: tuple[str, ...] = ()  # of audio without a transcript
 
 
 @dataclass(frozen=True)
@@ -49,33 +42,6 @@ class Gathered:
     clips: tuple[Clip, ...]
     sources: tuple[SourceReport, ...]
     problems: tuple[Problem, ...]
-
-
-@dataclass
-class _Haul:
-    """What one source has given so far; names are as the author would write them."""
-
-    clips: list[Clip] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    sizes: dict[Path, int] = field(default_factory=dict)  # of recordings, in bytes
-    untold: list[str] = field(default_factory=list)  # audio without a transcript
-    foreign: list[str] = field(default_factory=list)  # audio in a format that is not read
-    not_audio: int = 0
-    excluded: int = 0
-    over: int = 0
-
-    def report(self, path: str) -> SourceReport:
-        return SourceReport(
-            path,
-            audio_count=len(self.clips),
-            audio_bytes=sum(self.sizes.values()),
-            skipped_audio_no_transcript=len(self.untold),
-            skipped_not_audio=self.not_audio,
-            skipped_excluded=self.excluded,
-            skipped_over_max_files=self.over,
-            audio_names=tuple(clip.sounds[0].name for clip in self.clips[:NAMES_SHOWN]),
-            skipped_names=tuple(self.untold[:NAMES_SHOWN]),
-        )
 
 
 def gather(document: Document) -> Gathered:
@@ -98,7 +64,7 @@ def gather(document: Document) -> Gathered:
 
 def gather_source(document: Document, source: Source) -> Gathered:
     """Everything that one source gives."""
-    haul = _Haul()
+    haul = Haul()
     try:
         _haul_in(document, source, haul)
     except ClipError as error:
@@ -106,7 +72,7 @@ def gather_source(document: Document, source: Source) -> Gathered:
     return Gathered(tuple(haul.clips), (haul.report(source.path),), tuple(haul.problems))
 
 
-def _haul_in(document: Document, source: Source, haul: _Haul) -> None:
+def _haul_in(document: Document, source: Source, haul: Haul) -> None:
     """Everything in one source, in the order of its paths."""
     root = located(document, source.path)
     if not root.exists():
@@ -115,19 +81,20 @@ def _haul_in(document: Document, source: Source, haul: _Haul) -> None:
     home = document.folder if document.settings.training.sources_policy == "strict" else None
     if home is not None and not _inside(root, home):
         raise _escape(source.path)
-    if root.suffix.lower() == SUFFIX and root.is_file():
-        for row in read_rows(root, Path(source.path).as_posix()):
+    if root.suffix.lower() in LISTS and root.is_file():
+        for row in listed(root, Path(source.path).as_posix(), prompt=source.prompt):
             _take_row(document, source, row, haul, home=home)
     elif root.is_file() and root.suffix.lower() not in AUDIO_SUFFIXES:
-        mend = "name a folder of clips, a .jsonl file, or one wav, flac, ogg, mp3 or opus file"
+        lists, suffixes = ", ".join(LISTS), ", ".join(sorted(AUDIO_SUFFIXES))
+        mend = f"name a folder of clips, a list ({lists}), or one recording ({suffixes})"
         raise ClipError(f"source is neither a folder nor audio: {source.path}", mend=mend)
     else:
         _take_files(document, source, root, haul, home=home)
-    haul.problems += _remarks(source, haul, _place_of_source(document, source))
+    haul.problems += haul.remarks(source.path, _place_of_source(document, source))
 
 
 def _take_files(
-    document: Document, source: Source, root: Path, haul: _Haul, *, home: Path | None
+    document: Document, source: Source, root: Path, haul: Haul, *, home: Path | None
 ) -> None:
     """The recordings of a folder; nothing outside `home` if there is one."""
     for file in _chosen(source, root, haul):
@@ -140,22 +107,28 @@ def _take_files(
 
 
 def _take_row(
-    document: Document, source: Source, row: Listed | Problem, haul: _Haul, *, home: Path | None
+    document: Document, source: Source, row: Given, haul: Haul, *, home: Path | None
 ) -> None:
-    """A line of a list becomes a clip, a skip or a problem."""
+    """A row of a list becomes a clip, a skip or a problem."""
     if isinstance(row, Problem):
         haul.problems.append(row)
-    elif not _means(source, row.sound.name):
+        return
+    if isinstance(row, Absent):
+        haul.absent.append(row.name)
+        return
+    outside = [each.name for each in row.sounds if home and not _inside(each.path, home)]
+    if not all(_means(source, each.name) for each in row.sounds):
         haul.excluded += 1
-    elif home is not None and not _inside(row.sound.path, home):
-        haul.problems.append(Problem.of(_escape(row.sound.name), row.place))
+    elif outside:
+        haul.problems.append(Problem.of(_escape(outside[0]), row.place))
     elif source.max_files is not None and len(haul.clips) >= source.max_files:
         haul.over += 1
     else:
-        _weigh(row.sound.path, haul)
-        turns = transcription(document, row.sound, row.text, prompt=row.prompt or source.prompt)
-        language = row.language or source.language
-        haul.clips.append(Clip(turns, row.place, "transcribe", language))
+        for sound in row.sounds:
+            haul.weigh(sound.path)
+        told = row.turns[0].role == "system"
+        turns = row.turns if told else (*opening(document), *row.turns)
+        haul.clips.append(replace(row, turns=turns, language=row.language or source.language))
 
 
 def _means(source: Source, path: str) -> bool:
@@ -164,16 +137,7 @@ def _means(source: Source, path: str) -> bool:
     return matches(path, source.include or ("**",)) and not matches(path, source.exclude)
 
 
-def _weigh(file: Path, haul: _Haul) -> None:
-    """Count a recording's bytes, once; one that is not there is told when it is heard."""
-    if file not in haul.sizes:
-        try:
-            haul.sizes[file] = file.stat().st_size
-        except OSError:
-            haul.sizes[file] = 0
-
-
-def _chosen(source: Source, root: Path, haul: _Haul) -> Iterator[Path]:
+def _chosen(source: Source, root: Path, haul: Haul) -> Iterator[Path]:
     """The audio files that the patterns mean; the rest is counted."""
     found = walk(root)
     for folder in found.closed:
@@ -201,7 +165,7 @@ class _Pair:
     name: str
 
 
-def _take(document: Document, source: Source, pair: _Pair, haul: _Haul) -> None:
+def _take(document: Document, source: Source, pair: _Pair, haul: Haul) -> None:
     """One audio file becomes a clip, a skip or a problem."""
     if pair.sidecar is None:
         haul.untold.append(pair.name)
@@ -212,7 +176,7 @@ def _take(document: Document, source: Source, pair: _Pair, haul: _Haul) -> None:
     place_of_text = Path(pair.name).with_name(pair.sidecar.name).as_posix()
     try:
         transcript = _transcript(pair.sidecar)
-        _weigh(pair.file, haul)
+        haul.weigh(pair.file)
     except ClipError as error:
         haul.problems.append(Problem.of(error, place_of_text))
         return
@@ -243,27 +207,6 @@ def _sidecar(file: Path) -> Path | None:
     """The transcript beside an audio file."""
     beside = (file.with_suffix(suffix) for suffix in (".txt", ".TXT"))
     return next((sidecar for sidecar in beside if os.path.lexists(sidecar)), None)
-
-
-def _remarks(source: Source, haul: _Haul, place: str) -> Iterator[Problem]:
-    """What the author should know of a source, though training goes on."""
-    if haul.untold:
-        what = f"{len(haul.untold)} without a transcript, skipped: {_some(haul.untold)}"
-        mend = f"write {Path(haul.untold[0]).with_suffix('.txt').as_posix()}"
-        yield Problem(place, what, mend, fatal=False)
-    if haul.foreign:
-        what = f"{len(haul.foreign)} in a format that is not read: {_some(haul.foreign)}"
-        target = Path(haul.foreign[0]).with_suffix(".wav").as_posix()
-        yield Problem(place, what, f"convert: `ffmpeg -i {haul.foreign[0]} {target}`", fatal=False)
-    if not haul.clips and not haul.problems:
-        mend = "put recordings there, each with its transcript in a .txt of the same name"
-        mend = FORM if source.path.lower().endswith(SUFFIX) else mend
-        yield Problem(place, f"no clips in {source.path}", mend, fatal=False)
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _name(source: Source, root: Path, file: Path) -> str:

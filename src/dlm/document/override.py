@@ -62,8 +62,7 @@ def overridden(document: Document, overrides: Mapping[str, Any]) -> Document:
         *above, last = name.split(".")
         group = given
         for step in above:
-            group[step] = group.get(step) or {}
-            group = group[step]
+            group = _opened(group, step, name)
         group[last] = value
     try:
         return replace(document, settings=Settings.model_validate(given))
@@ -72,6 +71,19 @@ def overridden(document: Document, overrides: Mapping[str, Any]) -> Document:
         what, mend = describe(mistake)
         name = next((name for name in overrides if _is_of(mistake["loc"], name)), "")
         raise UsageError(what, where=_flag_of(name), mend=mend) from error
+
+
+def _opened(group: dict[str, Any], step: str, name: str) -> dict[str, Any]:
+    """The group below `step`; a base that is only named becomes one like it, in other parts."""
+    below = group.get(step) or {}
+    if isinstance(below, str):
+        below = {"like": below}
+    if not isinstance(below, dict):
+        above = name.rpartition(".")[0]
+        what = f"{above} is a list here"
+        raise UsageError(what, where=ANY, mend=f"set it whole: {above}=[{{...}}, {{...}}]")
+    group[step] = below
+    return below
 
 
 def _refuse_unknown(name: str) -> None:

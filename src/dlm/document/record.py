@@ -1,7 +1,7 @@
-"""What every part of the frontmatter is made of: exact values, known keys, options on the command line.
+"""What every part of the frontmatter is made of: exact values, known keys, no changes.
 
-A group of fields is a Record; a field says what it means in its description, and carries a Flag when
-it has an option of its own.
+A group of fields is a Record; a field says what it means in its description, and carries a Flag
+when it has an option of its own.
 """
 
 from collections.abc import Iterator

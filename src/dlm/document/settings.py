@@ -1,11 +1,13 @@
 """The frontmatter: which fields a document may set, what each means and what it may be.
 
 Settings
+├── base_model  a name, or Stitching
 └── training    Training
     ├── lora        Lora
     ├── sources     Source, ...
     ├── audio       Audio
     ├── stages      Stage, ...
+    ├── teacher     Teacher
     └── stability   Stability
 """
 
@@ -28,6 +30,8 @@ from dlm.document.record import (
 )
 from dlm.document.stability import Stability
 from dlm.document.stages import Stages
+from dlm.document.stitching import Stitching, name_or_parts
+from dlm.document.teaching import Teacher
 
 NEWEST_VERSION = 15
 ULID = r"^[0-9A-HJ-KM-NP-TV-Z]{26}$"
@@ -190,6 +194,9 @@ class Training(Record):
     num_epochs: Annotated[int | None, Flag(("--epochs",), "N")] = Field(
         default=None, ge=1, description="Passes over the clips; the base's own if empty."
     )
+    optimizer: Literal["adamw", "adam"] = Field(
+        default="adamw", description="adam lets the decay pass through its moments, adamw does not."
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="Decay of the trained weights.")
     max_grad_norm: Positive = Field(default=1.0, description="Longer gradients are cut to this.")
     lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
@@ -203,6 +210,9 @@ class Training(Record):
             default=None,
             description="Number format: bf16 or fp32; what the machine does best if empty.",
         )
+    )
+    teacher: Annotated[Teacher, BeforeValidator(defaults_when_empty)] = Field(
+        default_factory=Teacher, description="The language model, reading, as a teacher."
     )
     seed: int = Field(default=42, ge=0, description="Start of every random choice.")
     logging_steps: Annotated[int | None, Flag(("--logging-steps",), "N")] = Field(
@@ -223,7 +233,7 @@ class Training(Record):
         default=0.1, description="Clips kept for testing: a share below 1, or a number of clips."
     )
     sources: Annotated[Sources, Flag(("--dataset-jsonl",), "PATH")] = Field(
-        default=(), description="Folders of clips, or .jsonl files that list them."
+        default=(), description="Folders of clips, or .jsonl, .json or .csv files that list them."
     )
     sources_policy: Literal["permissive", "strict"] = Field(
         default="permissive",
@@ -248,9 +258,11 @@ class Settings(Record):
     dlm_version: int = Field(
         default=1, ge=1, le=NEWEST_VERSION, description="Version of the format, 1 to 15."
     )
-    base_model: Annotated[str, Flag(("--model-checkpoint",), "BASE|PATH")] = Field(
-        pattern=r"\S", description="The base: a catalogue key, hf:org/name or a local folder."
-    )
+    base_model: Annotated[
+        str | Stitching,
+        BeforeValidator(name_or_parts),
+        Flag(("--model-checkpoint",), "BASE|PATH"),
+    ] = Field(description="The base: a catalogue key, hf:org/name or a local folder; or its parts.")
     system_prompt: str | None = Field(
         default=None, description="What the model is told before every conversation."
     )

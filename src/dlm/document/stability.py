@@ -31,7 +31,7 @@ class Stability(Record):
         description="Longer gradients of low-rank weights are cut to this, on their own.",
     )
     early_lr_factor: Positive = Field(
-        default=0.1, description="What rates are multiplied by in the early steps."
+        default=0.1, le=1, description="What rates are multiplied by in the early steps."
     )
     early_lr_steps: int = Field(
         default=0, ge=0, description="How many steps are early, of the run or of each stage."

@@ -10,17 +10,21 @@
 A source is a name of the catalogue, hf:org/name, ms:org/name or a folder, and no code is in it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, ValidationError
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from dlm.document.record import Positive, Record, Text
 
 PARTS = ("encoder", "projector", "lm")
-
-From = Annotated[dict[str, Any] | None, Strict(False)]
 
 
 def _layer(value: object) -> object:
@@ -36,21 +40,40 @@ def _scale(value: object) -> object:
     raise ValueError("must be 'embeddings' or a number above 0")
 
 
+Scale = Annotated[float | Literal["embeddings"] | None, BeforeValidator(_scale)]
+
+
 def _norm(value: object) -> object:
     if value is None or isinstance(value, bool) or value in ("middle", "end"):
         return value
     raise ValueError("must be true, false, 'middle' or 'end'")
 
 
-class Encoder(Record):
-    """What hears: an encoder of sound."""
+class Origin(Record):
+    """Where the weights of a part come from."""
 
     source: Text | None = Field(
-        default=None, description="Base or model it is taken from, such as hf:openai/whisper-base."
+        default=None, description="Base or model it is taken from, such as sparrow or hf:org/name."
     )
-    from_scratch: From = Field(
+    from_scratch: dict[str, Any] | None = Field(
         default=None, description="Random weights of this config: model_type, and what it takes."
     )
+
+    @field_validator("from_scratch")
+    @classmethod
+    def _one_of_two(
+        cls, value: dict[str, Any] | None, given: ValidationInfo
+    ) -> dict[str, Any] | None:
+        if value is not None and given.data.get("source") is not None:
+            raise ValueError("must be left out where source is given")
+        if value is not None and not isinstance(value.get("model_type"), str):
+            raise ValueError("must name its model_type, such as whisper or qwen3")
+        return value
+
+
+class Encoder(Origin):
+    """What hears: an encoder of sound."""
+
     layer: Annotated[int | Literal["last", "weighted_sum"], BeforeValidator(_layer)] = Field(
         default="last", description="Layer that is heard: last, a number, or weighted_sum of all."
     )
@@ -75,7 +98,7 @@ class Projector(Record):
         default=None, description="Tokens per second, in place of stride; the nearest is taken."
     )
     hidden: int | None = Field(default=None, ge=1, description="Inner width.")
-    scale: Annotated[float | Literal["embeddings"] | None, BeforeValidator(_scale)] = Field(
+    scale: Scale = Field(
         default=None,
         description="RMS of its tokens at the start: a number, or embeddings for the model's own.",
     )
@@ -95,70 +118,47 @@ class Projector(Record):
     heads: int | None = Field(default=None, ge=1, description="Of qformer: heads of attention.")
 
 
-class Lm(Record):
+class Lm(Origin):
     """What thinks: a language model."""
 
-    source: Text | None = Field(
-        default=None, description="Base or model it is taken from, such as hf:org/name."
-    )
-    from_scratch: From = Field(
-        default=None, description="Random weights of this config: model_type, and what it takes."
-    )
     tokenizer: Text | None = Field(
         default=None, description="bytes, or a source of another tokenizer; its own if empty."
     )
 
 
-Part = Encoder | Projector | Lm
-
-
-def _part(kind: type[Part], word: Callable[[str], str]) -> Callable[[object], object]:
-    """A part that is only a word may be written as one; `word` says which field it fills."""
+def _part(
+    kind: type[Record], word: Callable[[str], str] = lambda _: "source"
+) -> Callable[[object], object]:
+    """How a part is read: what is only a word fills the field that `word` tells."""
 
     def read(value: object) -> object:
-        if isinstance(value, str) and value.strip():
-            return kind(**{word(value): value})
-        if isinstance(value, Mapping):
-            return _one_origin(kind.model_validate(value))
         if isinstance(value, kind):
             return value
+        if isinstance(value, str) and value.strip():
+            return kind.model_validate({word(value): value})
+        if isinstance(value, Mapping):
+            return kind.model_validate(value)
         raise ValueError("must be text, in quotes, or a group of 'key: value' lines")
 
     return read
 
 
-def _one_origin(part: Part) -> Part:
-    """The part, when it comes from one place: from a source, or from scratch."""
-    if not isinstance(part, Projector) and part.source and part.from_scratch is not None:
-        raise _mistakes("must be left out where a source is given", ["from_scratch"], part)
-    if not isinstance(part, Projector) and part.from_scratch is not None:
-        kind = part.from_scratch.get("model_type")
-        if not isinstance(kind, str):
-            raise _mistakes("", ["from_scratch", "model_type"], part)
-    return part
+def _kind_or_source(word: str) -> str:
+    """A kind is a plain word; a folder, or a name with its place before it, is a source."""
+    return "kind" if word.isidentifier() else "source"
+
+
+One = Annotated[Encoder, BeforeValidator(_part(Encoder))]
+_ONE, _TWO = TypeAdapter[Encoder](One), TypeAdapter[tuple[Encoder, Encoder]](tuple[One, One])
 
 
 def _encoders(value: object) -> object:
     """One encoder, or two."""
     if not isinstance(value, list | tuple):
-        return _encoder(value)
+        return _ONE.validate_python(value)
     if len(value) != 2:
         raise ValueError("must be one encoder, or a list of two")
-    found: list[object] = []
-    for at, each in enumerate(value):
-        try:
-            found.append(_encoder(each))
-        except ValidationError as error:
-            raise _under(at, error.errors()) from error
-    return tuple(found)
-
-
-def _word_of_projector(word: str) -> str:
-    """A kind is a plain word; a folder, or a name with its place before it, is a source."""
-    return "kind" if word.isidentifier() else "source"
-
-
-_encoder = _part(Encoder, lambda _: "source")
+    return _TWO.validate_python(tuple(value))
 
 
 class Stitching(Record):
@@ -170,10 +170,10 @@ class Stitching(Record):
     encoder: Annotated[Encoder | tuple[Encoder, Encoder] | None, BeforeValidator(_encoders)] = (
         Field(default=None, description="What hears: a source, a group, or a list of two.")
     )
-    projector: Annotated[
-        Projector | None, BeforeValidator(_part(Projector, _word_of_projector))
-    ] = Field(default=None, description="What joins: a kind, a group, or a saved one's source.")
-    lm: Annotated[Lm | None, BeforeValidator(_part(Lm, lambda _: "source"))] = Field(
+    projector: Annotated[Projector | None, BeforeValidator(_part(Projector, _kind_or_source))] = (
+        Field(default=None, description="What joins: a kind, a group, or a saved one's source.")
+    )
+    lm: Annotated[Lm | None, BeforeValidator(_part(Lm))] = Field(
         default=None, description="What thinks: a source or a group."
     )
     prompt: Text | None = Field(
@@ -200,7 +200,7 @@ def name_or_parts(value: object) -> object:
     if isinstance(value, str | Stitching):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError("must be text, in quotes, or a group of encoder, projector and lm")
+        raise ValueError("must be text, in quotes")
     checked = Stitching.model_validate(value)
     if checked.like is None:
         _insist_on_parts(checked)
@@ -209,17 +209,18 @@ def name_or_parts(value: object) -> object:
 
 def _insist_on_parts(given: Stitching) -> None:
     """Refuse parts that are not there, or come from nowhere."""
-    missing = [[part] for part in PARTS if part not in given.model_fields_set]
+    missing: list[tuple[str | int, ...]] = [
+        (part,) for part in PARTS if part not in given.model_fields_set
+    ]
     listed = isinstance(given.encoder, tuple)
     for at, each in enumerate(given.encoders):
         if each.source is None and each.from_scratch is None:
-            missing.append(["encoder", *([at] if listed else []), "source"])
+            missing.append(("encoder", at, "source") if listed else ("encoder", "source"))
     if given.lm and given.lm.source is None and given.lm.from_scratch is None:
-        missing.append(["lm", "source"])
+        missing.append(("lm", "source"))
     if given.projector and given.projector.kind is None and given.projector.source is None:
-        missing.append(["projector", "kind"])
+        missing.append(("projector", "kind"))
     if missing:
         raise ValidationError.from_exception_data(
-            "Stitching",
-            [InitErrorDetails(type="missing", loc=tuple(loc), input=given) for loc in missing],
+            "Stitching", [{"type": "missing", "loc": loc, "input": given} for loc in missing]
         )

@@ -1,13 +1,13 @@
-"""What the model hears of one sound: its mel, or, while the encoder is frozen, its features.
+"""What the model hears of one sound: mel or wave, or, while the encoder is frozen, features.
 
-    Sound --decode--> samples --log_mel--> mel, by windows --hear--> features --> memory, then disk
+    Sound --decode--> samples --log_mel--> mel  --+
+                              ----windows---> wave --hear--> features --> memory, then disk
 
 Each sound is prepared once and kept in memory as far as the budget goes. Features also go to disk,
 keyed by the recording's bytes, the span, the encoder's revision and the preprocessing.
 """
 
 import hashlib
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,26 +16,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from dlm.clips.audio import decode
 from dlm.clips.clip import Sound
+from dlm.features.kept import keep, read_kept
 from dlm.features.mel import log_mel
-from dlm.files import disk_full, make_folder, sha256_file, writing
+from dlm.files import sha256_file
 from dlm.plan.bases import Base
 from dlm.plan.frames import Strides, ceil_div, mel_frames, window_tokens, windows
 
 MEMORY_BYTES = 3 << 30  # enough for the mels of about 50,000 short clips
 
-Hear = Callable[[torch.Tensor, int], torch.Tensor]  # mel (bins, frames), frames -> (frames, width)
+Hear = Callable[[torch.Tensor, int], torch.Tensor]  # mel or wave, its frames -> (frames, width)
 
 
 @dataclass(frozen=True)
 class Heard:
-    """One window of a sound: mel as (bins, frames and tail), or features (frames, width).
+    """One window of a sound: mel as (bins, frames and tail), wave (1, samples) or features.
 
-    `frames` are those that hold sound, `samples` and `tokens` what they stand for.
+    Features are (frames, width). `frames` are those that hold sound, of a wave its samples;
+    `samples` and `tokens` are what they stand for.
     """
 
     values: torch.Tensor
@@ -71,18 +71,30 @@ class Ear:
         """The windows of `sound`. Raises ClipError where it cannot be decoded."""
         kept = self._kept.get(sound)
         if kept is None:
-            kept = self._mel(sound) if self._hear is None else self._encoded(sound, self._hear)
+            kept = self._heard(sound) if self._hear is None else self._encoded(sound, self._hear)
             self._keep(sound, kept)
         return kept
 
-    def _mel(self, sound: Sound) -> tuple[Heard, ...]:
+    def _heard(self, sound: Sound) -> tuple[Heard, ...]:
+        """What the encoder takes of each window."""
         strides = self._base.strides
         samples = decode(sound, rate=strides.rate, resample=self._resample)
         lengths = windows(len(samples), strides, self._most)
+        cut = self._waves if self._base.ear == "wave" else self._mels
         return tuple(
-            Heard(mel, mel_frames(length, strides), length, window_tokens(length, strides), False)
-            for mel, length in zip(self._mels(samples, lengths), lengths, strict=True)
+            Heard(each, mel_frames(length, strides), length, window_tokens(length, strides), False)
+            for each, length in zip(cut(samples, lengths), lengths, strict=True)
         )
+
+    def _waves(self, samples: np.ndarray, lengths: tuple[int, ...]) -> list[torch.Tensor]:
+        """The wave of each window, (1, samples), with the silence that counts."""
+        strides = self._base.strides
+        starts = [number * strides.window for number in range(len(lengths))]
+        spans = zip(starts, [mel_frames(length, strides) for length in lengths], strict=True)
+        wave = torch.zeros(1, starts[-1] + strides.window)
+        kept = samples[: wave.shape[1]]
+        wave[0, : len(kept)] = torch.from_numpy(kept)
+        return [wave[:, start : start + length].clone() for start, length in spans]
 
     def _mels(self, samples: np.ndarray, lengths: tuple[int, ...]) -> list[torch.Tensor]:
         """The mel of each window, (bins, frames and tail)."""
@@ -104,15 +116,16 @@ class Ear:
     def _encoded(self, sound: Sound, hear: Hear) -> tuple[Heard, ...]:
         """Features from disk, or heard now and put there."""
         path = self._folder / f"{self._key(sound)}.safetensors" if self._folder else None
-        stored = _read(path) if path else None
+        stored = read_kept(path) if path else None
         if stored is None:
-            mels = self._mel(sound)
+            heard = self._heard(sound)
             stored = {
-                str(at): hear(mel.values, mel.frames).contiguous() for at, mel in enumerate(mels)
+                str(at): hear(each.values, each.frames).contiguous()
+                for at, each in enumerate(heard)
             }
-            stored["samples"] = torch.tensor([mel.samples for mel in mels])
+            stored["samples"] = torch.tensor([each.samples for each in heard])
             if path:
-                _write(path, stored)
+                keep(path, stored)
         return tuple(
             _window(stored[str(at)], int(samples), self._base.strides)
             for at, samples in enumerate(stored["samples"])
@@ -123,7 +136,8 @@ class Ear:
         stat = sound.path.stat()
         blob = _blob(sound.path, stat.st_mtime_ns, stat.st_size)
         parts = (blob, sound.start, sound.end, base.key, base.revision, base.strides, base.bins)
-        how = (base.whole_mel, self._resample, self._most)
+        encoders = base.recipe and base.recipe.encoders
+        how = (base.whole_mel, base.ear, encoders, self._resample, self._most)
         return hashlib.sha256(repr((*parts, *how)).encode()).hexdigest()
 
     def _keep(self, sound: Sound, heard: tuple[Heard, ...]) -> None:
@@ -143,23 +157,3 @@ def _window(features: torch.Tensor, samples: int, strides: Strides) -> Heard:
 def _blob(path: Path, modified: int, size: int) -> str:
     """The recording's hash; the two numbers make a changed file another one."""
     return sha256_file(path)
-
-
-def _read(path: Path) -> dict[str, torch.Tensor] | None:
-    """Stored features, or None when there are none or a kill left half a file."""
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    pending = path.with_suffix(f".{os.getpid()}.pending")
-    try:
-        with writing(path):
-            make_folder(path.parent)
-            save_file(tensors, pending)
-            pending.replace(path)
-    except SafetensorError as error:
-        pending.unlink(missing_ok=True)
-        raise disk_full(error, path) or error from error

@@ -6,6 +6,8 @@ adapter_model.safetensors      every tensor that training changed, by its name i
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,17 +25,26 @@ from dlm.plan.plan import Adapter
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+PASSES_BY = "WavLMAttention"  # it reads the weights of its layers, and LoRA would never be asked
 
 
 def adapt(model: Model, adapter: Adapter, *, seed: int) -> None:
     """Freeze what stays and make the rest learn. Raises PlanError when nothing would learn."""
     model.requires_grad_(False)
-    if adapter.kind in ("full", "projector") or adapter.where == ("projector",):
-        _unfreeze(model, adapter.where)
-    else:
+    if adapter.low_rank:
         _add_low_rank(model, adapter, seed)
+    own = tuple(each for role in adapter.whole for each in model.parts[role])
+    _unfreeze(model, (*own, *_top_layers(model, adapter.top_layers)))
     for each in _only(model, adapter).values():
         each.data = each.data.float()  # what learns is exact, whatever the rest is held in
+
+
+def scale_low_rank(model: Model, factor: float) -> None:
+    """Let fresh low-rank weights begin `factor` times as large; what they add is zero even so."""
+    with torch.no_grad():
+        for name, each in model.named_parameters():
+            if ".lora_A." in name:
+                each.mul_(factor)
 
 
 def recompute(model: Model) -> None:
@@ -46,6 +57,41 @@ def recompute(model: Model) -> None:
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that learn, by name."""
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
+@contextmanager
+def only(model: Model, roles: tuple[str, ...]) -> Iterator[None]:
+    """Inside, of all that learns what has one of these roles does; without roles all of it."""
+    slots = learning(model)
+    for name, each in slots.items():
+        each.requires_grad_(not roles or role_of(name, model) in roles)
+    try:
+        yield
+    finally:
+        for each in slots.values():
+            each.requires_grad_(True)
+
+
+@contextmanager
+def released(model: Model) -> Iterator[None]:
+    """Inside, the language model speaks as it was released: without low-rank weights or dropout."""
+    hush()
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    learns, mode = learning(model).values(), model.training
+    layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
+    model.eval()
+    for each in layers:
+        each.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for each in layers:
+            each.enable_adapters(True)  # which lets all of them learn
+        model.requires_grad_(False)
+        for parameter in learns:
+            parameter.requires_grad_(True)
+        model.train(mode)
 
 
 def role_of(name: str, model: Model) -> str:
@@ -106,15 +152,14 @@ def place_adapter(model: Model, folder: Path) -> None:
 
 
 def _add_low_rank(model: Model, adapter: Adapter, seed: int) -> None:
-    """LoRA or DoRA on the layers of each part, but for the projector, which learns as it is."""
+    """LoRA or DoRA on the layers of each part that has it."""
     hush()
     from peft import LoraConfig, inject_adapter_in_model
 
     from dlm.model.lora import Linear
 
-    roles = adapter.where
-    chosen = _chosen(model, tuple(role for role in roles if role != "projector"), adapter.targets)
-    if not chosen:
+    chosen = _chosen(model, adapter)
+    if not chosen:  # all layers learn as they are
         return
     config = LoraConfig(
         r=adapter.rank,
@@ -128,44 +173,56 @@ def _add_low_rank(model: Model, adapter: Adapter, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)  # which freezes everything else
-    if "projector" in roles:
-        _unfreeze(model, ("projector",))
 
 
 def _only(model: Model, adapter: Adapter) -> dict[str, nn.Parameter]:
     """What learns. Raises PlanError when that is nothing, or more than was asked for."""
     found = learning(model)
-    asked = tuple(each for role in adapter.where for each in model.parts[role])
+    roles: tuple[Role, ...] = ("encoder", "projector", "lm")
+    taught = tuple(role for role in roles if adapter.trains(role))
+    asked = tuple(each for role in taught for each in model.parts[role])
     beyond = [name for name in found if not name.startswith(asked)]
     if beyond or not found:
-        what = f"{len(beyond)} tensors outside {', '.join(adapter.where)} would learn, first "
+        what = f"{len(beyond)} tensors outside {', '.join(taught)} would learn, first "
         what = what + beyond[0] if beyond else "nothing would learn"
         raise PlanError(what, mend="set training.lora.where to parts that this base has")
     return found
 
 
-def _unfreeze(model: Model, roles: tuple[Role, ...]) -> None:
-    prefixes = tuple(each for role in roles for each in model.parts[role])
+def _unfreeze(model: Model, prefixes: tuple[str, ...]) -> None:
     for name, each in model.named_parameters():
         if name.startswith(prefixes) and not name.endswith("embed_positions.weight"):
             each.requires_grad_(True)  # the positions are Whisper's fixed sinusoids
 
 
-def _linear_layers(model: Model, roles: tuple[Role, ...]) -> list[str]:
-    """Names of the linear layers of these parts, the output head apart."""
-    prefixes = tuple(each for role in roles for each in model.parts[role])
+def _top_layers(model: Model, count: int) -> tuple[str, ...]:
+    """How the names in the last `count` layers of the language model begin."""
+    if not count:
+        return ()
+    names = {module: name for name, module in model.named_modules()}
+    stacks = (each for each in model.decoder.modules() if isinstance(each, nn.ModuleList))
+    layers = next(stacks)  # the outermost: what a layer holds comes after it
+    return tuple(f"{names[layer]}." for layer in list(layers)[-count:])
+
+
+def _linear_layers(model: Model, adapter: Adapter) -> list[str]:
+    """Names of the linear layers that may have low-rank weights, the output head apart."""
+    prefixes = tuple(each for role in adapter.low_rank for each in model.parts[role])
+    top = _top_layers(model, adapter.top_layers)  # which learn as they are
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and name.startswith(prefixes)
         and not name.endswith("lm_head")
+        and not name.startswith(top)
+        and type(model.get_submodule(name.rpartition(".")[0])).__name__ != PASSES_BY
     ]
 
 
-def _chosen(model: Model, roles: tuple[Role, ...], targets: tuple[str, ...] | None) -> list[str]:
+def _chosen(model: Model, adapter: Adapter) -> list[str]:
     """Names of the layers that LoRA sits on. Raises PlanError for a target that matches none."""
-    layers = _linear_layers(model, roles)
+    layers, targets = _linear_layers(model, adapter), adapter.targets
     if targets is None:
         return layers
     forms = {each: re.compile(rf"(^|\.){re.escape(each)}$") for each in targets}

@@ -65,7 +65,7 @@ def check_finite(folder: Path, weights: Weights) -> None:
     """Refuse weights with an infinity or a NaN, before they are cast, packed or moved."""
     for name in sorted(weights):
         with safe_open(folder / name, framework="pt") as file:
-            for key in sorted(file.keys()):
+            for key in sorted(weights[name]):
                 tensor = file.get_tensor(key)
                 if tensor.is_floating_point() and not _finite(tensor):
                     what = f"{key} holds numbers that are not finite"

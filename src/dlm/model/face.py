@@ -102,7 +102,7 @@ class Model(nn.Module, ABC):
         features = (
             Features(batch.sounds, batch.frames)
             if batch.encoded
-            else self.hear(batch.sounds, batch.frames)
+            else self.hear(batch.sounds.to(self.ear_device), batch.frames.to(self.ear_device))
         )
         audio = self.project(features).to(embedded)
         spots = (batch.ids == self.placeholder)[..., None].expand_as(embedded)
@@ -121,8 +121,8 @@ class Model(nn.Module, ABC):
     @torch.no_grad()
     def hear_one(self, mel: torch.Tensor, frames: int) -> torch.Tensor:
         """Features (frames, width) of one window's mel (bins, frames and tail), always the same."""
-        lengths = torch.tensor([frames], device=self.device)
-        heard = self.hear(mel[None].to(self.device), lengths)
+        lengths = torch.tensor([frames], device=self.ear_device)
+        heard = self.hear(mel[None].to(self.ear_device), lengths)
         return heard.values[0, : int(heard.frames[0])].cpu().contiguous()
 
     @property
@@ -131,9 +131,15 @@ class Model(nn.Module, ABC):
         return ()
 
     @property
+    def ear_device(self) -> torch.device:
+        """Where it hears."""
+        ear = self.parts["encoder"]
+        return next(each for name, each in self.named_parameters() if name.startswith(ear)).device
+
+    @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.parameters()).device
+        """Where its words lie, and so where it thinks; the encoder may lie elsewhere."""
+        return next(self.words.parameters()).device
 
 
 def ends_of(generator: PreTrainedModel) -> tuple[int, ...]:

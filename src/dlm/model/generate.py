@@ -13,11 +13,16 @@ from dlm.model.face import Model
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to choose words. At temperature 0 the likeliest word is always taken."""
+    """How to choose words. At temperature 0 the likeliest word is always taken.
+
+    Otherwise one is drawn by its share: of all words, or of the `top_k` likeliest, and of these of
+    as few as make up `top_p`. Temperature 1 draws as the model says it.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int | None = None
     seed: int = 0
 
 
@@ -73,10 +78,12 @@ def _words(
 
 
 def _choose(logits: torch.Tensor, how: Decoding, chance: torch.Generator) -> torch.Tensor:
-    """One token of each row; nucleus sampling as Holtzman et al. 2020."""
+    """One token of each row: top-k (Fan et al. 2018), then the nucleus (Holtzman et al. 2020)."""
     if how.temperature == 0:
         return logits.argmax(dim=-1)
-    ranked, order = (logits.float() / how.temperature).softmax(dim=-1).sort(-1, descending=True)
+    words = logits.shape[-1]
+    likely, order = logits.float().topk(min(how.top_k or words, words))  # the likeliest first
+    ranked = (likely / how.temperature).softmax(dim=-1)
     outside = ranked.cumsum(-1) - ranked >= how.top_p
     picked = torch.multinomial(ranked.masked_fill(outside, 0.0), 1, generator=chance)
     return order.gather(-1, picked)[:, 0]

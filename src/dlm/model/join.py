@@ -5,8 +5,8 @@
                         ""                                   random, the same each time
 """
 
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,15 +15,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from dlm.batches.words import words_for
 from dlm.errors import BaseError
 from dlm.model.adapters import read_tensors
-from dlm.model.checkpoint import check_finite, placed
-from dlm.model.encoder import load_encoder
+from dlm.model.checkpoint import check_finite, load_native, placed
+from dlm.model.ears import load_encoder
 from dlm.model.projector import calibrate
 from dlm.model.stitched import WEIGHTS, Stitched, place_tensors, read_stitched
 from dlm.plan.bases import FACTS, Base, Part, Recipe
-from dlm.plan.hub import fetch, fetch_words, snapshot
+from dlm.plan.derive import read_config, row_of
+from dlm.plan.hub import fetch, fetch_words, place_of
+from dlm.plan.minds import BYTES, OWN
+from dlm.plan.parts import hears
 from dlm.plan.weights import read_weights
 
-EMBEDDED = "embedded:"
 SEED = 0  # of what has no weights yet: the same recipe is the same base
 
 
@@ -45,7 +47,7 @@ def join(base: Base, recipe: Recipe, *, dtype: torch.dtype = torch.float32) -> S
         _fill_encoder(ear, part)
     saved = recipe.projector.get("source")
     if saved:
-        _fill(model.projector, Path(saved), "projector.")
+        _fill(model.projector, _saved(saved), "projector.")
     else:
         calibrate(model.projector, model.words.get_parameter("weight"))
     return model.eval()
@@ -54,17 +56,17 @@ def join(base: Base, recipe: Recipe, *, dtype: torch.dtype = torch.float32) -> S
 def words(base: Base, recipe: Recipe) -> PreTrainedTokenizerBase:
     """The tokenizer of a recipe; no weights are fetched for it."""
     part = recipe.lm
-    if recipe.tokenizer == "bytes":
+    if recipe.tokenizer == BYTES:
         return words_for(base, None)
+    if recipe.tokenizer != OWN:
+        return words_for(base, Path(recipe.tokenizer))
     return words_for(base, _here(part) or fetch_words(part.source, part.revision))
 
 
-def place_of(source: str, revision: str | None) -> Path | None:
-    """Where what a `source` names lies on this machine, if it does."""
-    if source.startswith(EMBEDDED):
-        return Path(str(files("dlm.model"))) / source.removeprefix(EMBEDDED)
-    place = Path(source)
-    return place if place.is_absolute() else snapshot(source, revision)
+def _saved(source: str) -> Path:
+    """The folder of a saved projector."""
+    name, _, revision = (source, "", "") if Path(source).is_absolute() else source.partition("@")
+    return place_of(name, revision or None) or fetch(name, revision or None)
 
 
 def _here(part: Part) -> Path | None:
@@ -85,8 +87,20 @@ def _lm(part: Part, dtype: torch.dtype) -> PreTrainedModel | None:
         lm: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**part.config))
         _fill(lm, folder, "lm.")
         return lm
+    if hears(read_config(folder)):
+        return _lm_of_native(folder, part, dtype)
     check_finite(folder, read_weights(folder))
     return placed(AutoModelForCausalLM, folder, {"dtype": dtype})
+
+
+def _lm_of_native(folder: Path, part: Part, dtype: torch.dtype) -> PreTrainedModel:
+    """The language model of a released model that hears, by itself."""
+    whole = load_native(folder, row_of(read_config(folder), str(folder)), dtype=dtype)
+    lm: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**part.config))
+    lm.base_model.load_state_dict(whole.decoder.state_dict())
+    lm.get_output_embeddings().load_state_dict(whole.head.state_dict())
+    alone: PreTrainedModel = lm.to(dtype)
+    return alone
 
 
 def _fill_encoder(ear: nn.Module, part: Part) -> None:

@@ -6,15 +6,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dlm.batches.chat import tokenizer_in
-from dlm.model.adapters import adapt, place_adapter, read_adapter, recompute
+from dlm.model.adapters import adapt, place_adapter, read_adapter, recompute, scale_low_rank
 from dlm.model.attention import attend_in_bf16
 from dlm.model.checkpoint import load_native
+from dlm.model.exact import compute_in_fp32
 from dlm.model.face import Model
-from dlm.model.join import join, place_of, words
+from dlm.model.join import join, words
 from dlm.model.quantize import pack, settings, steady
 from dlm.model.stitched import load_stitched
 from dlm.plan.bases import Base
-from dlm.plan.hub import fetch, fetch_words
+from dlm.plan.hub import fetch, fetch_words, place_of
 from dlm.plan.plan import Bits, ModelPlan
 
 
@@ -24,11 +25,22 @@ def load(plan: ModelPlan) -> Model:
     bits, spread = plan.adapter.bits, plan.device_map
     model = load_base(plan.base, dtype=dtype, bits=bits, device_map=spread or plan.device)
     adapt(model, plan.adapter, seed=plan.seed)
+    scale_low_rank(model, plan.lora_init_scale)
+    compute_in_fp32(model, plan.exact)
     if plan.checkpointing:
         recompute(model)
     if plan.device == "cpu" and plan.weights == "bf16":
         attend_in_bf16(model.decoder)
-    return model if spread else model.to(plan.device)
+    return model if spread else _placed(model, plan)
+
+
+def _placed(model: Model, plan: ModelPlan) -> Model:
+    """The model where it runs, but for an encoder that stays elsewhere."""
+    model.to(plan.device)
+    if plan.encoder_device:
+        for prefix in model.parts["encoder"]:
+            model.get_submodule(prefix.rstrip(".")).to(plan.encoder_device)
+    return model
 
 
 def load_version(base: Base, version: Path | None, *, device: str) -> Model:
@@ -39,6 +51,7 @@ def load_version(base: Base, version: Path | None, *, device: str) -> Model:
         bare = load_base(base, dtype=dtype, device_map=device)
         return bare.requires_grad_(False).to(device).eval()
     adapter = read_adapter(version, base)
+    dtype = torch.float32 if adapter.top_layers else dtype  # of two formats no row can think
     model = load_base(base, dtype=dtype, bits=adapter.bits, device_map=device)
     adapt(model, adapter, seed=0)
     place_adapter(model, version)

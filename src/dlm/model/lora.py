@@ -15,12 +15,14 @@ from torch.autograd.function import once_differentiable
 
 
 class Linear(lora.Linear):
-    """A linear layer with low-rank weights; equal to peft's to 1e-5 in fp32."""
+    """A linear layer with low-rank weights; equal to peft's to 1e-5 in fp32, peft's if `plain`."""
+
+    plain = False
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """(..., in) -> (..., out)."""
         special = args or kwargs or self.lora_variant or self.merged or self.disable_adapters
-        if special or len(self.active_adapters) != 1:
+        if special or self.plain or len(self.active_adapters) != 1:
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
         enter, leave = (

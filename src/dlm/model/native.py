@@ -1,7 +1,7 @@
 """Native bases: released models that hear, run part by part behind the four questions."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -108,8 +108,8 @@ class Qwen2Audio(Native):
 
     def hear(self, mel: torch.Tensor, frames: torch.Tensor) -> Features:
         """The encoder at true length, pooled to 25 frames per second."""
-        values = hear_qwen2_audio(self.part("encoder"), mel, frames)  # type: ignore[arg-type]
-        return Features(values, self.heard(frames))
+        tower: Any = self.part("encoder")
+        return Features(hear_qwen2_audio(tower, mel, frames), self.heard(frames))
 
 
 class AudioFlamingo3(Qwen2Audio):

@@ -21,14 +21,11 @@ from dlm.plan.frames import Strides, ceil_div
 
 EPSILON = 1e-6
 NORM_START = 0.4  # Ultravox: smaller than 1 learns better (Zhang et al. 2022, arXiv 2206.10139)
-PROBES = 64  # groups that a scale is measured on
+PROBES = 256  # groups that a scale is measured on
 
 
 class Projector(nn.Module, ABC):
-    """What all kinds share; a kind says how a group of frames becomes tokens.
-
-    `fp32` may be set at any time: it then computes in fp32 whatever autocast says.
-    """
+    """What all kinds share; a kind says how a group of frames becomes tokens."""
 
     factor: torch.Tensor | None
 
@@ -71,7 +68,8 @@ class Projector(nn.Module, ABC):
         Hidden states are weighed by a softmax that learns (SUPERB, Yang et al. 2021). Several
         encoders are brought to one scale by a LayerNorm that does not (SALMONN, Tang et al. 2024).
         """
-        parts = list(values.split([layers * width for layers, width in self.heard], dim=-1))
+        widths = [layers * width for layers, width in self.heard]
+        parts: list[torch.Tensor] = list(values.split(widths, dim=-1))
         for at, weights in self.weighing.items():
             states = parts[int(at)].unflatten(-1, self.heard[int(at)])
             parts[int(at)] = weights.softmax(dim=0) @ states
@@ -145,10 +143,12 @@ class Stack(Projector):
 
     def read(self, groups: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         """SwiGLU's second half is the gate."""
-        value, gate = self.enter(self.before(groups.flatten(1))).chunk(2, dim=-1)
+        value, gate = self.enter(_exactly(self.before, groups.flatten(1))).chunk(2, dim=-1)
         inner = nn.functional.silu(gate) * value
-        tokens: torch.Tensor = self.leave(inner if self.end else self.norm(inner))
-        return _exactly(self.norm, tokens) if self.end else tokens
+        if self.end:
+            return _exactly(self.norm, self.leave(inner))
+        tokens: torch.Tensor = self.leave(_exactly(self.norm, inner))
+        return tokens
 
 
 class Concat(Projector):

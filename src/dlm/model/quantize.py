@@ -8,6 +8,7 @@ Encoder, projector and head stay as they are, and so does all that learns.
 
 import logging
 import re
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -99,7 +100,5 @@ def hush() -> None:
 
 def _require() -> None:
     hush()
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as reason:
-        raise MissingExtra("bitsandbytes", "quant") from reason
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra("bitsandbytes", "quant")

@@ -39,7 +39,7 @@ class Stitched(Model):
         self.base, self.config, self.tokenizer = base, config, tokenizer
         self.placeholder = placeholder_of(tokenizer, base)
         ears = [build(part["config"]) for part in config["encoders"]]
-        self.encoder = ears[0] if len(ears) == 1 else nn.ModuleList(ears)
+        self.encoder: Any = ears[0] if len(ears) == 1 else nn.ModuleList(ears)
         self.lm = lm or AutoModelForCausalLM.from_config(AutoConfig.for_model(**config["lm"]))
         heard = zip(ears, config["encoders"], strict=True)
         self.projector = projector_of(
@@ -50,9 +50,11 @@ class Stitched(Model):
         )
 
     @property
-    def ears(self) -> list[nn.Module]:
+    def ears(self) -> list[PreTrainedModel]:
         """The encoders, of which the first sets the rate."""
-        return list(self.encoder) if isinstance(self.encoder, nn.ModuleList) else [self.encoder]
+        several = isinstance(self.encoder, nn.ModuleList)
+        found: list[PreTrainedModel] = list(self.encoder) if several else [self.encoder]
+        return found
 
     @property
     def parts(self) -> dict[Role, tuple[str, ...]]:

@@ -71,13 +71,15 @@ class Recipe:
     """What a base is stitched from as it is loaded.
 
     What several encoders hear is joined frame by frame, at the rate of the first. `projector` is
-    its kind and what that kind takes. `tokenizer` is the language model's own, or one of bytes.
+    its kind and what that kind takes; `source` among it is where its weights are taken from, as
+    source@revision on a hub. `tokenizer` is own, the language model's, or bytes, or the folder of
+    another.
     """
 
     encoders: tuple[Part, ...]
     projector: dict[str, Any]
     lm: Part
-    tokenizer: Literal["own", "bytes"] = "own"
+    tokenizer: str = "own"
 
 
 @dataclass(frozen=True)
@@ -137,5 +139,5 @@ def read_facts(folder: Path) -> Base:
 
 def write_facts(base: Base, folder: Path) -> None:
     """Write the row beside the weights, so that a folder is a base of its own."""
-    facts = asdict(replace(base, source="folder"))
+    facts = asdict(replace(base, source="folder", recipe=None))
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

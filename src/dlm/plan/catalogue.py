@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dlm.plan.bases import Base, Sizes, Tower
 from dlm.plan.frames import Strides
+from dlm.plan.recipes import ROWS
 
 WHISPER = Strides(rate=16_000, hop=160, encoder=2, projector=1, window=480_000)
 
@@ -267,6 +268,7 @@ CATALOGUE = {
         QWEN3_ASR,
         QWEN25_OMNI,
         QWEN3_OMNI,
+        *ROWS,
     )
 }
 

@@ -43,20 +43,26 @@ SHAPE = {
 def read_config(folder: Path) -> Config:
     """The config beside the weights. Raises BaseError where it is none, or tells of packed ones."""
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as reason:
+    if not path.is_file():
         mend = "name a folder that transformers' save_pretrained wrote, or one of `dlm export`"
-        raise BaseError(f"no {CONFIG} in this folder", where=str(folder), mend=mend) from reason
-    except (OSError, ValueError) as reason:
-        told = " ".join(str(reason).split())
-        raise damaged(f"cannot be read ({told})", path) from reason
-    if not isinstance(config, dict):
-        raise damaged("is no config of a model", path)
+        raise BaseError(f"no {CONFIG} in this folder", where=str(folder), mend=mend)
+    config = read_json(path)
     if "quantization_config" in config:
         mend = "name the model it was made from; training.adapter: qlora packs it as it is loaded"
         raise BaseError("its weights are packed already", where=str(path), mend=mend)
     return config
+
+
+def read_json(path: Path) -> Config:
+    """What a file of settings says. Raises BaseError where it is none."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        told = " ".join(str(reason).split())
+        raise damaged(f"cannot be read ({told})", path) from reason
+    if not isinstance(read, dict):
+        raise damaged("is no config of a model", path)
+    return read
 
 
 def family_of(config: Config) -> str:
@@ -81,8 +87,8 @@ def row_of(config: Config, where: str, source: str = "") -> Base:
 
 def derive(row: Base, config: Config, weights: Weights) -> Base:
     """`row`, with what a checkpoint's config and the heads of its weights say otherwise."""
-    whole = _part(config, "thinker_config") or config
-    ear, text = _part(whole, "audio_config"), _part(whole, "text_config")
+    whole = part_of(config, "thinker_config") or config
+    ear, text = part_of(whole, "audio_config"), part_of(whole, "text_config")
     size = sum(tensor.end - tensor.begin for file in weights.values() for tensor in file.values())
     return replace(
         row,
@@ -135,7 +141,8 @@ def _tower(row: Tower, config: Config, parameters: int) -> Tower:
     return replace(row, parameters=parameters, kv_heads=kv_heads, **shape)
 
 
-def _part(config: Config, name: str) -> Config:
+def part_of(config: Config, name: str) -> Config:
+    """The config inside a config, empty where there is none."""
     part = config.get(name)
     return part if isinstance(part, dict) else {}
 

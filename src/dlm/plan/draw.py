@@ -7,18 +7,19 @@
 What is asked is never changed in silence: it is kept, or refused with what would fit.
 """
 
+from typing import Literal
+
 from dlm.document.document import Document
 from dlm.document.settings import Training
 from dlm.errors import PlanError, UsageError
-from dlm.plan.bases import Base, Role
+from dlm.plan.bases import Base
 from dlm.plan.fits import LARGE_CLIPS_PER_STEP, held_in, instead, is_large, least
 from dlm.plan.frames import ceil_div
 from dlm.plan.hardware import Machine, device_of
+from dlm.plan.learns import adapter_of
 from dlm.plan.memory import answered, choose, need, size, trainable
 from dlm.plan.plan import (
-    Adapter,
     BatchPlan,
-    Bits,
     Line,
     ModelPlan,
     Plan,
@@ -27,11 +28,11 @@ from dlm.plan.plan import (
     Wishes,
 )
 from dlm.plan.rows import RowSize, row_of
+from dlm.plan.stages import listening, rate_aloud
+from dlm.plan.teaching import teaching, teaching_aloud
 
 CLIPS_PER_STEP = 8  # small sets learn best from many small steps
 SAVE_SECONDS = 60.0  # a killed run loses at most this much work
-QLORA_BITS: Bits = 4
-EVERYWHERE: tuple[Role, ...] = ("encoder", "projector", "lm")
 
 
 def draw_up(
@@ -58,6 +59,7 @@ def draw_up(
         *_model_aloud(model, why),
         _memory_aloud(asked, model, row, at_once),
         *_steps_aloud(batches, training, clips),
+        *teaching_aloud(training.teacher),
         Line("seed", str(model.seed)),
     )
     room, _ = machine.room(model.device, spread=model.device_map is not None)
@@ -94,10 +96,8 @@ def _model(asked: Training, base: Base, machine: Machine, wishes: Wishes) -> tup
     """What is loaded, and why in this number format."""
     device = device_of(wishes.device, machine)
     precision, why = _precision(asked, machine, device)
-    adapter = _adapter(asked, base)
-    if asked.device_map and base.kind == "stitched":
-        what = f"training.device_map spreads a released model, and {base.key} is small"
-        raise PlanError(what, mend="take the field out")
+    adapter = adapter_of(asked, base)
+    _check_devices(asked, base)
     return (
         ModelPlan(
             base=base,
@@ -107,9 +107,30 @@ def _model(asked: Training, base: Base, machine: Machine, wishes: Wishes) -> tup
             weights=held_in(adapter, precision),
             seed=asked.seed if wishes.seed is None else wishes.seed,
             device_map=asked.device_map,
+            encoder_device=asked.stability.encoder_device,
+            exact=_exact(asked),
+            lora_init_scale=asked.stability.lora_init_scale,
+            taught=teaching(asked.teacher, base, adapter) is not None,
         ),
         why,
     )
+
+
+def _check_devices(asked: Training, base: Base) -> None:
+    """A released model is spread whole, a stitched one by its parts."""
+    if asked.device_map and base.kind == "stitched":
+        what = f"training.device_map spreads a released model, and {base.key} is small"
+        raise PlanError(what, mend="take the field out")
+    if asked.stability.encoder_device and base.kind == "native":
+        what = f"training.stability.encoder_device parts a stitched base, and {base.key} is none"
+        raise PlanError(what, mend="take it out, or use device_map: auto")
+
+
+def _exact(asked: Training) -> tuple[Literal["projector", "lora"], ...]:
+    """What is computed in fp32 whatever the precision."""
+    kept = asked.stability
+    projector: tuple[Literal["projector"], ...] = ("projector",) if kept.projector_fp32 else ()
+    return (*projector, "lora") if kept.lora_fp32 else projector
 
 
 def _precision(asked: Training, machine: Machine, device: str) -> tuple[Precision, str]:
@@ -119,27 +140,6 @@ def _precision(asked: Training, machine: Machine, device: str) -> tuple[Precisio
     if fast:
         return "bf16", "this machine multiplies bf16 fast"
     return "fp32", "this machine has no fast bf16"
-
-
-def _adapter(asked: Training, base: Base) -> Adapter:
-    kind = asked.adapter or base.adapter
-    if asked.bits and kind != "qlora":
-        what = f"training.bits is {asked.bits}, and training.adapter is {kind}"
-        raise PlanError(what, mend="use adapter: qlora, or take training.bits out")
-    where = {"full": EVERYWHERE, "projector": EVERYWHERE[1:2]}.get(kind, asked.lora.where)
-    where = tuple(role for role in where if role != "encoder" or not asked.freeze_encoder)
-    if not where:
-        what = "nothing would learn: training.lora.where names the encoder, which is frozen"
-        raise PlanError(what, mend="take training.freeze_encoder out, or name lm or projector")
-    return Adapter(
-        kind="lora" if kind == "qlora" else kind,
-        rank=asked.lora_r,
-        alpha=asked.lora_alpha,
-        dropout=asked.lora_dropout,
-        where=where,
-        targets=None if asked.target_modules == "auto" else asked.target_modules,
-        bits=(asked.bits or QLORA_BITS) if kind == "qlora" else None,
-    )
 
 
 def _fitted(
@@ -195,6 +195,7 @@ def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> Bat
         heard=heard,
         between=heard and model.device == "cpu",
         seed=model.seed,
+        read=model.taught,
     )
 
 
@@ -217,6 +218,13 @@ def _training(
         precision=model.precision,
         device=model.device,
         seed=model.seed,
+        optimizer=asked.optimizer,
+        teacher=teaching(asked.teacher, model.base, model.adapter),
+        listen_steps=asked.listen_steps or listening(steps),
+        lora_max_gradient_norm=asked.stability.lora_max_grad_norm,
+        early_lr_factor=asked.stability.early_lr_factor,
+        early_lr_steps=asked.stability.early_lr_steps,
+        freeze_projector_steps=asked.stability.freeze_projector_steps,
     )
 
 
@@ -224,13 +232,17 @@ def _model_aloud(model: ModelPlan, why: str) -> tuple[Line, ...]:
     adapter, base = model.adapter, model.base
     kind = "qlora" if adapter.bits else adapter.kind
     lora = f", rank {adapter.rank}" if adapter.low_rank else ""
+    more = ", the encoder itself" if adapter.train_encoder else ""
+    if adapter.top_layers:
+        several = adapter.top_layers > 1
+        more += f", the last {f'{adapter.top_layers} layers' if several else 'layer'} of lm"
     bits = f", the language model in {adapter.bits} bits" if adapter.bits else ""
     spread = ", spread over all of them" if model.device_map else ""
     return (
         Line("base", f"{base.key}, {_millions(base.sizes.parameters)} parameters"),
         Line(
             "learns",
-            f"{kind}{lora} on {', '.join(adapter.where)}{bits}",
+            f"{kind}{lora} on {', '.join(adapter.where)}{more}{bits}",
             f"{_millions(trainable(model))} parameters",
         ),
         Line("device", f"{model.device}, {model.precision}{spread}", why),
@@ -259,13 +271,8 @@ def _steps_aloud(batches: BatchPlan, training: TrainingPlan, clips: int) -> tupl
             f"micro-batch {batches.clips_per_batch} x {times}",
         ),
         Line("steps", f"{training.steps:,}", f"{epochs:.1f} times over {clips:,} clips"),
-        Line("rate", f"{training.learning_rate:g}", f"{training.schedule}, {_warm(training)}"),
+        Line("rate", f"{training.learning_rate:g}", rate_aloud(training)),
     )
-
-
-def _warm(training: TrainingPlan) -> str:
-    steps = training.warmup_steps
-    return f"{steps} step{'s' * (steps > 1)} of warm-up" if steps else "no warm-up"
 
 
 def _millions(count: int) -> str:

@@ -58,7 +58,7 @@ def is_large(base: Base) -> bool:
 
 def held_in(adapter: Adapter, precision: Precision) -> Precision:
     """The format of the weights that do not learn: that of the products, so that none is cast."""
-    return "fp32" if adapter.kind == "full" else precision
+    return "fp32" if adapter.kind == "full" or adapter.top_layers else precision
 
 
 def fits(bases: Iterable[Base], machine: Machine) -> tuple[Fit, ...]:
@@ -82,7 +82,8 @@ def instead(model: ModelPlan, row: RowSize, room: int) -> str:
         other = _switched(model, mode)
         if full or need(other, row, 1).weights < now:
             found.append((FIELDS[mode], least(other, row)))
-    smaller = sorted(CATALOGUE.values(), key=lambda base: -base.sizes.parameters)
+    ready = (base for base in CATALOGUE.values() if base.source)  # a fresh projector hears nothing
+    smaller = sorted(ready, key=lambda base: -base.sizes.parameters)
     for base in smaller:
         if base.sizes.parameters < model.base.sizes.parameters:
             way = replace(_switched(model, "lora"), base=base)
@@ -110,5 +111,6 @@ def _switched(model: ModelPlan, mode: Mode) -> ModelPlan:
     """The same base, taught another way."""
     kind, bits = MODES[mode]
     where: tuple[Role, ...] = ("encoder", "projector", "lm") if kind == "full" else ("lm",)
-    adapter = replace(model.adapter, kind=kind, bits=bits, where=where)
+    more = 0 if kind == "full" or bits else model.adapter.top_layers
+    adapter = replace(model.adapter, kind=kind, bits=bits, where=where, top_layers=more)
     return replace(model, adapter=adapter, weights=held_in(adapter, model.precision))

@@ -97,14 +97,19 @@ def window_tokens(samples: int, strides: Strides) -> int:
 
 def _encoded(frames: int, strides: Strides) -> int:
     """Encoder frames of one window of `frames` mel frames."""
-    for kernel, stride in strides.convs:
-        frames = max((frames - kernel) // stride + 1, 0)
     if strides.convs:
-        return frames
+        return convolved(frames, strides.convs)
     if not strides.chunk:
         return ceil_div(frames, strides.encoder)
     whole, rest = divmod(frames, strides.chunk)
     return whole * ceil_div(strides.chunk, strides.encoder) + ceil_div(rest, strides.encoder)
+
+
+def convolved(steps: int, convs: tuple[tuple[int, int], ...]) -> int:
+    """Steps that convolutions without padding, each a (kernel, stride), make of `steps`."""
+    for kernel, stride in convs:
+        steps = max((steps - kernel) // stride + 1, 0)
+    return steps
 
 
 def ceil_div(numerator: int, denominator: int) -> int:

@@ -4,7 +4,8 @@
                               snapshots/<sha>/   its config.json and README.md, later its weights
 
 A name without a revision means the commit that lies in the cache: a document keeps the base it
-began with, and needs no network.
+began with, and needs no network. A name that begins with ms: is one of ModelScope's, which is asked
+in plan/scope.py.
 """
 
 import logging
@@ -12,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub import (
@@ -38,14 +40,25 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from dlm.errors import BaseError, DlmError
 from dlm.files import disk_full
+from dlm.plan.scope import (
+    SCOPE,
+    fetch_from_scope,
+    file_in_scope,
+    in_scope,
+    missing_in_scope,
+    scope_folder,
+    settle_scope,
+    weights_in_scope,
+)
 from dlm.plan.weights import CONFIG, Weights, read_weights, weights_of
 
 logger = logging.getLogger(__name__)
 
 SCHEME = "hf:"
+EMBEDDED = "embedded:"  # what lies in this package
 CARD = "README.md"
 WORDS = ["*.json", "*.txt", "*.jinja", "*.model", CARD]  # never code
-ALL = ["model*.safetensors", *WORDS]  # never pickles
+ALL = ["model.safetensors", "model-*.safetensors", *WORDS]  # never pickles, nor other formats
 PATIENCE_SECONDS = 10.0
 SITE = "https://huggingface.co"  # where licences are accepted, wherever files are mirrored
 LOGIN = "`hf auth login` with a token that may read it"
@@ -68,8 +81,18 @@ REFUSALS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 
 
+def place_of(source: str, revision: str | None) -> Path | None:
+    """Where the weights that a `source` names lie on this machine, if they do."""
+    if source.startswith(EMBEDDED):
+        return Path(str(files("dlm.model"))) / source.removeprefix(EMBEDDED)
+    place = Path(source)
+    return place if place.is_absolute() else snapshot(source, revision)
+
+
 def settle(name: str, revision: str | None) -> Path:
     """The folder of the cache with a repository's config; it is named after the commit."""
+    if name.startswith(SCOPE):
+        return settle_scope(name, revision, CARD)
     known = _config_in_cache(name, revision)
     if known:
         return known
@@ -83,12 +106,30 @@ def settle(name: str, revision: str | None) -> Path:
 
 def file_on_hub(name: str, revision: str, file: str) -> Path:
     """One small file of a repository."""
+    if name.startswith(SCOPE):
+        return file_in_scope(name, revision, file)
     with asking(name), disable_progress_bars():
         return Path(hf_hub_download(name, file, revision=revision))
 
 
+def file_if_any(name: str, revision: str, file: str) -> Path | None:
+    """The same, or None where the repository has none."""
+    if name.startswith(SCOPE):
+        return file_in_scope(name, revision, file) if in_scope(name, revision, file) else None
+    try:
+        return file_on_hub(name, revision, file)
+    except BaseError as error:
+        if isinstance(error.__cause__, EntryNotFoundError) and snapshot(name, revision):
+            return None
+        if isinstance(error.__cause__, RemoteEntryNotFoundError):
+            return None
+        raise
+
+
 def weights_on_hub(name: str, revision: str) -> Weights:
     """The tensors of a repository, of which only the heads of the files are fetched."""
+    if name.startswith(SCOPE):
+        return weights_in_scope(name, revision)
     with asking(name), disable_progress_bars():
         return weights_of(HfApi().get_safetensors_metadata(name, revision=revision))
 
@@ -104,19 +145,22 @@ def snapshot(name: str, revision: str | None) -> Path | None:
 
 def fetch(name: str, revision: str | None) -> Path:
     """The folder of the cache with all of a base's files; how much is fetched is said first."""
+    if name.startswith(SCOPE):
+        _say_and_check(name, missing_in_scope(name, revision, ALL))
+        return fetch_from_scope(name, revision, ALL)
     with asking(name):
         with disable_progress_bars():
             wanted = snapshot_download(name, revision=revision, allow_patterns=ALL, dry_run=True)
         size = sum(file.file_size or 0 for file in wanted if file.will_download)
-        _check_room(name, size)
-        if size:
-            logger.info("fetching %s (%s)", name, told(size))
+        _say_and_check(name, size)
         with nullcontext() if sys.stderr.isatty() else disable_progress_bars():
             return Path(snapshot_download(name, revision=revision, allow_patterns=ALL))
 
 
 def fetch_words(name: str, revision: str | None) -> Path:
     """The same without the weights: what its tokenizer needs."""
+    if name.startswith(SCOPE):
+        return fetch_from_scope(name, revision, WORDS)
     with asking(name), disable_progress_bars():
         return Path(snapshot_download(name, revision=revision, allow_patterns=WORDS))
 
@@ -150,19 +194,24 @@ def _refusal(name: str, where: str, reason: Exception) -> DlmError:
 
 
 def _config_in_cache(name: str, revision: str | None) -> Path | None:
+    if name.startswith(SCOPE):
+        folder = scope_folder(name, revision)
+        return folder if (folder / CONFIG).is_file() else None
     with asking(name, revision):
         known = try_to_load_from_cache(name, CONFIG, revision=revision)
     return Path(known).parent if isinstance(known, str) else None
 
 
-def _check_room(name: str, size: int) -> None:
-    """Refuse to begin what the disk cannot hold."""
+def _say_and_check(name: str, size: int) -> None:
+    """Say what is fetched, and refuse to begin what the disk cannot hold."""
     folder = next(each for each in (_cache(), *_cache().parents) if each.exists())
     free = shutil.disk_usage(folder).free
     if size > free:
         what = f"takes {told(size)} and {told(free)} are free"
         mend = "free some, or set HF_HOME to a folder on a larger disk"
         raise BaseError(what, where=name, mend=mend)
+    if size:
+        logger.info("fetching %s (%s)", name, told(size))
 
 
 def _cache() -> Path:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from dlm.plan.bases import Base, Role, Tower
-from dlm.plan.frames import ceil_div, encoder_frames
+from dlm.plan.frames import ceil_div
+from dlm.plan.listening import feature_bytes, frames_of, kept_bytes, working_bytes
 from dlm.plan.plan import Adapter, Bits, ModelPlan
-from dlm.plan.rows import RowSize, usual_samples
+from dlm.plan.rows import RowSize
 
 LEARNED_BYTES = 16  # a parameter that learns, its gradient and two moments, fp32
 BLOCK = 64  # weights of 4 bits that share a scale (bitsandbytes)
@@ -96,30 +97,31 @@ def trainable(model: ModelPlan) -> int:
 
 def _own(model: ModelPlan) -> int:
     """Those of the base itself that learn."""
-    base, adapter = model.base, model.adapter
-    sizes = base.sizes
-    if adapter.kind != "full":
-        return sizes.projector if adapter.trains("projector") else 0
+    adapter, sizes = model.adapter, model.base.sizes
     parts = {
         "encoder": sizes.encoder.parameters,  # with its positions, which stay as they are
         "projector": sizes.projector,
         "lm": sizes.lm.parameters + sizes.words,
     }
-    return sum(parts[role] for role in adapter.where)
+    top = adapter.top_layers * ceil_div(sizes.lm.parameters, sizes.lm.layers)
+    return top + sum(parts[role] for role in adapter.whole)
 
 
 def _added(model: ModelPlan) -> int:
     """Low-rank weights: `rank` rows and columns a layer; with DoRA each output's length too."""
     adapter = model.adapter
-    if not adapter.low_rank:
-        return 0
     length = adapter.kind == "dora"
     return sum(
-        tower.layers * (adapter.rank * (into + out) + length * out)
+        (tower.layers - _top(adapter, role)) * (adapter.rank * (into + out) + length * out)
         for role, tower in _towers(model.base)
-        if adapter.trains(role)
+        if role in adapter.low_rank
         for into, out in _adapted(tower, role, adapter)
     )
+
+
+def _top(adapter: Adapter, role: Role) -> int:
+    """How many last layers of a part learn as they are, in place of low-rank weights."""
+    return adapter.top_layers if role == "lm" else 0
 
 
 def weight_bytes(model: ModelPlan) -> int:
@@ -128,6 +130,9 @@ def weight_bytes(model: ModelPlan) -> int:
     frozen = (model.base.sizes.parameters - _own(model)) * each
     if model.base.kind == "stitched" and not model.adapter.trains("projector"):
         frozen += model.base.sizes.projector * (4 - each)  # it joins two models, in fp32
+    elsewhere = (model.encoder_device or model.device) != model.device
+    if elsewhere and not model.adapter.trains("encoder"):
+        frozen -= model.base.sizes.encoder.parameters * each
     bits, lm = model.adapter.bits, model.base.sizes.lm
     if bits is None:
         return frozen
@@ -147,47 +152,57 @@ def packed_bytes(count: int, rows: int, bits: Bits) -> int:
 def passing_bytes(model: ModelPlan, row: RowSize, rows: int) -> int:
     """What a batch leaves behind until its gradients are there."""
     base, sizes = model.base, model.base.sizes
-    frames = row.sound * base.strides.projector
-    heard = frames * sizes.encoder.width * 4
-    if model.adapter.trains("encoder"):
-        ear = 2 * base.strides.encoder * (base.bins + 2 * sizes.encoder.width) * 4
-        heard = frames * ear + _tower_bytes(model, "encoder", sizes.encoder, frames)
-    thought = _tower_bytes(model, "lm", sizes.lm, row.tokens)
-    spoken = row.labels * sizes.vocabulary * (_each(model) + 8)  # logits, logarithms, gradients
+    frames, learns = frames_of(base, row.sound), model.adapter.trains("encoder")
+    heard = 0 if learns else feature_bytes(base, frames)
+    if learns:
+        layers = 1 if model.checkpointing else sizes.encoder.layers
+        heard = kept_bytes(base, frames, layers=layers)
+        heard += _tower_bytes(model, "encoder", sizes.encoder, steps=frames, fed=frames)
+    thought = _tower_bytes(model, "lm", sizes.lm, steps=row.tokens, fed=row.labels)
+    compared = 12 * model.taught  # flattened logits, those of the others, gradients
+    spoken = row.labels * sizes.vocabulary * (_each(model) + 8 + compared)  # and of the words
     merged = row.tokens * sizes.lm.width * 4 * 4
-    once = _copies(model) + _unpacked(model) + _hearing(model)
+    hearing = 0 if learns else working_bytes(base, _each(model))
+    once = _copies(model) + _unpacked(model) + hearing
     return rows * (heard + merged + thought + spoken) + once
 
 
-def _tower_bytes(model: ModelPlan, role: Role, tower: Tower, steps: int) -> int:
+def _tower_bytes(model: ModelPlan, role: Role, tower: Tower, *, steps: int, fed: int) -> int:
     """All layers of a tower, and the gradients inside one of them.
 
+    The feed-forward part of the last sees `fed` steps (model/last.py), and learns before the rest.
     With checkpointing a layer keeps what goes into it, and is whole only while it learns; what
     bitsandbytes multiplies in 8 bits it keeps all the same.
     """
-    layer, gradients = _layer_bytes(model, role, tower), 2 * tower.inner * _each(model)
+    top, gradients = _top(model.adapter, role), 2 * tower.inner * _each(model)
+    upper = _layer_bytes(model, role, tower, whole=True) if top else 0
+    lower = _layer_bytes(model, role, tower, whole=role in model.adapter.whole)
     if model.device == "cpu" and model.weights == "bf16" and role == "lm" and steps <= MOST_SCORES:
-        layer += tower.heads * steps * 2  # the scores of attention (model/attention.py)
+        lower += tower.heads * steps * 2  # the scores of attention (model/attention.py)
     if not model.checkpointing:
-        return steps * (tower.layers * layer + gradients)
+        layers, last = top * upper + (tower.layers - top) * lower, upper if top else lower
+        bare = _layer_bytes(
+            model, role, replace(tower, inner=0), whole=bool(top) or role in model.adapter.whole
+        )
+        ending = steps * (layers - last + bare) + fed * (last - bare + gradients)
+        return max(ending, steps * (layers - last + gradients))
     stream = tower.width * (4 if model.weights == "fp32" else 2)
     stays = stream + (_inputs(model, tower) if model.adapter.bits == 8 and role == "lm" else 0)
-    return steps * (tower.layers * stays + layer + gradients)
+    return steps * (tower.layers * stays + max(upper, lower) + gradients)
 
 
-def _layer_bytes(model: ModelPlan, role: Role, tower: Tower) -> int:
+def _layer_bytes(model: ModelPlan, role: Role, tower: Tower, *, whole: bool) -> int:
     """What one layer keeps of one step.
 
     Its two norms keep what they are given, in fp32; attention its three inputs and its output; the
     feed-forward part what its activation multiplies; each layer that learns, its input.
     """
     each, adapter = _each(model), model.adapter
-    full = adapter.kind == "full" and adapter.trains(role)
-    norms = 8 * tower.width * (1 + full) + 16
-    attention = 4 * _query(tower) * (each + full) + 4 * tower.heads
+    norms = 8 * tower.width * (1 + whole) + 16
+    attention = 4 * _query(tower) * (each + whole) + 4 * tower.heads
     inner = (3 if role == "lm" else 1) * tower.inner * each
-    kept = _inputs(model, tower) if full or (adapter.bits == 8 and role == "lm") else 0
-    if adapter.low_rank and adapter.trains(role):
+    kept = _inputs(model, tower) if whole or (adapter.bits == 8 and role == "lm") else 0
+    if role in adapter.low_rank and not whole:
         kept += _low_rank_bytes(model, role, tower)
     return norms + attention + inner + kept
 
@@ -226,15 +241,6 @@ def _unpacked(model: ModelPlan) -> int:
     lm, adapter = model.base.sizes.lm, model.adapter
     largest = max(into * out for into, out in linear_layers(lm, "lm").values())
     return largest * (12 if adapter.kind == "dora" else _each(model) if adapter.bits else 0)
-
-
-def _hearing(model: ModelPlan) -> int:
-    """The frozen encoder at work on one window, layer by layer."""
-    base, tower = model.base, model.base.sizes.encoder
-    if model.adapter.trains("encoder"):
-        return 0
-    frames = encoder_frames(usual_samples(base), base.strides)
-    return frames * (6 * tower.width + 2 * tower.inner + frames) * _each(model)
 
 
 def linear_layers(tower: Tower, role: Role) -> dict[str, tuple[int, int]]:

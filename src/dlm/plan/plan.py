@@ -9,15 +9,17 @@
 Below the verbs nobody sees the whole Plan. How the numbers are chosen is in plan/draw.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dlm.plan.bases import Base, Role
 
 AdapterKind = Literal["lora", "dora", "projector", "full"]
+Learner = Literal["encoder", "projector", "lm", "lora"]
 Precision = Literal["bf16", "fp32"]
 Bits = Literal[4, 8]
 
+LEARNERS: tuple[Learner, ...] = ("encoder", "projector", "lm", "lora")
 LONG_ROW = "cut the clip with start= and end=, or raise training.sequence_len"
 
 
@@ -25,7 +27,8 @@ LONG_ROW = "cut the clip with start= and end=, or raise training.sequence_len"
 class Adapter:
     """What learns. `where` are roles; `targets` the linear layers LoRA sits on, None for all.
 
-    `bits` are those that the language model's linear layers are held in.
+    `bits` are those that the language model's linear layers are held in. Beside all that, the last
+    `top_layers` of the language model learn as they are, and the encoder does with `train_encoder`.
     """
 
     kind: AdapterKind
@@ -35,15 +38,32 @@ class Adapter:
     where: tuple[Role, ...]
     targets: tuple[str, ...] | None
     bits: Bits | None = None
+    top_layers: int = 0
+    train_encoder: bool = False
 
     @property
-    def low_rank(self) -> bool:
-        """Whether low-rank weights are added beside the base's own."""
-        return self.kind in ("lora", "dora")
+    def whole(self) -> tuple[Role, ...]:
+        """The parts whose own weights all learn."""
+        own = tuple(role for role in self.where if role not in self.low_rank)
+        return ("encoder", *own) if self.train_encoder and "encoder" not in own else own
+
+    @property
+    def low_rank(self) -> tuple[Role, ...]:
+        """The parts in which low-rank weights learn, beside the base's own."""
+        added = self.kind in ("lora", "dora")
+        return tuple(role for role in self.where if added and role != "projector")
+
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        """What learns, by the names of roles: parts with weights of their own that do, and lora."""
+        found: set[Learner] = {*self.whole}
+        found |= {"lm"} if self.top_layers else set()
+        found |= {"lora"} if self.low_rank else set()
+        return tuple(role for role in LEARNERS if role in found)
 
     def trains(self, role: Role) -> bool:
         """Whether anything in this part of the model changes."""
-        return role in self.where
+        return role in (*self.whole, *self.low_rank) or (role == "lm" and self.top_layers > 0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +71,9 @@ class ModelPlan:
     """What is loaded and where it runs; `weights` is the format the frozen part is held in.
 
     With `checkpointing` each layer is thought through again on the way back, not remembered.
-    `device_map` is how the layers are spread over several devices, None for one.
+    `device_map` is how the layers are spread over several devices, None for one; `encoder_device`
+    is where the encoder stays. What is `exact` is computed in fp32 whatever the precision. `taught`
+    when a teacher's words are compared with its own.
     """
 
     base: Base
@@ -62,6 +84,10 @@ class ModelPlan:
     seed: int
     checkpointing: bool = False
     device_map: Literal["auto"] | None = None
+    taught: bool = False
+    encoder_device: Literal["cpu"] | None = None
+    exact: tuple[Literal["projector", "lora"], ...] = ()
+    lora_init_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class BatchPlan:
     """How clips become rows and rows become steps.
 
     `heard` when the frozen encoder is cached; `between` when it hears new clips between the steps,
-    with all of the cores that it would share with them.
+    with all of the cores that it would share with them. `read` when a teacher reads along.
     """
 
     base: Base
@@ -81,11 +107,47 @@ class BatchPlan:
     heard: bool
     between: bool
     seed: int
+    read: bool = False
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How much of the loss the teacher makes up, and what of its answer is compared.
+
+    Answers are flattened by `temperature`; the token that ends a turn weighs `end_weight` times as
+    much as all of them besides; `top_k` of the teacher's words are kept.
+    """
+
+    weight: float
+    temperature: float
+    end_weight: float
+    top_k: int
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stretch of a run: which roles learn in it, and from clips that `clips` patterns choose.
+
+    `heard` while the encoder still is as it was before the run, so that what it hears is cached.
+    """
+
+    train: tuple[Learner, ...]
+    clips: tuple[str, ...]
+    heard: bool
+    steps: int
+    learning_rate: float
+    rates: dict[str, float]
+    warmup_steps: int
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How it learns. `rates` maps a role, or a pattern of parameter names, to its learning rate."""
+    """How it learns. `rates` maps a role, or a pattern of parameter names, to its learning rate.
+
+    `teacher` is None where nobody but the clips teaches. `train` are the roles that learn, all that
+    the adapter holds when empty. Of a run in `stages`, `steps` are those of all of them, and each
+    has rates of its own.
+    """
 
     steps: int
     learning_rate: float
@@ -100,6 +162,31 @@ class TrainingPlan:
     precision: Precision
     device: str
     seed: int
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    teacher: Teaching | None = None
+    listen_steps: int = 20
+    lora_max_gradient_norm: float | None = None
+    early_lr_factor: float = 1.0
+    early_lr_steps: int = 0
+    freeze_projector_steps: int = 0
+    train: tuple[Learner, ...] = ()
+    stages: tuple[StagePlan, ...] = ()
+
+    @property
+    def stretches(self) -> "tuple[TrainingPlan, ...]":
+        """Each stage as a plan of its own; without stages the whole run is one."""
+        return tuple(
+            replace(
+                self,
+                train=stage.train,
+                steps=stage.steps,
+                learning_rate=stage.learning_rate,
+                rates=stage.rates,
+                warmup_steps=stage.warmup_steps,
+                stages=(),
+            )
+            for stage in self.stages
+        ) or (self,)
 
 
 @dataclass(frozen=True)

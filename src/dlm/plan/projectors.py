@@ -12,14 +12,15 @@ heard of a frame, `heard`, is the number of its hidden states and their width, o
 shape is a kind by its name, or a mapping of `kind` and options, as a document writes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from dlm.document.frontmatter import describe
 from dlm.document.record import Record
+from dlm.document.stitching import Scale
 from dlm.errors import BaseError
 
 Heard = tuple[tuple[int, int], ...]
@@ -30,31 +31,17 @@ BARE_RATE = 1e-4  # SLAM-ASR: without a norm, more makes it diverge
 POOL_RATE = 1.5e-3  # system B
 
 
-def _scale(value: object) -> object:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    if value is None or value == "embeddings" or number:
-        return value
-    raise ValueError("must be 'embeddings' or a number above 0")
-
-
 class Shape(Record):
     """What every kind takes."""
 
     per_second: ClassVar[float]  # tokens, where the shape gives neither stride nor rate
     rate: ClassVar[float] = NORMED_RATE
 
-    stride: int | None = Field(default=None, ge=1, description="Encoder frames per group.")
-    tokens_per_second: float | None = Field(
-        default=None, gt=0, description="Tokens per second; the nearest whole stride is taken."
-    )
-    fp32: bool = Field(default=False, description="Compute in fp32 in any precision of training.")
-    scale: Annotated[float | Literal["embeddings"] | None, BeforeValidator(_scale)] = Field(
-        default=None,
-        description="RMS of its tokens at the start: a number, or that of the text embeddings.",
-    )
-    source: str | None = Field(
-        default=None, min_length=1, description="A base or version to take the weights from."
-    )
+    stride: int | None = Field(default=None, ge=1)
+    tokens_per_second: float | None = Field(default=None, gt=0)
+    fp32: bool = False
+    scale: Scale = None
+    source: str | None = None
 
     @field_validator("tokens_per_second")
     @classmethod
@@ -91,11 +78,11 @@ class Pool(Shape):
 
 
 class Mlp(Shape):
-    """Two linear layers; with the second at zero the model begins as if it heard silence."""
+    """Two linear layers, between them as wide as the language model; the second begins at zero."""
 
     per_second = 12.5
     kind: Literal["mlp"] = "mlp"
-    hidden: int | None = Field(default=None, ge=1, description="Inner width; the model's own.")
+    hidden: int | None = Field(default=None, ge=1)
 
     def own_parameters(self, width: int, *, stride: int, out: int) -> int:
         """Two linear layers without bias."""
@@ -104,16 +91,12 @@ class Mlp(Shape):
 
 
 class Stack(Shape):
-    """Ultravox; `hidden` is halved by SwiGLU, and as wide as the model there, with 8B."""
+    """Ultravox; `hidden` is before SwiGLU halves it, and as wide as the model, as there with 8B."""
 
     per_second = 6.25
     kind: Literal["stack"] = "stack"
-    hidden: int | None = Field(
-        default=None, ge=2, multiple_of=2, description="Inner width, SwiGLU's two halves together."
-    )
-    norm: Literal["middle", "end"] = Field(
-        default="middle", description="Place of the second norm: middle (v0.5 on) or end (v0.4)."
-    )
+    hidden: int | None = Field(default=None, ge=2, multiple_of=2)
+    norm: Literal["middle", "end"] = "middle"
 
     def own_parameters(self, width: int, *, stride: int, out: int) -> int:
         """Two norms and two linear layers without bias."""
@@ -127,9 +110,9 @@ class Concat(Shape):
 
     per_second = 10.0
     kind: Literal["concat"] = "concat"
-    hidden: int = Field(default=2048, ge=1, description="Inner width.")
-    activation: Literal["relu", "gelu"] = Field(default="relu", description="relu or gelu.")
-    norm: bool = Field(default=False, description="RMSNorm after the last layer.")
+    hidden: int = Field(default=2048, ge=1)
+    activation: Literal["relu", "gelu"] = "relu"
+    norm: bool = False
 
     @property
     def learning_rate(self) -> float:
@@ -147,7 +130,7 @@ class Conv(Shape):
     per_second = 10.0
     rate = BARE_RATE
     kind: Literal["conv"] = "conv"
-    hidden: int = Field(default=2048, ge=1, description="Inner width.")
+    hidden: int = Field(default=2048, ge=1)
 
     def own_parameters(self, width: int, *, stride: int, out: int) -> int:
         """A convolution and two linear layers."""
@@ -160,12 +143,10 @@ class Qformer(Shape):
 
     per_second = 10.0
     kind: Literal["qformer"] = "qformer"
-    queries: int = Field(default=3, ge=1, description="Tokens of each window of frames.")
-    layers: int = Field(default=2, ge=1, description="Layers of attention.")
-    hidden: int = Field(default=1024, ge=1, description="Width of the queries.")
-    heads: int = Field(
-        default=16, ge=1, validate_default=True, description="Heads of attention; divide hidden."
-    )
+    queries: int = Field(default=3, ge=1)
+    layers: int = Field(default=2, ge=1)
+    hidden: int = Field(default=1024, ge=1)
+    heads: int = Field(default=16, ge=1, validate_default=True)
 
     @field_validator("heads")
     @classmethod
@@ -203,20 +184,18 @@ KINDS: dict[str, type[Shape]] = {
 def projector_shape(written: Written) -> Shape:
     """The checked shape. Raises BaseError for a kind, an option or a value that cannot be."""
     options = {"kind": written} if isinstance(written, str) else dict(written)
-    name = options.get("kind")
-    if not isinstance(name, str) or name not in KINDS:
-        mend = f"known kinds are {', '.join(KINDS)}"
-        if name is None:
-            raise BaseError("a projector of no kind", where="projector", mend=mend)
-        raise BaseError(f"unknown kind '{name}'", where="projector", mend=_near(str(name), KINDS))
+    name = str(options.get("kind", ""))
+    if name not in KINDS:
+        what = f"unknown kind '{name}'" if name else "no kind is given"
+        raise BaseError(what, where="projector", mend=_near(name, KINDS))
     try:
         return KINDS[name].model_validate(options)
     except ValidationError as error:
         mistake = error.errors()[0]
         what, mend = describe(mistake)
         if mistake["type"] == "extra_forbidden":
-            unknown, known = str(mistake["loc"][-1]), KINDS[name].model_fields
-            what, mend = f"{name} takes no '{unknown}'", _near(unknown, known)
+            unknown, known = str(mistake["loc"][-1]), set(KINDS[name].model_fields) - {"kind"}
+            what, mend = f"{name} takes no '{unknown}'", _near(unknown, sorted(known))
         raise BaseError(what, where="projector", mend=mend) from error
 
 
@@ -244,7 +223,7 @@ def projector_learning_rate(shape: Written) -> float:
     return projector_shape(shape).learning_rate
 
 
-def _near(name: str, known: Mapping[str, object]) -> str:
+def _near(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
 

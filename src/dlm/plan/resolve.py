@@ -2,42 +2,37 @@
 
     sparrow                  a key of the catalogue
     hf:org/name[@revision]   a released model, or a base that `dlm export` wrote, on the hub
+    ms:org/name[@revision]   the same, on ModelScope
     ./folder                 the same, on this machine; the path is relative to the document
+    {encoder: ..., ...}      parts, which plan/stitch.py joins
 
 What lies on this machine tells its own sizes, so that a plan is true before anything is loaded.
 """
 
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
-from dlm.errors import BaseError
+from dlm.document.stitching import Stitching
 from dlm.plan.bases import FACTS, Base, read_facts
 from dlm.plan.catalogue import CATALOGUE
 from dlm.plan.derive import derive, licence_of, read_config, row_of
 from dlm.plan.hub import SCHEME, file_on_hub, settle, snapshot, weights_on_hub
+from dlm.plan.origin import find, is_stitched
+from dlm.plan.recipes import RECIPES
+from dlm.plan.scope import SCOPE
+from dlm.plan.stitch import stitched
 from dlm.plan.weights import fingerprint, read_weights
 
 
-def find(name: str) -> Base:
-    """The row called `name`. Raises BaseError with the nearest key when there is none."""
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    near = get_close_matches(name, CATALOGUE, n=1)
-    known = ", ".join(sorted(CATALOGUE))
-    mend = f"known bases: {known}, hf:org/name, or a local folder"
-    if near:
-        mend = f"did you mean {near[0]}?"
-    elif name.count("/") == 1 and name[0].isalnum():
-        mend = f"did you mean {SCHEME}{name}?"
-    raise BaseError(f"unknown base '{name}'", mend=mend)
-
-
-def resolve(name: str, folder: Path) -> Base:
+def resolve(name: str | Stitching, folder: Path) -> Base:
     """The facts of what `base_model` names; a folder is relative to `folder`."""
-    if name.startswith(SCHEME):
+    if isinstance(name, Stitching):
+        return stitched(name, folder)
+    if name.startswith((SCHEME, SCOPE)):
         repository, _, revision = name.removeprefix(SCHEME).partition("@")
         return _on_hub(repository, revision or None)
+    if name in RECIPES:
+        return replace(stitched(RECIPES[name], folder), key=name)
     if name in CATALOGUE:
         return _as_found(CATALOGUE[name])
     place = (folder / Path(name).expanduser()).absolute()
@@ -67,10 +62,11 @@ def _in_folder(place: Path) -> Base:
 def _on_hub(repository: str, asked: str | None) -> Base:
     folder = settle(repository, asked)
     revision, config = folder.name, read_config(folder)
-    if "model_type" not in config and "encoders" in config:
+    if is_stitched(config):
         facts = read_facts(file_on_hub(repository, revision, FACTS).parent)
         return replace(facts, source=repository, revision=revision)
-    row = row_of(config, f"{SCHEME}{repository}", repository)
+    named = repository if repository.startswith(SCOPE) else f"{SCHEME}{repository}"
+    row = row_of(config, named, repository)
     complete = snapshot(repository, revision)
     weights = read_weights(complete) if complete else weights_on_hub(repository, revision)
     return replace(

@@ -1,6 +1,6 @@
 """What a run says while it goes: the one stream that the store, the command line and tests read.
 
-    Started  (Step | Skipped | Checked | Saved)*  Finished
+    Started  (Staged | Step | Skipped | Listened | Checked | Saved)*  Finished
 
 The trainer yields these and owns no files; `Saved` carries a function that writes the state into
 the folder it is given.
@@ -9,6 +9,7 @@ the folder it is given.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 DEAF_GAP = 0.1  # nats per token; a model that hears loses several times as much
 
@@ -24,8 +25,22 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Staged:
+    """A stage begins, or goes on: `stage` of `stages`; `train` are the roles that learn in it."""
+
+    step: int
+    stage: int
+    stages: int
+    steps: int  # of this stage
+    train: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Step:
-    """One optimiser step. `loss` is per label token; `seconds` is what the step took."""
+    """One optimiser step. `loss` is the cross entropy per label token; `seconds` is what it took.
+
+    `teacher` is the divergence from the teacher's answer, per token of it; None without one.
+    """
 
     step: int
     loss: float
@@ -35,6 +50,29 @@ class Step:
     tokens: int  # label tokens
     audio_seconds: float
     seconds: float
+    teacher: float | None = None
+    stage: int = 1
+    norms: dict[str, float] = field(default_factory=dict)  # of the gradient, by role
+    changes: dict[str, float] = field(default_factory=dict)  # of weights by role, in their length
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where a number first was not finite, and in which clips.
+
+    `tensor` is the weight that is at it, where one is; `given` when the clip's sound was not finite
+    to begin with.
+    """
+
+    module: str
+    direction: Literal["forward", "backward"]
+    clips: tuple[str, ...]
+    tensor: str = ""
+    given: bool = False
+
+    def __str__(self) -> str:
+        by = f" by {self.tensor}" if self.tensor else ""
+        return f"first in {self.module} ({self.direction}){by}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +82,22 @@ class Skipped:
     step: int
     reason: str
     clips: tuple[str, ...]  # their places
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class Listened:
+    """Whether the model listens so far: its loss per token, and that with another clip's sound."""
+
+    step: int
+    loss: float
+    shuffled: float
+    clips: int
+
+    @property
+    def gap(self) -> float:
+        """The listening gap, in nats per token: near zero the model ignores the sound."""
+        return self.shuffled - self.loss
 
 
 @dataclass(frozen=True)
@@ -83,4 +137,4 @@ class Finished:
     reason: str = "done"  # or "stopped"
 
 
-Event = Started | Step | Skipped | Checked | Saved | Finished
+Event = Started | Staged | Step | Skipped | Listened | Checked | Saved | Finished

@@ -12,11 +12,13 @@ from dlm.plan.plan import TrainingPlan
 
 FLOOR = 0.1  # where cosine and linear end, as a share of the peak
 ROLES = ("encoder", "projector", "lm", "lora")
+OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
-def optimiser(model: Model, plan: TrainingPlan) -> torch.optim.AdamW:
-    """AdamW with groups by role, or by the pattern that sets their rate; vectors do not decay.
+def optimiser(model: Model, plan: TrainingPlan) -> torch.optim.Adam:
+    """Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019), as the plan says.
 
+    Groups are by role, or by the pattern that sets their rate; vectors do not decay.
     Raises PlanError for a rate that no learning parameter answers to.
     """
     groups: dict[tuple[str, float, float], list[torch.nn.Parameter]] = {}
@@ -34,13 +36,14 @@ def optimiser(model: Model, plan: TrainingPlan) -> torch.optim.AdamW:
             f"training.rates names {', '.join(sorted(unused))}, and nothing that learns matches",
             mend=f"use a part that learns: {', '.join(sorted(roles))}",
         )
-    return torch.optim.AdamW(
+    made: torch.optim.Adam = OPTIMISERS[plan.optimizer](
         [
             {"params": members, "lr": rate, "peak": rate, "name": name, "weight_decay": decay}
             for (name, rate, decay), members in groups.items()
         ],
         fused=True,  # in place, without a copy of what learns
     )
+    return made
 
 
 def set_rates(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> dict[str, float]:
@@ -52,7 +55,12 @@ def set_rates(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -
 
 
 def rate_factor(plan: TrainingPlan, step: int) -> float:
-    """Linear warm-up to 1, then the schedule down to FLOOR at the last step."""
+    """Linear warm-up to 1, then the schedule down to FLOOR at the last step; less while early."""
+    early = plan.early_lr_factor if step < plan.early_lr_steps else 1.0
+    return early * _scheduled(plan, step)
+
+
+def _scheduled(plan: TrainingPlan, step: int) -> float:
     if step < plan.warmup_steps:
         return (step + 1) / plan.warmup_steps
     done = (step - plan.warmup_steps) / max(plan.steps - plan.warmup_steps, 1)

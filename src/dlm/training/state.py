@@ -8,6 +8,7 @@ Random numbers and the place in the data need no file: both are functions of the
 """
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,17 +16,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dlm.errors import TrainingError
-from dlm.model.adapters import learning
-from dlm.model.face import Model
+
+Slots = dict[str, torch.nn.Parameter]  # what learns, by name
 
 
-def write_state(model: Model, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
+@dataclass(frozen=True)
+class State:
+    """The steps done, and the moments of what was learning then, as they are on disk."""
+
+    step: int = 0
+    moments: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def write_state(slots: Slots, optimizer: torch.optim.Optimizer, step: int, folder: Path) -> None:
     """Write the state after `step` steps into `folder`."""
-    learned = learning(model)
-    weights = {name: each.detach().cpu().contiguous() for name, each in learned.items()}
+    weights = {name: each.detach().cpu().contiguous() for name, each in slots.items()}
     moments = {
         f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, each in learned.items()
+        for name, each in slots.items()
         for key, value in optimizer.state.get(each, {}).items()
     }
     save_file(weights, folder / "weights.safetensors")
@@ -33,8 +41,8 @@ def write_state(model: Model, optimizer: torch.optim.Optimizer, step: int, folde
     (folder / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
 
 
-def read_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    """Put a state back and return the steps done. Raises TrainingError when it does not fit."""
+def read_state(slots: Slots, folder: Path) -> State:
+    """Put the weights of a state back. Raises TrainingError when it does not fit."""
     try:
         step = int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["step"])
         weights = load_file(folder / "weights.safetensors")
@@ -44,7 +52,6 @@ def read_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path) -> 
         raise TrainingError(
             f"state unreadable ({reason})", where=str(folder), mend=mend
         ) from reason
-    slots = learning(model)
     shapes = {name: each.shape for name, each in slots.items()}
     known = {key.rpartition("/")[0] for key in moments} <= shapes.keys()
     if not known or {name: each.shape for name, each in weights.items()} != shapes:
@@ -52,7 +59,11 @@ def read_state(model: Model, optimizer: torch.optim.Optimizer, folder: Path) -> 
     with torch.no_grad():
         for name, slot in slots.items():
             slot.copy_(weights[name])
-    for key, value in moments.items():
+    return State(step, moments)
+
+
+def place_moments(slots: Slots, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Give the optimiser the moments of a state."""
+    for key, value in state.moments.items():
         name, _, moment = key.rpartition("/")
         optimizer.state[slots[name]][moment] = value.to(slots[name].device)
-    return step

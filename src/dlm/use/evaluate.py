@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dlm.batches.collate import Batch, Padding, collate
 from dlm.clips.clip import Clip, Part, Sound
-from dlm.clips.sources import SourceReport
+from dlm.clips.haul import SourceReport
 from dlm.training.loss import listening_gap, mean_loss
+from dlm.use.manual import RowLoss
 from dlm.use.metrics import NORMALISER, Errors, Scored, character_errors, score, word_errors
 from dlm.use.ready import Ready, answer_all
 
@@ -26,6 +27,7 @@ class Report:
     scores: dict[str, float]  # loss, shuffled_loss, gap, wer, cer
     sources: tuple[SourceReport, ...] = ()  # that the clips come from, if not from a document
     normaliser: str = NORMALISER
+    row: RowLoss | None = None  # one clip, token by token, where that was asked for
 
 
 def evaluate(using: Ready, clips: list[Clip], *, progress: Progress | None = None) -> Report:

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 
 from dlm.errors import TrainingError
-from dlm.model.face import Features
+from dlm.model.face import Features, Model
 from dlm.model.load import load_version
 from dlm.model.quantize import unpack
 from dlm.model.stitched import Stitched, load_stitched, save_stitched
@@ -56,6 +56,20 @@ def write_base(model: Stitched, version: Version, folder: Path) -> None:
     write_manifest(folder, base, version, target="stitched", architecture="Stitched")
 
 
+def write_stitched(model: Model, folder: Path) -> None:
+    """Write a base just stitched into the empty `folder`."""
+    save_stitched(cast(Stitched, model), folder)
+    (folder / "README.md").write_text(
+        f"""# {model.base.key}
+
+A base stitched by `dlm stitch`: nobody has taught it to hear yet. Licence: {model.base.license}.
+
+Name this folder in a document, as `base_model: PATH/OF/THIS/FOLDER`, and `dlm train` it.
+""",
+        encoding="utf-8",
+    )
+
+
 def merge(model: Stitched) -> None:
     """Fold LoRA into the layers it sits on."""
     from peft.tuners.lora import LoraLayer  # which loads bitsandbytes, wherever it is
@@ -77,8 +91,9 @@ def _probe(model: Stitched) -> torch.Tensor:
     chance = torch.Generator().manual_seed(0)
     strides = model.base.strides
     frames = torch.tensor([strides.rate // strides.hop])
-    mel = torch.randn(1, model.base.bins, int(frames), generator=chance)
-    heard: Features = model.eval().hear(mel, frames)
+    channels = 1 if model.base.ear == "wave" else model.base.bins
+    sound = torch.randn(1, channels, int(frames), generator=chance)
+    heard: Features = model.eval().hear(sound, frames)
     audio = model.project(heard)
     text = model.embed(torch.arange(8)[None])
     embedded = torch.cat([text, audio[None], text], dim=1)

@@ -16,6 +16,7 @@ from dlm.errors import StoreError
 from dlm.files import hash_tree
 from dlm.plan.bases import Base
 from dlm.plan.frames import tokens
+from dlm.plan.scope import SCOPE
 from dlm.store.facts import Version, to_json
 
 MANIFEST = "snapshot_manifest.json"
@@ -67,7 +68,8 @@ def write_manifest(
 
 def on_hub(base: Base) -> bool:
     """Whether the base's weights have a name on the hub."""
-    return base.kind == "native" and not Path(base.source).is_absolute()
+    elsewhere = base.source.startswith(SCOPE) or Path(base.source).is_absolute()
+    return base.kind == "native" and not elsewhere
 
 
 def differences(folder: Path) -> tuple[int, tuple[str, ...]]:

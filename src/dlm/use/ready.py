@@ -32,11 +32,21 @@ class Ready:
         return sum(window.tokens for window in self.ear(sound))
 
 
-def ready(base: Base, version: Path | None, *, device: str, asked: Training) -> Ready:
-    """Load a base with a version on it, or the bare base when `version` is None."""
+def ready(
+    base: Base, version: Path | None, *, device: str, asked: Training, once: bool = False
+) -> Ready:
+    """Load a base with a version on it, or the bare base when `version` is None.
+
+    With `once` the encoder hears each sound a single time, and what it heard is remembered.
+    """
     model = load_version(base, version, device=device)
     taken_in = asked.audio
-    ear = Ear(base, auto_resample=taken_in.auto_resample, most_windows=taken_in.most_windows)
+    ear = Ear(
+        base,
+        auto_resample=taken_in.auto_resample,
+        most_windows=taken_in.most_windows,
+        hear=model.hear_one if once else None,
+    )
     return Ready(model, chat_of(model.tokenizer, base), ear, asked.eval_batch_size)
 
 

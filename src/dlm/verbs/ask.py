@@ -11,7 +11,7 @@ from dlm.verbs.say import Bare, Device, DocumentPath, Progress, Say, VersionName
 
 if TYPE_CHECKING:
     from dlm.clips.clip import Clip
-    from dlm.clips.sources import SourceReport
+    from dlm.clips.haul import SourceReport
     from dlm.document.document import Document
     from dlm.document.settings import Training
     from dlm.plan.bases import Base
@@ -45,10 +45,17 @@ def prompt(
     audio: Annotated[tuple[Path, ...], Say("A recording; say it again for each of several.")] = (),
     max_tokens: Annotated[int, Say("The longest answer, in tokens.")] = 256,
     temperature: Annotated[
-        float, Say("0 takes the likeliest word, more is livelier.", ("--temperature", "--temp"))
+        float,
+        Say(
+            "0 takes the likeliest word, 1 draws words by their shares, more is livelier.",
+            ("--temperature", "--temp"),
+        ),
     ] = 0.0,
-    top_p: Annotated[float, Say("Choose among the likeliest words up to this share.")] = 1.0,
-    seed: Annotated[int, Say("The seed of a lively answer.")] = 0,
+    top_p: Annotated[float, Say("Draw from the likeliest words up to this share.")] = 1.0,
+    top_k: Annotated[
+        int | None, Say("Draw from so many of the likeliest words; from all when not said.")
+    ] = None,
+    seed: Annotated[int, Say("The seed of what is drawn.")] = 0,
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
@@ -65,10 +72,12 @@ def prompt(
     _there(audio)
     if not question or not question.strip():
         raise UsageError("empty query", mend="pass a question, or pipe one on stdin")
-    _sensible(max_tokens, temperature, top_p, seed)
+    _sensible(max_tokens, temperature, top_p)
+    within("--top-k", top_k, least=1)
+    within("--seed", seed, least=0)
     opened = _opened(path, version, bare=bare, device=device)
     heard = [Sound(each) for each in audio]
-    _require(heard, opened)
+    require_sound(heard, opened)
     _together(heard, opened)
 
     from dlm.model.generate import Decoding
@@ -77,7 +86,7 @@ def prompt(
 
     system = opened.document.settings.system_prompt
     turns = turns_of(question, list(audio), opened.base, system)
-    how = Decoding(max_tokens, temperature, top_p, seed)
+    how = Decoding(max_tokens, temperature, top_p, top_k, seed)
     using = ready(opened.base, opened.version, device=opened.device, asked=opened.asked)
     yield from ask(using, turns, how)
 
@@ -101,7 +110,7 @@ def transcribe(
         raise UsageError(what, mend=LANGUAGE_MEND)
     files = [file for recording in recordings for file in _files(recording)]
     opened = _opened(path, version, bare=bare, device=device)
-    _require([Sound(each) for each in files], opened, whole=True)
+    require_sound([Sound(each) for each in files], opened, whole=True)
 
     from dlm.use.ready import ready
     from dlm.use.transcribe import transcribe as heard
@@ -115,7 +124,11 @@ def transcribe(
 def evaluate(
     path: DocumentPath,
     *,
-    data: Annotated[Path | None, Say("Other clips: a folder, or a .jsonl file.")] = None,
+    data: Annotated[Path | None, Say("Other clips: a folder, or a file that lists them.")] = None,
+    manual_loss: Annotated[
+        str | None,
+        Say("Tell the loss of each token of one clip: its place or recording.", value="CLIP"),
+    ] = None,
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
@@ -123,13 +136,18 @@ def evaluate(
 ) -> "Report":
     """Count the words it gets wrong on clips it did not learn from."""
     opened = _opened(path, version, bare=bare, device=device)
-    clips, sources = _clips(opened, data)
-    _require([sound for clip in clips for sound in clip.sounds], opened)
+    clips, sources = _clips(opened, data, one=manual_loss)
+    require_sound([sound for clip in clips for sound in clip.sounds], opened)
 
+    from dlm.use.evaluate import Report
     from dlm.use.evaluate import evaluate as scored
+    from dlm.use.manual import manual_loss as by_hand
     from dlm.use.ready import ready
 
     using = ready(opened.base, opened.version, device=opened.device, asked=opened.asked)
+    if manual_loss:
+        row = by_hand(using, clips[0])
+        return Report(1, None, None, (), {"loss": row.trained}, sources, row=row)
     return replace(scored(using, clips, progress=progress), sources=sources)
 
 
@@ -159,7 +177,7 @@ def _there(recordings: Iterable[Path]) -> None:
             continue  # it is told when the recording is opened
 
 
-def _sensible(max_tokens: int, temperature: float, top_p: float, seed: int) -> None:
+def _sensible(max_tokens: int, temperature: float, top_p: float) -> None:
     """Refuse a way of answering that cannot be."""
     if max_tokens < 1:
         raise UsageError(f"--max-tokens is {max_tokens}", mend="1 is the least")
@@ -167,10 +185,9 @@ def _sensible(max_tokens: int, temperature: float, top_p: float, seed: int) -> N
         raise UsageError(f"--temperature is {temperature:g}", mend="0 is the least")
     if not 0 < top_p <= 1:
         raise UsageError(f"--top-p is {top_p:g}", mend="choose a share above 0, at most 1")
-    within("--seed", seed, least=0)
 
 
-def _require(sounds: "Iterable[Sound]", opened: Opened, *, whole: bool = False) -> None:
+def require_sound(sounds: "Iterable[Sound]", opened: Opened, *, whole: bool = False) -> None:
     """Refuse what cannot be heard, before the model is loaded; a `whole` sound has any length."""
     from dlm.clips.audio import listen, rate_refusal, resampler
     from dlm.clips.remarks import long_remark
@@ -215,8 +232,14 @@ def _files(recording: Path) -> list[Path]:
     return found
 
 
-def _clips(opened: Opened, data: Path | None) -> "tuple[list[Clip], tuple[SourceReport, ...]]":
-    """The held-out clips of the document, or all those of a source and what it left out."""
+def _clips(
+    opened: Opened, data: Path | None, *, one: str | None = None
+) -> "tuple[list[Clip], tuple[SourceReport, ...]]":
+    """The held-out clips of the document, or all those of a source and what it left out.
+
+    Or, of all of them, the `one` that is named.
+    """
+    from dlm.clips.chosen import chosen
     from dlm.clips.sources import gather, gather_source
     from dlm.clips.split import split
     from dlm.document.override import overridden
@@ -225,11 +248,12 @@ def _clips(opened: Opened, data: Path | None) -> "tuple[list[Clip], tuple[Source
     asked = opened.asked
     if data is None:
         gathered = gather(opened.document)
-        clips = list(split(gathered.clips, asked.held_out, seed=asked.seed)[1])
+        held_out = split(gathered.clips, asked.held_out, seed=asked.seed)[1]
+        clips = list(gathered.clips if one else held_out)
         mend = "set training.held_out, or give clips with --data FOLDER"
     else:
         if not data.exists():
-            raise UsageError(f"clips not found: {data}", mend="name a folder or a .jsonl file")
+            raise UsageError(f"clips not found: {data}", mend="name a folder or a list of clips")
         document = overridden(opened.document, {"training.sources_policy": "permissive"})
         gathered = gather_source(document, Source(path=str(data.absolute())))
         clips = list(gathered.clips)
@@ -237,6 +261,9 @@ def _clips(opened: Opened, data: Path | None) -> "tuple[list[Clip], tuple[Source
     fatal = [problem for problem in gathered.problems if problem.fatal]
     if fatal:
         raise ClipError(fatal[0].what, where=fatal[0].where, mend=fatal[0].mend)
+    if one:
+        clips = list(chosen(clips, [one]))[:1]
+        mend = "name a clip's place, such as my.dlm:12, or its recording"
     if not clips:
         where = str(data or opened.document.path)
         raise ClipError("no clips to evaluate on", where=where, mend=mend)

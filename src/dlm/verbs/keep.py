@@ -9,8 +9,9 @@ from dlm.errors import StoreError
 from dlm.verbs.say import DocumentPath, Say, VersionName, within
 
 if TYPE_CHECKING:
-    from dlm.clips.sources import SourceReport
+    from dlm.clips.haul import SourceReport
     from dlm.document.document import Document
+    from dlm.model.tensors import Inspection
     from dlm.plan.bases import Base
     from dlm.plan.fits import Fit
     from dlm.plan.hardware import Machine
@@ -55,6 +56,7 @@ class Health:
     plan: "tuple[Line, ...]"
     complaint: str | None  # why there is no plan
     fits: "tuple[Fit, ...]" = ()  # on the card one thinks of
+    weights: "Inspection | None" = None  # of the base one asks about
 
 
 def show(path: DocumentPath) -> Shown:
@@ -143,6 +145,10 @@ def doctor(
     path: Annotated[Path | None, Say("To see what its plan needs of it.", value="DOCUMENT")] = None,
     *,
     gpu: Annotated[int | None, Say("As if a card of so many GiB were here.", value="GIB")] = None,
+    weights: Annotated[
+        str | None,
+        Say("Read every number of a base, or of the one a document names.", value="BASE|DOCUMENT"),
+    ] = None,
 ) -> Health:
     """Look at this machine, and at what a document needs of it."""
     import soundfile
@@ -172,7 +178,20 @@ def doctor(
         plan=found.lines if found else (),
         complaint=str(checked.fatal[0]) if checked and checked.fatal else None,
         fits=fits((checked.base,) if checked else CATALOGUE.values(), machine) if gpu else (),
+        weights=_inspected(weights) if weights else None,
     )
+
+
+def _inspected(name: str) -> "Inspection":
+    """What lies in the files of a base, named as in a document or by one."""
+    from dlm.plan.resolve import resolve
+    from dlm.verbs.prepare import opened
+
+    base = opened(Path(name))[1] if name.endswith(".dlm") else resolve(name, Path())
+
+    from dlm.model.tensors import inspect
+
+    return inspect(base)
 
 
 def _resampler() -> str:

@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +21,7 @@ if TYPE_CHECKING:
     from dlm.store.record import Run
     from dlm.store.versions import Store
     from dlm.training.events import Event
-    from dlm.use.ready import Ready
     from dlm.verbs.prepare import Prepared
-
-GAP_CLIPS = 32  # clips the listening gap is measured on when none are held out
 
 
 def init(
@@ -69,9 +65,9 @@ def _base_for(name: str, path: Path, *, audio: bool) -> tuple[str, str]:
     from dlm.plan.resolve import resolve
 
     try:
-        facts = resolve(name, Path())
+        facts = CATALOGUE.get(name) or resolve(name, Path())
     except BaseError as error:
-        if not audio or name.startswith("hf:"):  # where much else may be wrong
+        if not audio or name.startswith(("hf:", "ms:")):  # where much else may be wrong
             raise
         what = f"--audio requires an audio-language base: {error.what}"
         raise UsageError(what, mend=f"pick --base {DEFAULT} or drop --audio") from error
@@ -117,6 +113,7 @@ def train(
     seed: Annotated[int | None, Say("Another seed than the document's.")] = None,
     resume: Annotated[bool, Say("Go on with the run that was cut short.")] = False,
     fresh: Annotated[bool, Say("Give that run up and start over.")] = False,
+    trace_nan: Annotated[bool, Say("Stop at the first number that is not finite.")] = False,
     device: Device = None,
     overrides: Overrides = None,
     stop: Callable[[], bool] = lambda: False,
@@ -127,6 +124,7 @@ def train(
     from dlm.plan.plan import Wishes
     from dlm.store.versions import open_store
     from dlm.training.events import Finished
+    from dlm.verbs.lesson import Asked, teach
     from dlm.verbs.prepare import prepare
 
     if resume and fresh:
@@ -143,71 +141,10 @@ def train(
     with store.lock():
         run = _unfinished(store, facts, path, resume=resume, fresh=fresh)
         yield _with_word_of(run, checked) if resume else checked
-        for event in _learn(checked, store, facts, run=run, stop=stop):
+        for event in teach(checked, store, facts, run=run, asked=Asked(stop, trace_nan)):
             yield event
             if isinstance(event, Finished) and event.reason == "done":
                 yield run.version if run and run.version else store.versions()[-1]
-
-
-def _learn(
-    checked: "Prepared",
-    store: "Store",
-    facts: "RunFacts",
-    *,
-    run: "Run | None",
-    stop: Callable[[], bool],
-) -> "Iterator[Event]":
-    """Load, pack, fit, record; a run that is over is only reported."""
-    from dlm.store.record import record
-
-    if run and run.version:
-        yield from record(iter(()), store, facts=facts, run=run)
-        return
-
-    from dlm.batches.bucket import pack
-    from dlm.batches.forms import chat_of
-    from dlm.features.ear import Ear
-    from dlm.model.load import load, tokenizer_of
-    from dlm.training.fit import Hooks, fit
-    from dlm.use.ready import Ready
-
-    plan, base = checked.insist(), checked.base
-    chat = chat_of(tokenizer_of(base), base)
-    for clip in checked.held_out:
-        chat.row(clip)  # what is wrong with one is told now, not at the end of the run
-    batches = pack(list(checked.learn), plan.batches, chat, lambda sound: ear(sound))
-    for sound in {sound.path for clip in checked.learn for sound in clip.sounds}:
-        store.add_blob(sound)
-    model = load(plan.model)
-    ear = Ear(
-        base,
-        auto_resample=plan.batches.auto_resample,
-        most_windows=plan.batches.most_windows,
-        hear=model.hear_one if plan.batches.heard else None,
-        folder=store.layout.features,
-    )
-    using = Ready(model, chat, ear, plan.together)
-    hooks = Hooks(
-        finish=partial(_finish, using, plan),
-        check=partial(_score, using, checked.held_out or checked.learn[:GAP_CLIPS]),
-        resume=run.state if run and run.step is not None else None,
-        stop=stop,
-    )
-    yield from record(fit(model, batches, plan.training, hooks), store, facts=facts, run=run)
-
-
-def _score(using: "Ready", clips: "tuple[Clip, ...]") -> tuple[dict[str, float], int]:
-    """What the trainer asks at the end: how well held-out clips are heard."""
-    from dlm.use.evaluate import evaluate
-
-    return evaluate(using, list(clips)).scores, len(clips)
-
-
-def _finish(using: "Ready", plan: "Plan", folder: Path) -> None:
-    """Write the version."""
-    from dlm.model.adapters import save_adapter
-
-    save_adapter(using.model, plan.model.adapter, folder)
 
 
 def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
@@ -227,7 +164,7 @@ def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
         plan={
             "model": {**asdict(plan.model), "base": base},
             "batches": {**asdict(plan.batches), "base": plan.batches.base.key},
-            "training": {**asdict(plan.training), "save_steps": None},
+            "training": {**asdict(plan.training), "save_steps": None, "listen_steps": None},
         },
         seed=plan.model.seed,
         base=plan.model.base.key,
@@ -248,7 +185,7 @@ def _data_sha256(clips: "tuple[Clip, ...]", known: dict[Path, str]) -> str:
             if isinstance(part, Sound):
                 if part.path not in known:
                     known[part.path] = digest(part)
-                part = f"{known[part.path]} {part.start} {part.end}"
+                part = f"{known[part.path]} {part.start} {part.end} {part.said or ''}"
             data.update(f"{len(part)} {part}".encode())
     return data.hexdigest()
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm.clips.audit import Audit, audit
+from dlm.clips.chosen import chosen
 from dlm.clips.clip import Clip, Problem
-from dlm.clips.sources import SourceReport, gather
+from dlm.clips.haul import SourceReport
+from dlm.clips.sources import gather
 from dlm.clips.split import split
+from dlm.clips.spoken import with_transcripts, without_transcript
 from dlm.document.document import Document
 from dlm.document.override import overridden
 from dlm.document.parse import read
@@ -21,6 +24,7 @@ from dlm.plan.hardware import Machine, survey
 from dlm.plan.plan import LONG_ROW, Line, Plan, Wishes
 from dlm.plan.resolve import resolve
 from dlm.plan.rows import row_of
+from dlm.plan.stages import in_stages
 from dlm.store.facts import Version
 from dlm.store.layout import home
 from dlm.store.versions import open_store
@@ -80,6 +84,8 @@ def prepare(
     asked = document.settings.training
     learn, held_out = split(gathered.clips, asked.held_out, seed=asked.seed)
     learn = learn[: asked.train_count]
+    if asked.teacher.weight:
+        learn = with_transcripts(learn, gathered.clips)
     machine = machine or survey(home())
     plan, problems = _plan(document, base, heard, learn, machine=machine, wishes=wishes)
     if plan and overrides:
@@ -119,6 +125,8 @@ def learned(path: Path, name: str | None, *, otherwise: str = "") -> tuple[Docum
 
 def _rows(base: Base, asked: Training, clips: tuple[Clip, ...], heard: Audit) -> Iterator[Problem]:
     """Clips that no row can be made of, as far as that is known without a tokenizer."""
+    if asked.teacher.weight:
+        yield from without_transcript(clips)
     lasting = {facts.place: facts.lasting for facts in heard.facts}
     most = asked.audio.most_windows
     for clip in clips:
@@ -146,9 +154,12 @@ def _plan(
     wishes: Wishes | None,
 ) -> tuple[Plan | None, tuple[Problem, ...]]:
     where, lasting = str(document.path), {each.place: each.lasting for each in heard.facts}
-    row = row_of(base, document.settings.training.sequence_len, clips, lasting)
+    asked = document.settings.training
+    row = row_of(base, asked.sequence_len, clips, lasting)
     try:
         plan = draw_up(document, base, len(clips), machine, wishes=wishes, row=row)
+        counts = [len(chosen(clips, stage.clips)) for stage in asked.stages]
+        plan = in_stages(plan, asked, counts, wishes or Wishes())
         check_disk(plan, audio_bytes(heard), machine)
     except PlanError as error:
         return None, (Problem(where, error.what, error.mend or "", True),)

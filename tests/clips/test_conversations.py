@@ -1,0 +1,148 @@
+"""Conversations in a list: turns from every form, and each bad one told with its line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dlm.clips.clip import Sound, Turn
+from dlm.clips.sources import Gathered, gather
+from tests.clips.sounds import document, save
+
+HEAD = "training:\n  sources:\n    - path: data/talk.json\n"
+ASKED = {"from": "user", "value": "<audio>a.wav</audio> What is it?"}
+SAID = {"from": "assistant", "value": "A bell."}
+
+
+def talk(*turns: object) -> dict[str, object]:
+    return {"conversations": list(turns)}
+
+
+def given(folder: Path, content: object, *, head: str = HEAD) -> Gathered:
+    """What a document gives whose one source is this file; text is written as it is."""
+    path = folder / "data/talk.json"
+    for name in ("a.wav", "b.wav"):
+        save(folder / "data" / name)
+    text = content if isinstance(content, str) else json.dumps(content, indent=1)
+    path.write_text(text, encoding="utf-8")
+    return gather(document(folder, head=head))
+
+
+def told(found: Gathered) -> list[str]:
+    return [str(problem) for problem in found.problems]
+
+
+def test_a_conversation_is_a_clip(tmp_path: Path) -> None:
+    again = {"from": "user", "value": "Compare <audio>a.wav</audio> <audio>b.wav</audio>"}
+    rows = [talk(ASKED, SAID, again, {"from": "gpt", "value": " Two bells.\n"}) | {"id": 3}]
+    found = given(tmp_path, rows)
+    a, b = (Sound(tmp_path / "data" / name) for name in ("a.wav", "b.wav"))
+    (clip,) = found.clips
+    assert clip.turns == (
+        Turn("user", (a, " What is it?")),
+        Turn("assistant", ("A bell.",)),
+        Turn("user", ("Compare ", a, b)),
+        Turn("assistant", ("Two bells.",)),
+    )
+    assert (clip.task, clip.place, found.problems) == ("answer", "data/talk.json:2", ())
+    assert clip.sounds[0].name == "a.wav" and found.sources[0].audio_count == 1
+
+
+def test_recordings_named_beside_the_turns(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "<audio>First.\n<audio> Second?"}
+    turns = [user, {"role": "assistant", "content": "Yes."}]
+    two = {"messages": turns, "audios": ["a.wav", "b.wav"], "language": "fr"}
+    one = talk({"from": "human", "value": "<audio>\nWhat?"}, SAID) | {"audio": "a.wav"}
+    first, second = given(tmp_path, [two, one]).clips
+    assert [sound.name for sound in first.sounds] == ["a.wav", "b.wav"]
+    assert first.turns[0].parts[1] == "First.\n" and first.language == "fr"
+    assert [sound.name for sound in second.sounds] == ["a.wav"]
+
+
+def test_the_document_tells_the_system_where_a_row_does_not(tmp_path: Path) -> None:
+    own = {"from": "system", "value": "Be long."}
+    found = given(tmp_path, [talk(ASKED, SAID), talk(own, ASKED, SAID)], head=SYSTEM + HEAD)
+    assert [clip.turns[0].text for clip in found.clips] == ["Be brief.", "Be long."]
+    assert [len(clip.turns) for clip in found.clips] == [3, 3]
+
+
+SYSTEM = "system_prompt: Be brief.\n"
+
+
+def test_flat_rows_in_an_array(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "text": "Ding."}, {"audio": "b.wav", "text": "Dong.", "prompt": "?"}]
+    found = given(tmp_path, rows)
+    assert [clip.target for clip in found.clips] == ["Ding.", "Dong."]
+    assert found.clips[0].task == "transcribe" and found.clips[1].turns[0].parts[1] == "?"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+def test_any_line_ends_and_lines_without_an_array(mark: str, line: str, tmp_path: Path) -> None:
+    rows = [json.dumps(talk(ASKED, SAID)), json.dumps(talk(ASKED, SAID), indent=2)]
+    text = mark + line.join(rows).replace("\n", line) + line
+    found = given(tmp_path, text)
+    assert [clip.place for clip in found.clips] == ["data/talk.json:1", "data/talk.json:2"]
+
+
+def user(value: object) -> dict[str, object]:
+    return talk({"from": "user", "value": value}, SAID)
+
+
+BAD = [
+    (user("What is it?"), "nothing is heard in it: no <audio> tag"),
+    (user("<audio></audio> What?"), "the tag <audio></audio> names no file"),
+    (user("<audio> What?"), "the tag <audio> names no file"),
+    (user("<audio>a.wav<audio>b.wav</audio>"), "the tag <audio> names no file"),
+    (user("a.wav</audio> What?"), "the tag </audio> names no file"),
+    (user("<audio>a.wav</audio>") | {"audios": ["b.wav"]}, "b.wav has no <audio> tag"),
+    (user(" "), "turn 1 says nothing"),
+    (user(7), "value is not text"),
+    (talk(SAID), "the conversation begins with no turn of a user"),
+    (talk(), "the conversation begins with no turn of a user"),
+    (talk(ASKED), "does not end with words of the assistant"),
+    (talk(ASKED, {"from": "assistant", "value": ASKED["value"]}), "turn 2 holds sound"),
+    (talk(ASKED, {"from": "bot", "value": "Hm."}), "turn 2 is nobody's"),
+    (talk(ASKED, "Hm."), "turn 2 is nobody's"),
+    ({"conversations": "Hm."}, "conversations is not a list"),
+    ({"audio": "a.wav", "text": "x", "prompt": "<audio>b.wav</audio>"}, "prompt holds an <audio>"),
+    ({"audio": "a.wav", "text": "<audio>a.wav</audio> x"}, "text holds an <audio> tag"),
+    ({"text": "x"}, "no audio"),
+    (["a.wav", "x"], "not an object"),
+]
+
+
+@pytest.mark.parametrize(("row", "what"), BAD, ids=range(len(BAD)))
+def test_a_bad_row_is_told_with_its_line(row: object, what: str, tmp_path: Path) -> None:
+    text = (
+        f"[{json.dumps(talk(ASKED, SAID))},\n{json.dumps(row)},\n{json.dumps(talk(ASKED, SAID))}]"
+    )
+    found = given(tmp_path, text)
+    assert [clip.place for clip in found.clips] == ["data/talk.json:1", "data/talk.json:3"]
+    (line,) = told(found)
+    assert line.startswith("data/talk.json:2: ") and what in line and "; " in line
+    assert found.problems[0].fatal
+
+
+@pytest.mark.parametrize(
+    "end", ["", ",", "] []", " {}]", ",\n{'a': 1}]", ",\n" + "[" * 100_000], ids=range(6)
+)
+def test_what_is_broken_ends_an_array(end: str, tmp_path: Path) -> None:
+    found = given(tmp_path, f"[{json.dumps(talk(ASKED, SAID))}{end}")
+    assert len(found.clips) == 1
+    (line,) = told(found)
+    assert "not JSON (" in line and line.startswith(f"data/talk.json:{1 + end.count(chr(10))}: ")
+
+
+@pytest.mark.parametrize("text", ["", "[]", " [ ]\n"])
+def test_an_empty_list(text: str, tmp_path: Path) -> None:
+    first, nothing = told(given(tmp_path, text))
+    assert "no clips in data/talk.json" in first and "gives nothing to learn" in nothing
+
+
+def test_strict_keeps_every_sound_inside(tmp_path: Path) -> None:
+    row = talk({"from": "user", "value": "<audio>a.wav</audio><audio>../../b.wav</audio>"}, SAID)
+    strict = HEAD + "  sources_policy: strict\n"
+    (line,) = told(given(tmp_path, [row], head=strict))
+    assert line.startswith("data/talk.json:2: ../../b.wav lies outside the document's folder")
+    assert len(given(tmp_path, [row]).clips) == 1

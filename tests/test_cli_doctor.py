@@ -1,0 +1,45 @@
+"""`dlm doctor --weights`: a base's tensors by format, and each fault in a line."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.command import dlm
+from tests.tiny import make_tiny, write_document
+
+WEIGHTS = "model.safetensors"
+
+
+def test_a_base_that_is_whole(home: Path) -> None:
+    done = dlm("doctor", "--weights", "sparrow")
+    assert done.code == 0 and not done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("sparrow:")]
+    assert "every number of" in line and "finite" in line
+    told = json.loads(dlm("doctor", "--weights", "sparrow", "--json").out)["weights"]
+    assert {each["part"] for each in told["formats"]} == {"encoder", "projector", "lm"}
+    size = sum(each["size_bytes"] for each in told["formats"])
+    assert 5e6 < size < 10e6 and told["faults"] == []
+
+
+def test_a_planted_infinity_is_named_by_file_and_tensor(tmp_path: Path) -> None:
+    base = make_tiny(tmp_path / "tiny")
+    tensors = load_file(base / WEIGHTS)
+    tensors["lm.model.norm.weight"][0] = torch.inf
+    save_file(tensors, base / WEIGHTS, metadata={"format": "pt"})
+    document = write_document(tmp_path, base=base)
+    for name in (base, document):
+        done = dlm("doctor", "--weights", name)
+        assert done.code == 1
+        (line,) = done.err.splitlines()
+        where = f"{base / WEIGHTS}: lm.model.norm.weight holds 1 inf and 0 NaN among 32 numbers"
+        assert line == where
+    assert dlm("doctor", "--weights", base, "--json").code == 1
+    assert dlm("doctor").code == 0, "the weights of nothing are asked for"
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    dlm("doctor", "--weights", "sparow").refused("unknown base 'sparow'", "did you mean sparrow")
+    dlm("doctor", "--weights", tmp_path / "my.dlm").refused("my.dlm")
+    dlm("doctor", "--weights", "voxtral-mini-3b").refused("not on this machine", "hf download")

@@ -1,0 +1,150 @@
+"""Where a number first was not finite: by module, by tensor, by clip, forward and back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlm.clips.clip import Clip
+from dlm.errors import TrainingError
+from dlm.features.ear import Ear
+from dlm.model.adapters import learning
+from dlm.training.events import Fault, Skipped, Step
+from tests.command import dlm
+from tests.tiny import Lesson, lesson, make_tiny, tiny_base, tiny_plan, tones, write_document
+
+UP = "lm.model.layers.0.mlp.up_proj"
+DOWN = "lm.model.layers.0.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    return tones(tmp_path_factory.mktemp("clips"), 4)
+
+
+def skipped(taught: Lesson) -> Skipped:
+    found = [event for event in taught.events() if isinstance(event, Skipped)]
+    return found[0]
+
+
+def plan(folder: Path, **asked: object):
+    return tiny_plan(folder, 4, steps=2, **{"adapter": "projector", **asked})
+
+
+def deafened(clips: list[Clip], broken: int, heard: object):
+    """An ear that hears no numbers in one clip."""
+    ear = Ear(tiny_base(), auto_resample=False, hear=heard)
+
+    def listen(sound):
+        windows = ear(sound)
+        if sound != clips[broken].sounds[0]:
+            return windows
+        return tuple(replace(w, values=torch.full_like(w.values, torch.nan)) for w in windows)
+
+    return listen
+
+
+@pytest.mark.parametrize(
+    ("asked", "module"), [({"adapter": "projector"}, "projector"), ({"adapter": "full"}, "encoder")]
+)
+def test_a_planted_nan_clip_is_named(
+    folder: Path, clips: list[Clip], asked: dict, module: str
+) -> None:
+    drawn = plan(folder, **asked)
+    hear = lesson(drawn, clips).model.hear_one if drawn.batches.heard else None
+    event = skipped(lesson(drawn, clips, listen=deafened(clips, 2, hear)))
+    assert event.clips == event.fault.clips == ("2.wav",)
+    assert event.fault.module.startswith(module)
+    assert (event.fault.direction, event.fault.tensor, event.fault.given) == ("forward", "", True)
+
+
+def test_a_planted_huge_weight_is_named(folder: Path, clips: list[Clip]) -> None:
+    """Every number of it is finite, and none of what it makes."""
+    taught = lesson(plan(folder), clips)
+    with torch.no_grad():
+        taught.model.get_submodule(UP).weight[3] = 3e38
+    fault = skipped(taught).fault
+    assert (fault.module, fault.direction, fault.tensor) == (UP, "forward", f"{UP}.weight")
+    assert set(fault.clips) == {f"{n}.wav" for n in range(4)} and not fault.given
+
+
+class Breaks(torch.autograd.Function):
+    """As it is on the way forward; nothing on the way back from one row."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, above: torch.Tensor) -> torch.Tensor:
+        return above * torch.where(above.abs().sum((1, 2), keepdim=True) > 0, torch.inf, 1.0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_gradient_is_followed_back_to_where_it_broke(
+    folder: Path, clips: list[Clip], again: bool
+) -> None:
+    taught = lesson(plan(folder, gradient_checkpointing=again), clips)
+    inner = taught.model.get_submodule("lm.model.layers.0.self_attn.o_proj")
+    inner.register_forward_hook(lambda module, given, said: Breaks.apply(said))
+    event = skipped(taught)
+    assert event.reason == "the gradient is not finite"
+    assert event.fault.module == "lm.model.layers.0.self_attn.o_proj"
+    assert event.fault.direction == "backward"
+    assert len(event.clips) == 1, "row by row, the first that breaks"
+
+
+def test_a_gradient_that_only_a_weight_keeps_is_named_by_it(
+    folder: Path, clips: list[Clip]
+) -> None:
+    taught = lesson(plan(folder), clips)
+    taught.model.projector.enter.weight.register_hook(lambda grad: grad / 0.0)
+    fault = skipped(taught).fault
+    assert fault.tensor == "projector.enter.weight"
+    assert (fault.module, fault.direction) == ("projector.enter", "backward")
+
+
+def test_looking_for_it_changes_nothing(folder: Path, clips: list[Clip]) -> None:
+    """A run that skips a step goes on as if nobody had looked: without hooks, to the same bits."""
+    drawn = tiny_plan(folder, 4, steps=4, micro_batch_size=1, grad_accum=2, adapter="full")
+    runs = [lesson(drawn, clips, listen=deafened(clips, 1, None)) for _ in range(2)]
+    events = [[event for event in run.events()] for run in runs]
+    assert any(isinstance(event, Skipped) for event in events[0])
+    assert not any(module._forward_hooks for module in runs[0].model.modules())
+    assert not any(module._backward_hooks for module in runs[0].model.modules())
+    one, other = learning(runs[0].model), learning(runs[1].model)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_tracing_ends_the_run_at_the_first_of_them(folder: Path, clips: list[Clip]) -> None:
+    taught = lesson(plan(folder), clips, listen=deafened(clips, 2, None))
+    seen = []
+    with pytest.raises(TrainingError) as told:
+        for event in taught.events(trace_nan=True):
+            seen.append(event)
+    assert isinstance(seen[-1], Skipped) and not any(isinstance(each, Step) for each in seen)
+    said = str(told.value)
+    assert said.startswith("2.wav: step 1: the loss is not finite, first in ")
+    assert "(forward)" in said and "\n" not in said
+
+
+def test_a_fault_says_itself() -> None:
+    fault = Fault("lm.mlp", "backward", ("a.wav",), "lm.mlp.weight")
+    assert str(fault) == "first in lm.mlp (backward) by lm.mlp.weight"
+
+
+def test_the_command_traces(folder: Path, tmp_path: Path) -> None:
+    document = write_document(tmp_path, base=folder, training="  held_out: 0\n", clips=3)
+    wild = ("--set", "training.learning_rate=1e30", "--set", "training.max_grad_norm=1e30")
+    done = dlm("train", document, "--steps", 5, "--trace-nan", *wild)
+    assert done.code == 1
+    last = done.err.splitlines()[-1]
+    assert "is not finite, first in " in last and "step " in last and "my.dlm:" in last
+    assert "Traceback" not in done.err
+    assert dlm("train", document, "--fresh", "--steps", 1, "--trace-nan").code == 0
