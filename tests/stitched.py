@@ -112,7 +112,12 @@ def recipe(encoder: str = "whisper", projector: str = "stack", lm: str = "qwen3"
 
 
 def write_stitched(
-    folder: Path, base: dict[str, Any], *, clips: int = 4, seconds: float = 0.7, **training: object
+    folder: Path,
+    base: dict[str, Any] | str,
+    *,
+    clips: int = 4,
+    seconds: float = 0.7,
+    **training: object,
 ) -> Path:
     """A document with `clips` tones whose base is stitched from `base`."""
     fences = []
@@ -126,6 +131,7 @@ def write_stitched(
         "base_model": base,
         "training": {"precision": "fp32", "held_out": 0, **training},
     }
+    folder.mkdir(exist_ok=True)
     path = folder / "my.dlm"
     path.write_text(f"---\n{yaml.safe_dump(front)}---\n\n" + "\n".join(fences), encoding="utf-8")
     return path

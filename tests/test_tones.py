@@ -27,7 +27,8 @@ def test_it_listens_and_a_shuffled_twin_does_not(tmp_path: Path) -> None:
     dlm.tones(tmp_path / "tones", count=60)
 
     first, gap = taught(tmp_path / "tones.dlm")
-    print(f"\nweek one: loss {first[0]:.3f} to {first[-1]:.3f} in {len(first)} steps, gap {gap:.3f}")
+    told = f"loss {first[0]:.3f} to {first[-1]:.3f} in {len(first)} steps, gap {gap:.3f}"
+    print(f"\nweek one: {told}")
     assert len(first) == 50
     assert abs(first[0] - math.log(VOCABULARY)) < 0.3
     assert first[-1] < first[0] - 0.5

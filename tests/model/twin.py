@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from dlm.batches.forms import chat_of
 from dlm.batches.collate import Batch, Padding, collate
+from dlm.batches.forms import chat_of
 from dlm.clips.clip import Clip, Turn
 from dlm.features.ear import Ear
 from dlm.model.face import Model

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from dlm.document.stitching import Stitching, name_or_parts
-from dlm.errors import BaseError
+from dlm.errors import BaseError, MissingExtra
 from dlm.model.load import load_base
 from dlm.plan.bases import Base
 from dlm.plan.catalogue import CATALOGUE
@@ -28,6 +29,7 @@ from dlm.plan.frames import tokens
 from dlm.plan.recipes import RECIPES
 from dlm.plan.resolve import resolve
 from dlm.plan.stitch import stitched
+from dlm.use.manifest import on_hub
 from tests.batches.test_words import deaf_tokenizer
 from tests.command import dlm
 from tests.hub import COMMIT, Hub, Repository, serve
@@ -342,13 +344,17 @@ def test_a_document_in_parts_is_taught_and_used(
 def test_parts_from_the_hub_and_from_modelscope(tmp_path: Path) -> None:
     language_model(tmp_path / "lm")
     make_tiny(tmp_path / "whole")
+    plain = shutil.copytree(tmp_path / "lm", tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink()
     form = {"encoder": "sparrow", "projector": "stack"}
     with serve() as hub:
         hub.repositories["me/LM"] = Repository(tmp_path / "lm")
         hub.repositories["me/whole"] = Repository(tmp_path / "whole")
+        hub.repositories["me/plain"] = Repository(plain)
         hub.repositories["me/gated"] = Repository(tmp_path / "lm", gated=True)
         asked = [{**form, "lm": f"{place}:me/LM"} for place in ("hf", "ms")]
         wrong = [{**form, "lm": f"ms:me/{name}"} for name in ("none", "gated", "LM@v9")]
+        wrong += [{**form, "lm": f"{place}:me/plain"} for place in ("hf", "ms")]
         found = resolved(hub, tmp_path / "cache", *asked, "ms:me/whole", *wrong)
         places = {"me/LM": COMMIT, "ms:me/LM": "master"}
         for line, (source, revision) in zip(found[:2], places.items(), strict=True):
@@ -365,9 +371,29 @@ def test_parts_from_the_hub_and_from_modelscope(tmp_path: Path) -> None:
         assert found[3].startswith(f"ms:me/none: {missing}")
         assert found[4].startswith("ms:me/gated: is given only to those who may read it; set MOD")
         assert found[5].startswith(f"ms:me/LM@v9: {missing}")
+        for place, line in zip(("hf", "ms"), found[6:], strict=True):
+            assert line.startswith(f"{place}:me/plain: has no chat template; set base_model.chat")
         hub.asked.clear()
         assert resolved(hub, tmp_path / "cache", asked[1])[0] == found[1]
         assert not [line for line in hub.asked if "/repo?" in line or line.endswith("/repo")]
+
+
+def test_modelscope_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    with pytest.raises(
+        MissingExtra, match=r"modelscope-hub is not.*pip install 'dlm\[modelscope\]'"
+    ):
+        resolve("ms:me/ear", Path())
+    assert not on_hub(replace(CATALOGUE["qwen2-audio-7b"], source="ms:Qwen/Qwen2-Audio-7B"))
+
+
+def test_a_recipe_is_written_without_asking_for_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dlm("init", "my.dlm", "--base", "nanochat-omni-d6").code == 0
+    assert "adapter: full" in Path("my.dlm").read_text()
+    dlm("check", "my.dlm").refused("hf:openai/whisper-base: is not in ", "hf download")
 
 
 def resolved(hub: Hub, cache: Path, *asked: object) -> list[str]:

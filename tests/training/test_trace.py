@@ -15,7 +15,6 @@ from tests.command import dlm
 from tests.tiny import Lesson, lesson, make_tiny, tiny_base, tiny_plan, tones, write_document
 
 UP = "lm.model.layers.0.mlp.up_proj"
-DOWN = "lm.model.layers.0.mlp.down_proj"
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +63,15 @@ def test_a_planted_nan_clip_is_named(
     assert (event.fault.direction, event.fault.tensor, event.fault.given) == ("forward", "", True)
 
 
-def test_a_planted_huge_weight_is_named(folder: Path, clips: list[Clip]) -> None:
-    """Every number of it is finite, and none of what it makes."""
-    taught = lesson(plan(folder), clips)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("planted", [3e38, torch.inf, torch.nan])
+def test_a_planted_weight_is_named(
+    folder: Path, clips: list[Clip], planted: float, precision: str
+) -> None:
+    """Of the first one every number is finite, and none of what it makes."""
+    taught = lesson(plan(folder, precision=precision), clips)
     with torch.no_grad():
-        taught.model.get_submodule(UP).weight[3] = 3e38
+        taught.model.get_submodule(UP).weight[3] = planted
     fault = skipped(taught).fault
     assert (fault.module, fault.direction, fault.tensor) == (UP, "forward", f"{UP}.weight")
     assert set(fault.clips) == {f"{n}.wav" for n in range(4)} and not fault.given

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -49,7 +50,8 @@ def scale_low_rank(model: Model, factor: float) -> None:
 
 def recompute(model: Model) -> None:
     """Think each layer through again for its gradients instead of remembering it."""
-    for part in model.children():
+    several = (part for part in model.children() if isinstance(part, nn.ModuleList))
+    for part in (*model.children(), *chain.from_iterable(several)):
         if isinstance(part, PreTrainedModel):
             part.activation_checkpointing_enable({"use_reentrant": False})
 

@@ -140,7 +140,8 @@ def read_stitched(folder: Path) -> dict[str, torch.Tensor]:
     except (OSError, SafetensorError) as reason:
         told = " ".join(str(reason).split())
         mend = "copy or make the folder again"
-        raise BaseError(f"cannot be read ({told})", where=str(folder / WEIGHTS), mend=mend) from reason
+        where = str(folder / WEIGHTS)
+        raise BaseError(f"cannot be read ({told})", where=where, mend=mend) from reason
 
 
 def place_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], where: str) -> None:

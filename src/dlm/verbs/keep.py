@@ -62,13 +62,14 @@ class Health:
 def show(path: DocumentPath) -> Shown:
     """Tell what a document holds and what was learned from it."""
     from dlm.clips.sources import gather
+    from dlm.document.parse import read
     from dlm.store.versions import open_store
     from dlm.verbs.prepare import opened
 
-    document, base = opened(path)
-    gathered = gather(document)
-    store = open_store(document.settings.dlm_id)
+    store = open_store(read(path).settings.dlm_id)
     current = store.current()
+    document, base = opened(path, current.overrides if current else None)
+    gathered = gather(document)
     return Shown(
         document=document,
         base=base,
