@@ -37,7 +37,7 @@ def test_every_field_of_a_part_is_read() -> None:
   encoder:
     - {source: hf:openai/whisper-base@abc, pad: 30s}
     - {from_scratch: {model_type: wavlm, hidden_size: 32}, layer: weighted_sum}
-  projector: {kind: stack, tokens_per_second: 12.5, hidden: 512, scale: embeddings, fp32: true}
+  projector: {kind: stack, tokens_per_second: 12.5, hidden: 512, scale: embeddings}
   lm: {from_scratch: {model_type: nanochat}, tokenizer: bytes}
   prompt: "What is this?"
   before: "<sound>"
@@ -46,7 +46,7 @@ def test_every_field_of_a_part_is_read() -> None:
     )
     assert [each.layer for each in found.encoders] == ["last", "weighted_sum"]
     assert found.encoders[1].from_scratch == {"model_type": "wavlm", "hidden_size": 32}
-    assert (found.projector.scale, found.projector.fp32) == ("embeddings", True)
+    assert found.projector.scale == "embeddings"
     assert (found.lm.tokenizer, found.prompt, found.after) == ("bytes", "What is this?", "")
     layers = written("\n  encoder: {source: a, layer: 4}\n  projector: {kind: mlp, scale: 0.4}\n"
                      "  lm: b")  # fmt: skip

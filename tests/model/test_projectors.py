@@ -246,19 +246,6 @@ def test_the_same_seed_makes_the_same_projector(kind: str) -> None:
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-@each_kind
-@torch.no_grad()
-def test_an_exact_projector_heeds_no_autocast(kind: str) -> None:
-    features = heard_features(width=2 * WIDTH)
-    for fp32 in (True, False):
-        projector = moved(make(kind, heard=((2, WIDTH),), fp32=fp32))
-        plain = projector(features)
-        with torch.autocast("cpu", torch.bfloat16):
-            cast = projector(features)
-        assert torch.equal(plain, cast) is fp32
-        torch.testing.assert_close(cast.float(), plain, rtol=0.1, atol=0.1)
-
-
 @pytest.mark.parametrize(
     "shape", [{"kind": "concat", "norm": True}, {"kind": "stack", "norm": "end"}]
 )

@@ -23,7 +23,7 @@ SHAPES = [
     {"kind": "concat", "hidden": 12, "norm": True, "activation": "gelu", "scale": 0.4},
     {"kind": "conv", "hidden": 12},
     {"kind": "qformer", "hidden": 8, "heads": 2},
-    {"kind": "qformer", "hidden": 8, "heads": 4, "layers": 1, "queries": 5, "fp32": True},
+    {"kind": "qformer", "hidden": 8, "heads": 4, "layers": 1, "queries": 5},
 ]
 
 
@@ -100,7 +100,7 @@ def test_what_is_normed_learns_faster(shape: dict | str, rate: float) -> None:
         ({"kind": "mlp", "hiden": 4}, "mlp takes no 'hiden'; did you mean 'hidden'?"),
         (
             {"kind": "pool", "hidden": 4},
-            "pool takes no 'hidden'; known are fp32, scale, source, stride, tok",
+            "pool takes no 'hidden'; known are scale, source, stride, tok",
         ),
         ({"kind": "mlp", "hidden": 0}, "hidden is 0; it must be greater than or equal to 1"),
         ({"kind": "mlp", "hidden": 2.5}, "hidden is 2.5; it must be a whole number"),
@@ -119,7 +119,6 @@ def test_what_is_normed_learns_faster(shape: dict | str, rate: float) -> None:
         ({"kind": "pool", "scale": 0}, "scale is 0; it must be 'embeddings' or a number above 0"),
         ({"kind": "pool", "scale": "loud"}, "scale is 'loud'; it must be 'embeddings' or"),
         ({"kind": "pool", "scale": True}, "scale is true; it must be 'embeddings' or"),
-        ({"kind": "pool", "fp32": 1}, "fp32 is 1; it must be true or false"),
     ],
     ids=str,
 )

@@ -278,6 +278,12 @@ def test_the_projector_of_a_version(tmp_path: Path) -> None:
     model = load_base(parts(projector=saved))
     for name, each in model.projector.state_dict().items():
         assert torch.equal(each, tensors[f"projector.{name}"])
+    before = parts(projector=saved).revision
+    moved = {**saved, "source": str(shutil.copytree(tmp_path / "v0001", tmp_path / "kept"))}
+    assert parts(projector=moved).revision == before
+    tensors["projector.enter.weight"] += 1
+    save_file(tensors, tmp_path / "kept/adapter_model.safetensors")
+    assert parts(projector=moved).revision not in (before, parts(projector=MLP).revision)
     told = refusal(projector={**saved, "hidden": 16})
     assert "v0001: its projector has 9,728 numbers, and one between frames 256 wide and" in told
 

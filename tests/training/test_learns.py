@@ -21,6 +21,8 @@ from tests.tiny import Lesson, lesson
 
 
 def taught(folder: Path, *, base: dict | None = None, **training: object) -> Lesson:
+    if training.get("adapter") != "projector":
+        training = {"lora": {"where": ["lm", "projector"]}, **training}
     checked = prepare(write_stitched(folder, base or recipe(), clips=3, **training))
     return lesson(checked.insist(), list(checked.learn))
 
@@ -35,6 +37,11 @@ def test_loading_freezes_what_the_plan_says(tmp_path: Path) -> None:
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(learning(run.model))
     assert {name.split(".")[0] for name in moved} == {"projector"}
+
+
+def test_a_new_projector_is_not_left_random(tmp_path: Path) -> None:
+    with pytest.raises(ClipError, match=r"projector is new.*set training.lora.where: \[lm, proj"):
+        taught(tmp_path, adapter="lora", lora={"where": ["lm"]})
 
 
 @pytest.mark.parametrize("lm", LMS)
@@ -72,7 +79,7 @@ def test_the_encoder_learns_as_it_is(tmp_path: Path) -> None:
     assert {name for name in names if name.startswith("encoder.")} == {
         name for name in own if not name.endswith("embed_positions.weight")
     }
-    assert {name.split(".")[0] for name in names} == {"encoder", "lm"}
+    assert {name.split(".")[0] for name in names} == {"encoder", "projector", "lm"}
     assert not run.plan.batches.heard
 
 
@@ -99,6 +106,7 @@ def test_memory_counts_what_learns(tmp_path: Path, asked: dict) -> None:
 def test_a_version_holds_them(tmp_path: Path, precision: str) -> None:
     """What is scored at the end of training is what the version says when it is loaded."""
     asked = {"adapter": "lora", "top_layers": 1, "train_encoder": True, "precision": precision}
+    asked |= {"lora": {"where": ["lm", "projector"]}}
     path = write_stitched(tmp_path, recipe(), clips=3, learning_rate=3e-3, **asked)
     path.write_text(path.read_text().replace("held_out: 0", "held_out: 1"))
     found = list(dlm.train(path, steps=4))
@@ -111,7 +119,8 @@ def test_a_version_holds_them(tmp_path: Path, precision: str) -> None:
 
 
 def test_packed_weights_learn_on_a_recipe(tmp_path: Path) -> None:
-    path = write_stitched(tmp_path, recipe(), clips=3, adapter="qlora", learning_rate=1e-2)
+    asked = {"adapter": "qlora", "lora": {"where": ["lm", "projector"]}, "learning_rate": 1e-2}
+    path = write_stitched(tmp_path, recipe(), clips=3, **asked)
     losses = [each.loss for each in dlm.train(path, steps=8) if isinstance(each, Step)]
     assert losses[-1] < losses[0] - 0.2
 

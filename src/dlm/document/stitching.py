@@ -102,9 +102,6 @@ class Projector(Record):
         default=None,
         description="RMS of its tokens at the start: a number, or embeddings for the model's own.",
     )
-    fp32: bool | None = Field(
-        default=None, description="Compute in fp32 in any precision of training."
-    )
     activation: Literal["relu", "gelu"] | None = Field(
         default=None, description="Of concat: relu or gelu."
     )

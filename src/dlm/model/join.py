@@ -3,6 +3,8 @@
     source of a part    sparrow, or another stitched base    its tensors of that part
                         a released model                     as transformers loads it
                         ""                                   random, the same each time
+
+A projector may be a saved one, too: that of a base, or of a version that learned it.
 """
 
 from pathlib import Path

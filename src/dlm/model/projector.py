@@ -8,7 +8,6 @@ plan/projectors.py.
 """
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ class Projector(nn.Module, ABC):
     ) -> None:
         super().__init__()
         self.heard, self.stride, self.out = heard, strides.projector, out
-        self.fp32, self.scale = shape.fp32, shape.scale
+        self.scale = shape.scale
         self.width = sum(width for _, width in heard)
         several = {str(at): layers for at, (layers, _) in enumerate(heard) if layers > 1}
         self.weighing = nn.ParameterDict(
@@ -48,11 +47,9 @@ class Projector(nn.Module, ABC):
         `features` are (sounds, frames, hidden states x width of each encoder, side by side).
         """
         values = features.values
-        exact = torch.autocast(values.device.type, enabled=False) if self.fp32 else nullcontext()
-        with exact:
-            joined = self._joined(values.float() if self.fp32 else values)
-            tokens = self.read(*self._groups(joined, features.frames.to(values.device)))
-            return tokens if self.factor is None else tokens * self.factor
+        groups = self._groups(self._joined(values), features.frames.to(values.device))
+        tokens = self.read(*groups)
+        return tokens if self.factor is None else tokens * self.factor
 
     @abstractmethod
     def read(self, groups: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

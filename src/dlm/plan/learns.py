@@ -42,6 +42,9 @@ def adapter_of(asked: Training, base: Base) -> Adapter:
     if adapter.learners == ("projector",) and asked.stability.freeze_projector_steps:
         what = "nothing would learn while the projector waits: it learns alone"
         raise PlanError(what, mend="take training.stability.freeze_projector_steps out")
+    if base.recipe and not base.recipe.projector.get("source") and "projector" not in where:
+        what = "the projector is new, and would stay as random as it is"
+        raise PlanError(what, mend="set training.lora.where: [lm, projector]")
     return adapter
 
 

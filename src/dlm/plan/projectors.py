@@ -39,7 +39,6 @@ class Shape(Record):
 
     stride: int | None = Field(default=None, ge=1)
     tokens_per_second: float | None = Field(default=None, gt=0)
-    fp32: bool = False
     scale: Scale = None
     source: str | None = None
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from dlm.document.stitching import Projector
 from dlm.errors import BaseError
+from dlm.files import sha256_file
 from dlm.plan.catalogue import CATALOGUE
 from dlm.plan.hearing import hearing_of
 from dlm.plan.hub import EMBEDDED
@@ -21,6 +22,7 @@ from dlm.plan.projectors import Heard, projector_parameters, projector_shape, pr
 from dlm.plan.weights import CONFIG, damaged
 
 PREFIX = "projector."
+TENSORS = "*.safetensors"
 FRESH = "take source out for a fresh one, or name another"
 
 
@@ -42,10 +44,11 @@ class Widths:
         return f"frames {width} wide and a language model {self.out} wide"
 
 
-def shape_of(given: Projector, widths: Widths, folder: Path) -> dict[str, Any]:
+def shape_of(given: Projector, widths: Widths, folder: Path) -> tuple[dict[str, Any], str]:
     """The kind of the projector that is asked for and its options, checked; its source among them.
 
-    Raises BaseError where a saved one does not fit between the parts.
+    With it, which weights these are: "" for fresh ones. Raises BaseError where saved ones do not
+    fit between the parts.
     """
     options = {
         name: value
@@ -57,11 +60,13 @@ def shape_of(given: Projector, widths: Widths, folder: Path) -> dict[str, Any]:
         source = options.pop("kind")
     if source is None:
         projector_shape(options)
-        return options
+        return options, ""
     place = (folder / Path(source).expanduser()).absolute()
     if place.is_dir() and not (place / CONFIG).is_file():
-        return {**_of_version(options, place, widths), "source": str(place)}
-    return _of_base(options, origin_of(source, folder), widths)
+        _check_version(options, place, widths)
+        return {**options, "source": str(place)}, _hash(place)
+    origin = origin_of(source, folder)
+    return _of_base(options, origin, widths), origin.revision
 
 
 def _of_base(options: dict[str, Any], origin: Origin, widths: Widths) -> dict[str, Any]:
@@ -84,7 +89,8 @@ def _of_base(options: dict[str, Any], origin: Origin, widths: Widths) -> dict[st
     return {**shape, "source": origin.source if local else f"{origin.source}@{origin.revision}"}
 
 
-def _of_version(options: dict[str, Any], place: Path, widths: Widths) -> dict[str, Any]:
+def _check_version(options: dict[str, Any], place: Path, widths: Widths) -> None:
+    """Refuse what a version holds when it has another number of weights."""
     projector_shape(options)
     stride, _ = projector_strides(options, widths.frames_per_second)
     wanted = projector_parameters(options, widths.heard, stride=stride, out=widths.out)
@@ -92,13 +98,16 @@ def _of_version(options: dict[str, Any], place: Path, widths: Widths) -> dict[st
     if found != wanted:
         what = f"its projector has {found:,} numbers, and one between {widths.told} {wanted:,}"
         raise BaseError(what, where=str(place), mend=FRESH)
-    return options
+
+
+def _hash(place: Path) -> str:
+    return " ".join(sha256_file(path) for path in sorted(place.glob(TENSORS)))
 
 
 def _count(place: Path) -> int:
     """Numbers of the projector among the tensors in a folder."""
     total = 0
-    for path in sorted(place.glob("*.safetensors")):
+    for path in sorted(place.glob(TENSORS)):
         try:
             with safe_open(path, framework="numpy") as file:
                 for key in sorted(file.keys()):

@@ -35,9 +35,13 @@ NUMBER_BYTES = 4  # of a fresh projector
 
 @dataclass(frozen=True)
 class Join:
-    """The projector between its parts: its shape, its strides, how many numbers it learns."""
+    """The projector between its parts: its shape, its strides, how many numbers it learns.
+
+    `weights` says which those are, "" for fresh ones.
+    """
 
     shape: dict[str, Any]
+    weights: str
     strides: Strides
     parameters: int
 
@@ -87,7 +91,7 @@ def stitched(given: Stitching, folder: Path) -> Base:
         ear="wave" if len(ears) > 1 else ears[0].hearing.ear,
         recipe=recipe,
     )
-    return replace(base, revision=_revision(base, recipe))
+    return replace(base, revision=_revision(base, recipe, join.weights))
 
 
 def _joined(given: Projector, ears: tuple[Ear, ...], mind: Mind, folder: Path) -> Join:
@@ -95,10 +99,11 @@ def _joined(given: Projector, ears: tuple[Ear, ...], mind: Mind, folder: Path) -
     heard = tuple((ear.hearing.states, ear.hearing.tower.width) for ear in ears)
     out, strides = mind.thinking.tower.width, _strides(ears)
     frames_per_second = strides.rate / (strides.hop * strides.encoder)
-    shape = shape_of(given, Widths(heard, out, frames_per_second), folder)
+    shape, weights = shape_of(given, Widths(heard, out, frames_per_second), folder)
     stride, queries = projector_strides(shape, frames_per_second)
     return Join(
         shape=shape,
+        weights=weights,
         strides=replace(strides, projector=stride, queries=queries),
         parameters=projector_parameters(shape, heard, stride=stride, out=out),
     )
@@ -140,8 +145,11 @@ def _said(asked: str | None, otherwise: str) -> str:
     return otherwise if asked is None else asked
 
 
-def _revision(base: Base, recipe: Recipe) -> str:
-    """Another one when any part, its config, the projector or the form is another."""
+def _revision(base: Base, recipe: Recipe, weights: str) -> str:
+    """Another one when any part, its config, the projector or the form is another.
+
+    Where a part lies is no part of it: a folder may be moved.
+    """
     form = (base.strides, base.placeholder, base.before, base.after, base.chat, base.ear)
     parts = [
         [bool(part.source), part.revision, part.config, part.layer]
@@ -149,5 +157,6 @@ def _revision(base: Base, recipe: Recipe) -> str:
     ]
     vocabulary = Path(recipe.tokenizer) / VOCABULARY
     words = vocabulary.read_bytes() if vocabulary.is_file() else recipe.tokenizer.encode()
-    told = json.dumps([parts, recipe.projector, repr(form)], sort_keys=True)
+    projector = {name: each for name, each in recipe.projector.items() if name != "source"}
+    told = json.dumps([parts, projector, weights, repr(form)], sort_keys=True)
     return hashlib.sha256(told.encode() + words).hexdigest()[:40]
