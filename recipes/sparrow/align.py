@@ -162,7 +162,6 @@ def _batches(model: Stitched) -> BatchPlan:
         auto_resample=False,
         most_windows=None,
         heard=True,
-        between=False,
         seed=7,
     )
 

@@ -153,7 +153,6 @@ def _batches(base: Base, share: int) -> BatchPlan:
         auto_resample=False,
         most_windows=None,
         heard=False,
-        between=False,
         seed=7,
     )
 

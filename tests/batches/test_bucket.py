@@ -1,7 +1,6 @@
 """Which clips ride together: everything once, near in length, the same from wherever one starts."""
 
 import random
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from hypothesis import strategies as some
 from dlm.batches.bucket import Batches, pack
 from dlm.batches.chat import IGNORE, Chat, Row
 from dlm.batches.collate import Padding
-from dlm.clips.clip import Clip, Sound, Turn
+from dlm.clips.clip import Clip, Turn
 from dlm.errors import ClipError
-from dlm.features.ear import Ear, Heard
+from dlm.features.ear import Ear
 from dlm.plan.plan import BatchPlan
 from tests.tiny import spoken, tiny_base, tiny_tokenizer, tone, tones
 
@@ -28,7 +27,6 @@ PLAN = BatchPlan(
     auto_resample=False,
     most_windows=None,
     heard=False,
-    between=False,
     seed=1,
 )
 
@@ -138,9 +136,8 @@ def test_a_rank_without_a_clip_carries_no_loss() -> None:
     assert made.step(0, (1, 2))[0].label_tokens == 0
 
 
-@pytest.mark.parametrize("between", [False, True])
-def test_a_stream_is_its_steps(between: bool) -> None:
-    made = silent([5, 6, 7] * 10, between=between)
+def test_a_stream_is_its_steps() -> None:
+    made = silent([5, 6, 7] * 10)
     streamed = list(made.stream(2, 9))
     assert len(streamed) == 7
     for number, step in enumerate(streamed, start=2):
@@ -212,19 +209,6 @@ def test_rows_are_padded_to_few_lengths(tmp_path: Path) -> None:
     exact = max(int(batch.attention.sum()) for batch in packed(clips, clips_per_batch=1).step(0))
     close = packed(clips, clips_per_batch=1, longest=exact).step(0)
     assert max(batch.ids.shape[1] for batch in close) == exact
-
-
-def test_what_an_encoder_hears_between_steps_it_hears_with_every_core(tmp_path: Path) -> None:
-    plan = replace(PLAN, clips_per_step=1, between=True)
-    clips, beside, ear = tones(tmp_path, 3), [], Ear(plan.base, auto_resample=False)
-    here = threading.current_thread()
-
-    def listen(sound: Sound) -> tuple[Heard, ...]:
-        beside.append(threading.current_thread() is not here)
-        return ear(sound)
-
-    list(pack(clips, plan, Chat(tiny_tokenizer(), plan.base), listen).stream(0, 6))
-    assert beside == [False] * 3 + [True] * 3
 
 
 def test_making_batches_leaves_the_learner_its_cores(tmp_path: Path) -> None:

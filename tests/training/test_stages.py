@@ -56,7 +56,7 @@ def taught(document: Path, **hooks: object) -> tuple[torch.nn.Module, list[Event
     chat, parts = Chat(model.tokenizer, model.base), []
     for stage in plan.training.stages:
         ear = Ear(model.base, auto_resample=False, hear=model.hear_one if stage.heard else None)
-        batches = replace(plan.batches, heard=stage.heard, between=False)
+        batches = replace(plan.batches, heard=stage.heard)
         clips = list(chosen(checked.learn, stage.clips))
         parts.append((pack(clips, batches, chat, ear), stage.steps))
     lent = Hooks(finish=lambda folder: None, **hooks)

@@ -71,14 +71,9 @@ class Batches:
 
     def stream(self, start: int, stop: int, share: Share = WHOLE) -> Iterator[list[Batch]]:
         """Steps `start` to `stop`, each made ready while the one before it is learned."""
-        between = start + self.steps_per_epoch if self._plan.between else start
-        for number in range(start, min(between, stop)):
-            yield self.step(number, share)
-        if between >= stop:
-            return
         with ThreadPoolExecutor(1, initializer=_alone) as hands:
-            ahead = hands.submit(self.step, between, share)
-            for number in range(between + 1, stop + 1):
+            ahead = hands.submit(self.step, start, share)
+            for number in range(start + 1, stop + 1):
                 ready = ahead.result()
                 if number < stop:
                     ahead = hands.submit(self.step, number, share)

@@ -184,7 +184,6 @@ def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> Bat
     micro, accumulate = _micro(asked, model.base, clips), asked.grad_accum
     if accumulate == "auto":
         accumulate = ceil_div(LARGE_CLIPS_PER_STEP, micro) if is_large(model.base) else 1
-    heard = not model.adapter.trains("encoder")
     return BatchPlan(
         base=model.base,
         clips_per_step=min(micro * accumulate, max(clips, 1)),
@@ -192,8 +191,7 @@ def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> Bat
         longest=asked.sequence_len,
         auto_resample=asked.audio.auto_resample,
         most_windows=asked.audio.most_windows,
-        heard=heard,
-        between=heard and model.device == "cpu",
+        heard=not model.adapter.trains("encoder"),
         seed=model.seed,
         read=model.taught,
     )

@@ -94,8 +94,7 @@ class ModelPlan:
 class BatchPlan:
     """How clips become rows and rows become steps.
 
-    `heard` when the frozen encoder is cached; `between` when it hears new clips between the steps,
-    with all of the cores that it would share with them. `read` when a teacher reads along.
+    `heard` when the frozen encoder is cached; `read` when a teacher reads along.
     """
 
     base: Base
@@ -105,7 +104,6 @@ class BatchPlan:
     auto_resample: bool
     most_windows: int | None  # of a sound; the rest is left out
     heard: bool
-    between: bool
     seed: int
     read: bool = False
 

@@ -88,8 +88,7 @@ def _course(
     stages = [(stage.clips, stage.heard, stage.steps) for stage in plan.training.stages]
     parts = []
     for patterns, heard, steps in stages or [((), plan.batches.heard, plan.training.steps)]:
-        between = heard and plan.model.device == "cpu"
-        batches = replace(plan.batches, heard=heard, between=between)
+        batches = replace(plan.batches, heard=heard)
         listen = partial(_hear, ears, heard)
         parts.append((pack(list(chosen(clips, patterns)), batches, chat, listen), steps))
     return Course(parts)
