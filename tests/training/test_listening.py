@@ -59,7 +59,12 @@ def test_a_single_recording_has_no_gap(tiny: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("steps", "every"), [(10, 20), (200, 20), (1000, 100)])
-def test_it_is_about_ten_times_a_run(document: Path, steps: int, every: int) -> None:
-    checked = next(iter(dlm.train(document, steps=steps)))
+@pytest.mark.parametrize(
+    ("steps", "clips", "every"), [(10, 4, 80), (200, 4, 80), (1000, 4, 100), (1000, 1, 320)]
+)
+def test_it_costs_little_and_comes_ten_times_a_long_run(
+    document: Path, steps: int, clips: int, every: int
+) -> None:
+    asked = {"training.micro_batch_size": clips, "training.grad_accum": 1}
+    checked = next(iter(dlm.train(document, steps=steps, overrides=asked)))
     assert checked.plan.training.listen_steps == every

@@ -224,7 +224,7 @@ class Training(Record):
     listen_steps: int | None = Field(
         default=None,
         ge=1,
-        description="Steps from one listening gap to the next; about ten times a run when empty.",
+        description="Steps from one listening gap to the next; ten times a long run when empty.",
     )
     train_count: Annotated[int | None, Flag(("--train-count",), "N")] = Field(
         default=None, ge=1, description="Learn from the first so many clips; all when empty."

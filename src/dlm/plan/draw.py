@@ -54,7 +54,7 @@ def draw_up(
     row = row or row_of(base, asked.sequence_len)
     model, at_once = _fitted(asked, model, row, machine, clips)
     batches = _batches(asked, model, at_once, clips)
-    training = _training(asked, wishes, model, ceil_div(clips, batches.clips_per_step))
+    training = _training(asked, wishes, model, batches=batches, clips=clips)
     lines = (
         *_model_aloud(model, why),
         _memory_aloud(asked, model, row, at_once),
@@ -198,10 +198,10 @@ def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> Bat
 
 
 def _training(
-    asked: Training, wishes: Wishes, model: ModelPlan, steps_per_epoch: int
+    asked: Training, wishes: Wishes, model: ModelPlan, *, batches: BatchPlan, clips: int
 ) -> TrainingPlan:
     epochs = asked.num_epochs or model.base.epochs  # neither is 0
-    steps = wishes.steps or epochs * steps_per_epoch
+    steps = wishes.steps or epochs * ceil_div(clips, batches.clips_per_step)
     return TrainingPlan(
         steps=steps,
         learning_rate=asked.learning_rate or model.base.learning_rate,
@@ -218,7 +218,7 @@ def _training(
         seed=model.seed,
         optimizer=asked.optimizer,
         teacher=teaching(asked.teacher, model.base, model.adapter),
-        listen_steps=asked.listen_steps or listening(steps),
+        listen_steps=asked.listen_steps or listening(steps, batches.clips_per_step),
         lora_max_gradient_norm=asked.stability.lora_max_grad_norm,
         early_lr_factor=asked.stability.early_lr_factor,
         early_lr_steps=asked.stability.early_lr_steps,

@@ -13,6 +13,8 @@ from dlm.errors import PlanError, UsageError
 from dlm.plan.frames import ceil_div
 from dlm.plan.plan import LEARNERS, Adapter, Line, Plan, StagePlan, TrainingPlan, Wishes
 
+LISTENING_CLIPS = 320  # learned from: a gap costs as much as 11 of them, at 16 clips heard twice
+
 
 def in_stages(plan: Plan, asked: Training, counts: Sequence[int], wishes: Wishes) -> Plan:
     """The same run in the stages that are asked for; `counts` are the clips of each.
@@ -37,14 +39,14 @@ def in_stages(plan: Plan, asked: Training, counts: Sequence[int], wishes: Wishes
         plan.training,
         steps=total,
         stages=tuple(stages),
-        listen_steps=asked.listen_steps or listening(total),
+        listen_steps=asked.listen_steps or listening(total, plan.batches.clips_per_step),
     )
     return replace(plan, training=training, lines=_aloud(plan, training, counts))
 
 
-def listening(steps: int) -> int:
-    """Steps from one listening gap to the next: each costs about two steps."""
-    return max(steps // 10, 20)
+def listening(steps: int, clips_per_step: int) -> int:
+    """Steps from one listening gap to the next, at least as many as take LISTENING_CLIPS clips."""
+    return max(steps // 10, ceil_div(LISTENING_CLIPS, clips_per_step))
 
 
 def rate_aloud(training: TrainingPlan) -> str:
