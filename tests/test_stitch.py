@@ -13,6 +13,7 @@ from dlm.model.load import load_base, load_version
 from dlm.model.stitched import Stitched
 from dlm.plan.bases import read_facts
 from dlm.store.facts import Version
+from dlm.training.events import Skipped, Step
 from dlm.use.export import write_base
 from dlm.verbs.prepare import opened
 from tests.command import dlm as command
@@ -29,8 +30,10 @@ def test_every_pairing_learns_and_stays_itself(
     encoder: str, projector: str, lm: str, tmp_path: Path
 ) -> None:
     path = write_stitched(tmp_path, recipe(encoder, projector, lm), adapter="projector")
-    *_, version = dlm.train(path, steps=2)
+    *events, version = dlm.train(path, steps=2)
     assert isinstance(version, Version)
+    learned = [event for event in events if isinstance(event, Step | Skipped)]
+    assert [type(event) for event in learned] == [Step, Step]
     document, base = opened(path)
     model = load_version(base, version.path, device="cpu")
     batch = batch_of(model, list(gather(document).clips))

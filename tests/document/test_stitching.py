@@ -57,7 +57,6 @@ def test_every_field_of_a_part_is_read() -> None:
     ("base_model", "line"),
     [
         ("\n  encoder: a\n  projector: stack", "3:1: base_model.lm is missing; add 'lm: ...'"),
-        ("\n  encoder: a\n  lm: b", "3:1: base_model.projector is missing"),
         ("\n  lm: b\n  projector: stack", "3:1: base_model.encoder is missing"),
         ("\n  encoder: {sorce: a}\n  projector: stack\n  lm: b",
          "4:13: unknown key 'sorce'; did you mean 'source'?"),
@@ -74,8 +73,6 @@ def test_every_field_of_a_part_is_read() -> None:
          "4:24: base_model.encoder.layer is 0; it must be 'last', 'weighted_sum' or the number"),
         ("\n  encoder: {layer: 1}\n  projector: stack\n  lm: b",
          "4:3: base_model.encoder.source is missing"),
-        ("\n  encoder: a\n  projector: {hidden: 3}\n  lm: b",
-         "5:3: base_model.projector.kind is missing"),
         ("\n  encoder: 3\n  projector: stack\n  lm: b",
          "4:3: base_model.encoder is 3; it must be text, in quotes, or a group"),
         ("\n  encoder: a\n  projector: mlp\n  lm: {source: a, from_scratch: {model_type: b}}",

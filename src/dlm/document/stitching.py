@@ -24,7 +24,7 @@ from pydantic import (
 
 from dlm.document.record import Positive, Record, Text
 
-PARTS = ("encoder", "projector", "lm")
+ENDS = ("encoder", "lm")  # that a base cannot do without
 
 
 def _layer(value: object) -> object:
@@ -86,7 +86,7 @@ class Projector(Record):
     """What joins: from what was heard to what the language model reads. Empty means its own."""
 
     kind: Text | None = Field(
-        default=None, description="Kind: pool, mlp, stack, concat, conv or qformer."
+        default=None, description="Kind: mlp (also if empty), pool, stack, concat, conv or qformer."
     )
     source: Text | None = Field(
         default=None, description="Base or version whose projector is taken, weights and all."
@@ -176,7 +176,9 @@ class Stitching(Record):
     prompt: Text | None = Field(
         default=None, description="What it is asked about a clip that has only a transcript."
     )
-    before: str | None = Field(default=None, description="Text before each sound.")
+    before: str | None = Field(
+        default=None, description="Text before each sound; if empty, Listen: in a plain chat."
+    )
     after: str | None = Field(default=None, description="Text after each sound.")
     chat: Literal["template", "plain"] | None = Field(
         default=None, description="template of the language model's own, or plain text."
@@ -207,7 +209,7 @@ def name_or_parts(value: object) -> object:
 def _insist_on_parts(given: Stitching) -> None:
     """Refuse parts that are not there, or come from nowhere."""
     missing: list[tuple[str | int, ...]] = [
-        (part,) for part in PARTS if part not in given.model_fields_set
+        (part,) for part in ENDS if part not in given.model_fields_set
     ]
     listed = isinstance(given.encoder, tuple)
     for at, each in enumerate(given.encoders):
@@ -215,8 +217,6 @@ def _insist_on_parts(given: Stitching) -> None:
             missing.append(("encoder", at, "source") if listed else ("encoder", "source"))
     if given.lm and given.lm.source is None and given.lm.from_scratch is None:
         missing.append(("lm", "source"))
-    if given.projector and given.projector.kind is None and given.projector.source is None:
-        missing.append(("projector", "kind"))
     if missing:
         raise ValidationError.from_exception_data(
             "Stitching", [{"type": "missing", "loc": loc, "input": given} for loc in missing]

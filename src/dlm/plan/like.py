@@ -39,7 +39,7 @@ def complete(given: Stitching, folder: Path) -> Stitching:
     whole = like.model_copy(update=changed)
     if whole.projector is None:
         what = f"{given.like} has no projector that can be taken"
-        raise BaseError(what, where="base_model", mend="add 'projector: stack'")
+        raise BaseError(what, where="base_model", mend="add 'projector: mlp'")
     return whole
 
 

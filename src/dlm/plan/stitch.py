@@ -28,8 +28,10 @@ from dlm.plan.saved import Widths, shape_of
 
 PLACEHOLDER = "<|audio|>"
 PROMPT = "Transcribe the audio."
+BEFORE = "Listen: "
 AFTER = "\n"
 EPOCHS = 10
+SOONEST = "mlp"
 NUMBER_BYTES = 4  # of a fresh projector
 
 
@@ -54,7 +56,7 @@ def stitched(given: Stitching, folder: Path) -> Base:
     given = complete(given, folder)
     ears = tuple(ear_of(each, folder) for each in given.encoders)
     mind = mind_of(given.lm or Lm(), given.chat, folder)
-    join = _joined(given.projector or Projector(), ears, mind, folder)
+    join = _joined(_kind(given.projector or Projector()), ears, mind, folder)
     recipe = Recipe(
         encoders=tuple(ear.part for ear in ears),
         projector=join.shape,
@@ -72,7 +74,7 @@ def stitched(given: Stitching, folder: Path) -> Base:
         bins=max(ear.hearing.bins for ear in ears),
         whole_mel=True,
         placeholder=mind.facts.placeholder if mind.facts else PLACEHOLDER,
-        before=_said(given.before, mind.facts.before if mind.facts else ""),
+        before=_said(given.before, _before(mind)),
         after=_said(given.after, mind.facts.after if mind.facts else AFTER),
         prompt=_said(given.prompt, mind.facts.prompt if mind.facts else PROMPT),
         chat=mind.chat,
@@ -92,6 +94,21 @@ def stitched(given: Stitching, folder: Path) -> Base:
         recipe=recipe,
     )
     return replace(base, revision=_revision(base, recipe, join.weights))
+
+
+def _before(mind: Mind) -> str:
+    """What stands before a sound: something, for a projector may begin at nothing but zeros.
+
+    Where a model normalises what it reads, zeros from the first token on have no gradient.
+    """
+    if mind.facts:
+        return mind.facts.before
+    return BEFORE if mind.chat == "plain" else ""
+
+
+def _kind(given: Projector) -> Projector:
+    """The projector that is asked for; of no kind, that which was seen to listen soonest."""
+    return given if given.kind or given.source else given.model_copy(update={"kind": SOONEST})
 
 
 def _joined(given: Projector, ears: tuple[Ear, ...], mind: Mind, folder: Path) -> Join:
