@@ -1,10 +1,11 @@
 # Every target sets up what it needs. PYTHON=python3.12 make ... chooses the interpreter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs sparrow clean
+.PHONY: help setup demo tones test check docs sparrow clean
 
 help:
 	@echo "make demo     teach sparrow a voice it never heard, with every verb, in about five minutes"
+	@echo "make tones    teach a language model that knows nothing to hear five tones, in a minute or two"
 	@echo "make test     lint, types and tests"
 	@echo "make check    lint and types only"
 	@echo "make docs     write the pages that are made from the code"
@@ -18,6 +19,14 @@ setup: .venv/ready
 
 demo: setup
 	@.venv/bin/python scripts/demo
+
+tones: setup
+	@rm -rf .work/tones && mkdir -p .work/tones && cp examples/tones.dlm examples/alignment.dlm .work/tones
+	@export DLM_HOME=$(CURDIR)/.work/tones/home; dlm=$(CURDIR)/.venv/bin/dlm; cd .work/tones; set -e; \
+	$$dlm tones tones --count 60; \
+	$$dlm train tones.dlm --set base_model.encoder=sparrow; \
+	$$dlm export tones.dlm --out tones-base; \
+	$$dlm train alignment.dlm --set base_model.encoder=sparrow
 
 check: setup
 	@scripts/check
@@ -38,5 +47,5 @@ sparrow: setup
 	.venv/bin/python recipes/sparrow/make.py --work .work/sparrow
 
 clean:
-	rm -rf .venv .work/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .work/demo .work/tones build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ heard of a frame, `heard`, is the number of its hidden states and their width, o
 shape is a kind by its name, or a mapping of `kind` and options, as a document writes it.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
@@ -59,9 +60,9 @@ class Shape(Record):
         """The rate at which this kind learns well alone, with a warm-up."""
         return self.rate
 
+    @abstractmethod
     def own_parameters(self, width: int, *, stride: int, out: int) -> int:
         """Its parameters, those that weigh hidden states apart."""
-        raise NotImplementedError
 
 
 class Pool(Shape):
