@@ -46,14 +46,11 @@ def test_every_tensor_is_counted_by_part_and_format(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1 << 24, 7])
-def test_numbers_that_are_not_finite_are_named_and_counted(
-    folder: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dlm.model.tensors.CHUNK", chunk)
+def test_numbers_that_are_not_finite_are_named_and_counted(folder: Path, chunk: int) -> None:
     names = sorted(load_file(folder / WEIGHTS))
     plant(folder / WEIGHTS, names[3], float("inf"), float("nan"), 1.0, *[float("-inf")] * 9)
     plant(folder / WEIGHTS, names[7], float("nan"))
-    found = inspect(read_facts(folder))
+    found = inspect(read_facts(folder), chunk=chunk)
     assert [(each.file, each.tensor) for each in found.faults] == [
         (folder / WEIGHTS, names[3]),
         (folder / WEIGHTS, names[7]),

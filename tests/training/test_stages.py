@@ -169,10 +169,12 @@ def test_a_stage_hears_with_the_encoder_as_it_is_by_then(write) -> None:
     ],
 )
 def test_a_stage_that_cannot_be_is_refused_before_any_weights(
-    write, stages: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stages: str, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("dlm.model.load.load_base", lambda *given, **named: pytest.fail("loaded"))
-    command("train", write(f"{LORA}  stages: {stages}\n")).refused(*words)
+    base = make_tiny(tmp_path / "base")
+    (base / "model.safetensors").write_bytes(b"")  # whoever loads it fails of that
+    document = write_document(tmp_path, base=base, training=f"{LORA}  stages: {stages}\n")
+    command("train", document).refused(*words)
 
 
 def test_wishes_for_a_run_without_stages_are_refused(write) -> None:

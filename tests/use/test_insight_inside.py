@@ -63,14 +63,11 @@ def test_projected_sound_is_what_stands_in_the_text(using: Ready, clips: list[Cl
         assert len(alone) == using.tokens(clip.sounds[0]) > 1
 
 
-def test_the_nearest_words_are_those_of_the_largest_cosine(
-    using: Ready, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_nearest_words_are_those_of_the_largest_cosine(using: Ready, clips: list[Clip]) -> None:
     sound = projected(using, clips[0])
     table = using.model.words.weight.detach()
     every = torch.nn.functional.cosine_similarity(sound[:, None], table[None], dim=2)
-    monkeypatch.setattr("dlm.use.insight_inside.CHUNK", 100)  # three pieces of the table
-    cosines, ids = nearest(using.model, sound, 3)
+    cosines, ids = nearest(using.model, sound, 3, chunk=100)
     best = every.sort(dim=1, descending=True)
     assert cosines.shape == ids.shape == (len(sound), 3)
     assert torch.equal(ids, best.indices[:, :3])

@@ -49,8 +49,8 @@ class Inspection:
     faults: tuple[Fault, ...]
 
 
-def inspect(base: Base) -> Inspection:
-    """Read every tensor of a base that lies on this machine.
+def inspect(base: Base, *, chunk: int = CHUNK) -> Inspection:
+    """Read every tensor of a base that lies on this machine, `chunk` numbers at once.
 
     Raises BaseError where a part is not here, or a file cannot be read.
     """
@@ -64,7 +64,7 @@ def inspect(base: Base) -> Inspection:
                     continue  # of another part, which comes from elsewhere
                 count, size = sums.get((part, kind), (0, 0))
                 sums[part, kind] = count + 1, size + tensor.nbytes
-                if what := _odd(tensor):
+                if what := _odd(tensor, chunk):
                     faults.append(Fault(file, key, what))
     formats = (Format(*names, *counted) for names, counted in sums.items())
     return Inspection(base.key, tuple(formats), tuple(faults))
@@ -108,11 +108,11 @@ def _tensors(path: Path) -> Iterator[tuple[str, str, torch.Tensor]]:
         raise damaged(f"cannot be read ({' '.join(str(reason).split())})", path) from reason
 
 
-def _odd(tensor: torch.Tensor) -> str:
+def _odd(tensor: torch.Tensor, chunk: int) -> str:
     """What of a tensor's numbers is not finite; nothing where all are."""
     infinite = missing = 0
-    for chunk in tensor.flatten().split(CHUNK) if tensor.is_floating_point() else ():
-        exact = chunk.float() if chunk.itemsize < 2 else chunk  # 8-bit floats are not compared
+    for some in tensor.flatten().split(chunk) if tensor.is_floating_point() else ():
+        exact = some.float() if some.itemsize < 2 else some  # 8-bit floats are not compared
         if not exact.isfinite().all():
             infinite += int(exact.isinf().sum())
             missing += int(exact.isnan().sum())

@@ -129,16 +129,19 @@ def principal(points: torch.Tensor) -> tuple[torch.Tensor, tuple[float, float]]:
 
 
 @torch.no_grad()
-def nearest(model: Model, sound: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(
+    model: Model, sound: torch.Tensor, count: int, *, chunk: int = CHUNK
+) -> tuple[torch.Tensor, torch.Tensor]:
     """For each audio embedding the `count` text tokens of the largest cosine, and these cosines.
 
-    (audio tokens, width) -> cosines and token ids, (audio tokens, count) each, nearest first.
+    (audio tokens, width) -> cosines and token ids, (audio tokens, count) each, nearest first;
+    `chunk` rows of the table are compared at once.
     """
     table = model.words.get_parameter("weight")
     looking = nn.functional.normalize(sound.to(table.device), dim=1)
     best, which = [], []
-    for start in range(0, len(table), CHUNK):
-        rows = nn.functional.normalize(table[start : start + CHUNK].float(), dim=1)
+    for start in range(0, len(table), chunk):
+        rows = nn.functional.normalize(table[start : start + chunk].float(), dim=1)
         cosines, ids = (looking @ rows.T).topk(min(count, len(rows)), dim=1)
         best.append(cosines)
         which.append(ids + start)
