@@ -12,6 +12,7 @@ from dlm.model.checkpoint import load_native
 from dlm.model.exact import compute_in_fp32
 from dlm.model.face import Model
 from dlm.model.join import join, words
+from dlm.model.norm import normalise_in_bf16
 from dlm.model.quantize import pack, settings, steady
 from dlm.model.stitched import load_stitched
 from dlm.plan.bases import Base
@@ -31,6 +32,7 @@ def load(plan: ModelPlan) -> Model:
         recompute(model)
     if plan.device == "cpu" and plan.weights == "bf16":
         attend_in_bf16(model.decoder)
+        normalise_in_bf16(model.decoder)
     return model if spread else _placed(model, plan)
 
 
