@@ -61,9 +61,9 @@ class Hub:
 
 
 @contextmanager
-def serve() -> Iterator[Hub]:
+def serve(answer: "type[Answer] | None" = None) -> Iterator[Hub]:
     """A hub without repositories, until `with` ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answer or Answer)
     server.daemon_threads = True
     server.hub = Hub(f"http://127.0.0.1:{server.server_port}")
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

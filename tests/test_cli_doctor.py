@@ -1,11 +1,16 @@
 """`dlm doctor --weights`: a base's tensors by format, and each fault in a line."""
 
 import json
+import os
 from pathlib import Path
+from shutil import which
 
+import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
+from dlm.clips.ffmpeg import installed
 from tests.command import dlm
 from tests.tiny import make_tiny, write_document
 
@@ -21,6 +26,17 @@ def test_a_base_that_is_whole(home: Path) -> None:
     assert {each["part"] for each in told["formats"]} == {"encoder", "projector", "lm"}
     size = sum(each["size_bytes"] for each in told["formats"])
     assert 5e6 < size < 10e6 and told["faults"] == []
+
+
+def test_it_says_what_decodes(monkeypatch: pytest.MonkeyPatch, request) -> None:
+    request.addfinalizer(installed.cache_clear)
+    for path, there in ((os.environ["PATH"], which("ffmpeg")), ("/nowhere", None)):
+        installed.cache_clear()
+        monkeypatch.setenv("PATH", path)
+        lines = dlm("doctor").out.splitlines()
+        (decoder,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoder")]
+        assert decoder.startswith(f"libsndfile {soundfile.__libsndfile_version__}")
+        assert (", ffmpeg " if there else "; m4a, webm, video: `apt-get install") in decoder
 
 
 def test_a_planted_infinity_is_named_by_file_and_tensor(tmp_path: Path) -> None:

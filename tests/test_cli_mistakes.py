@@ -202,7 +202,7 @@ def test_eight_channels_are_mixed_down(document: Path) -> None:
 DOCUMENTS = {
     "broken yaml": ("training:", "training: [", "my.dlm:"),
     "unknown key": ("  held_out: 0", "  held_uot: 0", "unknown key", "held_out"),
-    "wrong value": ("  held_out: 0", "  held_out: many", "my.dlm:7"),
+    "wrong value": ("  held_out: 0", "  held_out: 1.5", "my.dlm:7"),
     "unknown section": ("::audio", "::video", "my.dlm:10:1"),
     "near miss": ("::audio", "::Audio", "my.dlm:10:1"),
     "no front": ("---\n", "", "my.dlm:1"),

@@ -33,8 +33,14 @@ NARROW = {
     "document": (),
     "clips": ("dlm.document",),
     "plan": ("dlm.document", "dlm.clips"),
-    "features": ("dlm.clips.audio", "dlm.clips.clip", "dlm.plan.bases", "dlm.plan.frames"),
-    "batches": ("dlm.clips", "dlm.plan.bases", "dlm.plan.frames", "dlm.plan.plan", "dlm.features"),
+    "features": (
+        *("dlm.clips.audio", "dlm.clips.clip", "dlm.clips.noises", "dlm.clips.reader"),
+        *("dlm.plan.bases", "dlm.plan.changes", "dlm.plan.frames"),
+    ),
+    "batches": (
+        *("dlm.clips", "dlm.features"),
+        *("dlm.plan.bases", "dlm.plan.changes", "dlm.plan.frames", "dlm.plan.plan"),
+    ),
     "model": (
         *("dlm.plan", "dlm.features.mel"),
         *("dlm.batches.chat", "dlm.batches.collate", "dlm.batches.words"),

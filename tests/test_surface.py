@@ -20,8 +20,8 @@ from dlm.document.settings import Training
 
 ROOT = Path(__file__).parent.parent
 VERBS = (
-    "init tones check stitch train prompt transcribe eval "
-    "insight show versions use export shards verify doctor"
+    "init tones import check stitch train prompt transcribe eval "
+    "insight show versions use export shards export-data verify gc doctor"
 ).split()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITHOUT_TORCH = """
@@ -49,6 +49,7 @@ def test_every_argument_and_option_is_explained(verb: str) -> None:
 def test_the_verbs_are_a_python_api() -> None:
     import_module("dlm.use.metrics")  # a room of the same name must not hide a verb
     names = {"eval": "evaluate", "use": "use_version"}
+    names |= {"import": "import_source", "export-data": "export_data"}
     assert sorted(dlm.__all__) == sorted(names.get(verb, verb) for verb in VERBS)
     for name in dlm.__all__:
         assert callable(attrgetter(name)(dlm)), f"dlm.{name} is no function"
@@ -94,10 +95,10 @@ def test_made_pages_are_up_to_date() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_speak_of_what_there_is(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    spoken = re.findall(r"(?:^|`)dlm ([a-z]+)", text, flags=re.MULTILINE)
+    spoken = re.findall(r"(?:^|`)dlm ([a-z][a-z-]*)", text, flags=re.MULTILINE)
     assert set(spoken) <= set(VERBS), f"{page} speaks of {set(spoken) - set(VERBS)}"
     commands = get_command(application()).commands
-    for verb, rest in re.findall(r"(?:^|`)dlm ([a-z]+)([^`\n#]*)", text, flags=re.MULTILINE):
+    for verb, rest in re.findall(r"(?:^|`)dlm ([a-z][a-z-]*)([^`\n#]*)", text, flags=re.MULTILINE):
         known = {flag for param in commands[verb].params for flag in param.opts} | {"--help"}
         unknown = set(re.findall(r"--[a-z][a-z-]*", rest)) - known
         assert not unknown, f"{page}: dlm {verb} has no {unknown}"
@@ -107,7 +108,7 @@ def test_pages_speak_of_what_there_is(page: Path) -> None:
 
 def test_the_readme_names_every_verb() -> None:
     table = re.findall(r"^\| `dlm .*\|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert re.findall(r"`dlm ([a-z]+)`", "\n".join(table)) == VERBS
+    assert re.findall(r"`dlm ([a-z-]+)`", "\n".join(table)) == VERBS
 
 
 def test_documents_in_the_pages_can_be_read() -> None:

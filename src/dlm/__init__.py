@@ -5,17 +5,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlm.verbs.ask import evaluate, prompt, transcribe
+    from dlm.verbs.bring import export_data, import_source
+    from dlm.verbs.check import check
     from dlm.verbs.join import stitch
     from dlm.verbs.keep import doctor, export, show, use_version, verify, versions
-    from dlm.verbs.learn import check, init, train
+    from dlm.verbs.learn import init, train
     from dlm.verbs.look import insight
     from dlm.verbs.make import shards, tones
+    from dlm.verbs.tidy import gc
 
 __all__ = [
     "check",
     "doctor",
     "evaluate",
     "export",
+    "export_data",
+    "gc",
+    "import_source",
     "init",
     "insight",
     "prompt",
@@ -32,11 +38,14 @@ __all__ = [
 
 ROOMS = {
     "ask": ("evaluate", "prompt", "transcribe"),
+    "bring": ("export_data", "import_source"),
+    "check": ("check",),
     "join": ("stitch",),
     "keep": ("doctor", "export", "show", "use_version", "verify", "versions"),
-    "learn": ("check", "init", "train"),
+    "learn": ("init", "train"),
     "look": ("insight",),
     "make": ("shards", "tones"),
+    "tidy": ("gc",),
 }
 
 

@@ -59,17 +59,23 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         discard(pending)
 
 
-def copy_hashed(path: Path, copy: Path) -> str:
-    """Copy the bytes at `path` to the new file `copy`, a few at a time; their sha256."""
+def copy_hashed(path: Path, copy: Path, inside: tuple[int, int] | None = None) -> str:
+    """Copy the bytes at `path` to the new file `copy`, a few at a time; their sha256.
+
+    Of those `inside`, first byte and bytes, nothing else is read.
+    """
     digest = hashlib.sha256()
+    first, left = inside or (0, None)
     try:
         source = path.open("rb")
     except OSError as error:
         raise StoreError(f"cannot be read: {error.strerror}", where=str(path)) from error
     with source, writing(copy.parent), copy.open("xb") as target:
-        while chunk := source.read(COPY_BYTES):
+        source.seek(first)
+        while chunk := source.read(COPY_BYTES if left is None else min(COPY_BYTES, left)):
             digest.update(chunk)
             target.write(chunk)
+            left = None if left is None else left - len(chunk)
         target.flush()
         os.fsync(target.fileno())
     return digest.hexdigest()
@@ -84,6 +90,14 @@ def leftovers(folder: Path) -> Iterator[Path]:
     """What processes that are gone left unfinished in `folder`."""
     for path in sorted(folder.glob(f"{PENDING}*")):
         owner = path.name.removeprefix(PENDING).split("-")[0]
+        if not (owner.isdigit() and _alive(int(owner))):
+            yield path
+
+
+def unfinished(folder: Path) -> Iterator[Path]:
+    """Files `<name>.<pid>.pending` of processes that are gone."""
+    for path in folder.glob("*.pending"):
+        owner = path.stem.rpartition(".")[2]
         if not (owner.isdigit() and _alive(int(owner))):
             yield path
 
@@ -152,6 +166,16 @@ def sha256_file(path: Path) -> str:
     """The sha256 of the bytes at `path`, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_bytes(path: Path) -> int:
+    """What a file, or all that is in a folder, takes on the disk."""
+    size = 0 if path.is_dir() else path.lstat().st_size
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with suppress(FileNotFoundError):  # a writer is at work
+                size += (Path(folder) / name).lstat().st_size
+    return size
 
 
 def hash_tree(folder: Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Which clips ride together: everything once, near in length, the same from wherever one starts."""
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,10 +33,11 @@ PLAN = BatchPlan(
 )
 
 
-def silent(lengths: list[int], **plan: object) -> Batches:
+def silent(lengths: list[int], weights: Sequence[float] = (), **plan: object) -> Batches:
     """Batches of rows without sound, of these lengths."""
     rows = [Row((5,) * n, (5,) * n, (), f"row {at}") for at, n in enumerate(lengths)]
-    return Batches(rows, lengths, replace(PLAN, **plan), listen=lambda sound: None, pad=PAD)
+    plan = replace(PLAN, **plan)
+    return Batches(rows, lengths, plan, listen=lambda sound: None, pad=PAD, weights=weights)
 
 
 def places(rows: list[list[Row]]) -> list[str]:
@@ -216,3 +219,76 @@ def test_making_batches_leaves_the_learner_its_cores(tmp_path: Path) -> None:
     made = packed(tones(tmp_path, 3), clips_per_step=1)
     assert len(list(made.stream(0, 3))) == 3
     assert torch.get_num_threads() == cores
+
+
+def test_weights_say_how_often_a_row_comes() -> None:
+    weights = [2.0] * 10 + [2.5] * 10 + [0.5] * 10
+    made = silent(list(range(5, 35)), weights, clips_per_step=7)
+    assert made.steps_per_epoch == 8  # 20, 25 and 5 rows
+    for epoch in range(3):
+        first = epoch * made.steps_per_epoch
+        counts = Counter(place for n in range(8) for place in places(made.rows(first + n)))
+        found = [
+            sum(counts[f"row {at}"] for at in range(start, start + 10)) for start in (0, 10, 20)
+        ]
+        assert found == [20, 25, 5]
+        assert {counts[f"row {at}"] for at in range(10)} == {2}
+
+
+def test_a_weighted_step_is_the_same_from_wherever_it_is_reached() -> None:
+    weights = [random.Random(2).choice([0.5, 1.0, 1.7]) for _ in range(70)]
+    walked = silent([5] * 70, weights)
+    seen = [walked.rows(number) for number in range(40)]
+    for number in (39, 0, 17, 9, 8):
+        assert silent([5] * 70, weights).rows(number) == seen[number]
+
+
+def test_weights_of_one_change_nothing() -> None:
+    plain, weighted = silent([7] * 64), silent([7] * 64, [1.0] * 64)
+    assert [plain.rows(n) for n in range(20)] == [weighted.rows(n) for n in range(20)]
+
+
+def test_a_clip_carries_its_weight(tmp_path: Path) -> None:
+    one, other = tones(tmp_path, 2)
+    made = packed([one, replace(other, weight=3.0)], clips_per_step=4)
+    assert sorted(places(made.rows(0))) == ["0.wav", "1.wav", "1.wav", "1.wav"]
+
+
+def test_what_vanishes_is_left_out_of_its_step(tmp_path: Path) -> None:
+    clips = tones(tmp_path, 40)
+    made = packed(clips, skips=True, clips_per_step=8, clips_per_batch=4)
+    clips[3].sounds[0].path.unlink()
+    for epoch in range(2):
+        steps = made.stream(epoch * 5, epoch * 5 + 5)
+        told = [place for step in steps for batch in step for place in batch.places]
+        assert sorted(told) == sorted({clip.place for clip in clips} - {"3.wav"})
+    assert list(made.left_out.problems) == ["3.wav"]
+    assert "audio not found" in str(made.left_out.problems["3.wav"])
+
+
+def test_a_step_of_which_nothing_is_left_carries_no_loss(tmp_path: Path) -> None:
+    clips = tones(tmp_path, 40)
+    made = packed(clips, skips=True, clips_per_step=1, clips_per_batch=1)
+    number = next(n for n in range(40) if places(made.rows(n)) == ["3.wav"])
+    clips[3].sounds[0].path.unlink()
+    (batch,) = made.step(number)
+    assert batch.label_tokens == 0 and batch.places != ("3.wav",)
+    assert list(made.left_out.problems) == ["3.wav"]
+
+
+def test_too_much_that_vanishes_ends_the_stream(tmp_path: Path) -> None:
+    clips = tones(tmp_path, 40)
+    made = packed(clips, skips=True, clips_per_step=8)
+    for clip in clips[:3]:
+        clip.sounds[0].path.unlink()
+    with pytest.raises(ClipError, match=r"3 of 40 clips cannot be used, more than 5%: .* them out"):
+        list(made.stream(0, 5))
+
+
+def test_a_row_that_cannot_be_learned_is_left_out(tmp_path: Path) -> None:
+    clips = [*tones(tmp_path, 20), spoken(tone(tmp_path / "long.wav", hertz=99), "x" * 60)]
+    made = packed(clips, longest=100, skips=True)
+    assert list(made.left_out.problems) == ["long.wav"]
+    assert "training.sequence_len is 100" in str(made.left_out.problems["long.wav"])
+    told = [place for n in range(made.steps_per_epoch) for place in places(made.rows(n))]
+    assert len(told) == 20 and "long.wav" not in told

@@ -16,7 +16,7 @@ from dlm.clips.audit import Audit, audit
 from dlm.clips.clip import Clip, Problem, Sound, Turn
 from dlm.clips.remarks import repeated
 from dlm.clips.sources import Gathered
-from dlm.document.settings import Audio
+from dlm.document.intake import Audio
 from tests.clips.sounds import RATE, noise, save, spoken
 
 WORDS = "one two three four"

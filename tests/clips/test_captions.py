@@ -1,11 +1,14 @@
-"""MusicCaps' table: each row with the recording its reader has, under every known name."""
+"""Tables of captions: each row with the recording its reader has, under every known name."""
 
 from pathlib import Path
 
 import pytest
 
+from dlm.clips.captions import audiocaps, clotho, musiccaps
 from dlm.clips.clip import Sound
+from dlm.clips.origin import Origin
 from dlm.clips.sources import Gathered, gather
+from dlm.document.sources import Source
 from tests.clips.sounds import document, noise, save
 
 HEAD = "training:\n  sources:\n    - path: data/caps.csv\n"
@@ -89,7 +92,7 @@ BAD = [
     (row(start="soon"), "start_s is not a number of seconds"),
     (row(end=""), "end_s is not a number of seconds"),
     (row(start=-1), "start_s is -1"),
-    (row(end="nan"), "end_s is nan"),
+    (row(end="nan"), "end_s is not a number of seconds"),
     (row(end=2), "end_s is 2, and start_s 3"),
     (f"{YTID},3,5,A bell, loud and clear,x,y,4", "8 cells, and the table has 7 columns"),
     (f"{YTID},3,5", "3 cells, and the table has 7 columns"),
@@ -115,11 +118,82 @@ def test_a_quote_that_never_ends(tmp_path: Path) -> None:
     assert line.startswith("data/caps.csv:3: ")
 
 
-@pytest.mark.parametrize("columns", ["", "ytid,start_s,end_s", "audio,text"])
+@pytest.mark.parametrize("columns", ["ytid,start_s,end_s", "audio,text"])
 def test_another_table(columns: str, tmp_path: Path) -> None:
-    (line,) = told(given(tmp_path, columns=columns))
-    assert line.startswith("my.dlm:7: not a table of captions: no column ")
-    assert "ytid, start_s, end_s, caption" in line
+    found = given(tmp_path, columns=columns)
+    assert found.clips == () and "my.dlm:7: " in told(found)[0]
+
+
+SPLITS = [("", 3, None), ("train", 3, None), ("test", 4, "MusicCaps"), ("eval", 4, "MusicCaps")]
+
+
+@pytest.mark.parametrize(("split", "line", "test_of"), SPLITS)
+def test_rows_of_the_other_split_are_passed_over(
+    split: str, line: int, test_of: str | None, tmp_path: Path
+) -> None:
+    path = save(tmp_path / f"data/{YTID}.wav")
+    columns = COLUMNS + ",is_audioset_eval"
+    rows = ["", f"{row()},False", f"{row()},True"]
+    head = HEAD + (f"      split: {split}\n" if split else "") + "  allow_test_split: true\n"
+    found = given(tmp_path, *rows, columns=columns, head=head)
+    assert [clip.place for clip in found.clips] == [f"data/caps.csv:{line}"]
+    assert found.clips[0].sounds[0].path == path
+    assert found.sources[0].skipped_other_split == 1
+    source = Source(path="data/caps.csv", split=split or None)
+    (shard,) = musiccaps(Origin(tmp_path / "data/caps.csv", source))
+    assert shard.test_of == test_of
+
+
+AUDIOCAPS = "audiocap_id,youtube_id,start_time,caption"
+
+
+def test_audiocaps_has_spans_of_ten_seconds(tmp_path: Path) -> None:
+    path = save(tmp_path / f"data/{YTID}.wav", noise(14.0))
+    cut = save(tmp_path / f"data/{'x' * 11}_30_40.wav")
+    rows = [f"1,{YTID},2,A dog.", f"2,{'x' * 11},30,A cat.", f"3,{'z' * 11},0,None."]
+    rows += [f"4,{YTID},2,Dogs.", f"5,{YTID},,x", f"6,{YTID},-1,x", ",,3,x"]
+    found = given(tmp_path, *rows, columns=AUDIOCAPS)
+    assert [clip.target for clip in found.clips] == ["A dog.", "A cat.", "Dogs."]
+    assert [clip.task for clip in found.clips] == ["answer"] * 3
+    assert (
+        found.clips[0].sounds == (Sound(path, 2.0, 12.0),) and found.clips[1].sounds[0].path == cut
+    )
+    assert [line.partition(";")[0] for line in told(found)] == [
+        "data/caps.csv:6: start_time is not a number of seconds",
+        "data/caps.csv:7: start_time is -1",
+        "data/caps.csv:8: no youtube_id",
+        f"my.dlm:7: 1 without a recording, skipped: {'z' * 11}",
+    ]
+
+
+CLOTHO = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
+
+
+def test_clotho_has_five_captions_a_recording(tmp_path: Path) -> None:
+    path = save(tmp_path / "data/development/A bell (1).wav")
+    rows = ["A bell (1).wav,One.,Two.,Three.,Four.,Five.", "no.wav,a,b,c,d,e", "x.wav,,,,,"]
+    head = HEAD + "      prompt: What is heard?\n      task: transcribe\n"
+    found = given(tmp_path, *rows, columns=CLOTHO, head=head)
+    assert [clip.target for clip in found.clips] == ["One.", "Two.", "Three.", "Four.", "Five."]
+    assert {clip.turns[0].parts for clip in found.clips} == {(Sound(path), "What is heard?")}
+    assert found.clips[0].task == "transcribe" and found.clips[0].place == "data/caps.csv:2"
+    bad, skipped = told(found)
+    assert bad.startswith("data/caps.csv:4: no caption; ") and "skipped: no.wav" in skipped
+
+
+NAMES_OF_TESTS = [
+    ("clotho_captions_evaluation.csv", True),
+    ("test.csv", True),
+    ("retest.csv", False),
+    ("development.csv", False),
+]
+
+
+@pytest.mark.parametrize(("name", "test"), NAMES_OF_TESTS)
+def test_the_name_of_a_table_says_whether_it_is_a_test(name: str, test: bool) -> None:
+    origin = Origin(Path(name), Source(path=name))
+    (first,), (second,) = audiocaps(origin), clotho(origin)
+    assert (first.test_of, second.test_of) == (("AudioCaps", "Clotho") if test else (None, None))
 
 
 def test_a_recording_that_cannot_be_heard_is_left_to_the_audit(tmp_path: Path) -> None:

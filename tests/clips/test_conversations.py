@@ -59,6 +59,49 @@ def test_recordings_named_beside_the_turns(tmp_path: Path) -> None:
     assert [sound.name for sound in second.sounds] == ["a.wav"]
 
 
+def messages(content: object, answer: object = "A bell.", **more: object) -> dict[str, object]:
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, **more}
+
+
+def text(words: object) -> dict[str, object]:
+    return {"type": "text", "text": words}
+
+
+PARTS = [
+    {"type": "audio", "audio": "a.wav"},
+    {"type": "audio", "path": "a.wav"},
+    {"type": "audio", "url": "a.wav"},
+    {"type": "audio", "audio_url": "a.wav"},
+    {"type": "audio_url", "audio_url": {"url": "a.wav"}},
+    {"type": "audio", "audio": {"path": "a.wav", "bytes": None}},
+    {"type": "input_audio", "input_audio": "a.wav"},
+    {"type": "audio"},
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=range(len(PARTS)))
+def test_a_turn_may_be_a_list_of_parts(part: dict[str, object], tmp_path: Path) -> None:
+    content = [text(" First "), part, text("What "), text("is it? ")]
+    row = messages(content, [text("A bell."), text(" Two. ")])
+    (clip,) = given(tmp_path, [row | ({} if len(part) > 1 else {"audios": ["a.wav"]})]).clips
+    sound = Sound(tmp_path / "data/a.wav")
+    assert clip.turns == (
+        Turn("user", ("First ", sound, "What ", "is it?")),
+        Turn("assistant", ("A bell.", " Two.")),
+    )
+    assert clip.sounds[0].name == "a.wav" and clip.target == "A bell. Two."
+
+
+def test_a_source_names_the_columns(tmp_path: Path) -> None:
+    more = "      columns: {messages: chat, audios: heard, language: lg, speaker: who}\n"
+    row = messages("<audio>") | {"lg": "fr", "who": "ann", "heard": ["b.wav"]}
+    row["chat"] = row.pop("messages")
+    (clip,) = given(tmp_path, [row], head=HEAD + more).clips
+    assert [sound.name for sound in clip.sounds] == ["b.wav"]
+    assert (clip.language, clip.speaker) == ("fr", "ann")
+
+
 def test_the_document_tells_the_system_where_a_row_does_not(tmp_path: Path) -> None:
     own = {"from": "system", "value": "Be long."}
     found = given(tmp_path, [talk(ASKED, SAID), talk(own, ASKED, SAID)], head=SYSTEM + HEAD)
@@ -107,6 +150,18 @@ BAD = [
     ({"conversations": "Hm."}, "conversations is not a list"),
     ({"audio": "a.wav", "text": "x", "prompt": "<audio>b.wav</audio>"}, "prompt holds an <audio>"),
     ({"audio": "a.wav", "text": "<audio>a.wav</audio> x"}, "text holds an <audio> tag"),
+    (messages([{"type": "input_audio", "input_audio": {"data": "UklG"}}]), "holds its recording"),
+    (messages([{"type": "audio", "audio": "data:audio/wav;base64,UklG"}]), "stands in the row"),
+    (messages([{"type": "audio", "url": "http://x.org/a"}]), "http://x.org/a is not on this"),
+    (messages([{"type": "audio_url", "audio_url": {}}]), "a part of a turn names no file"),
+    (messages([{"type": "audio", "audio": "A" * 9000}]), "the path of a recording has 9,000"),
+    (messages([{"type": "image", "image": "a.png"}]), "a part of a turn is neither text nor"),
+    (messages(["a.wav"]), "a part of a turn is neither text nor sound"),
+    (messages([{"type": ["text"], "text": "x"}]), "a part of a turn is neither text nor sound"),
+    (messages([]), "turn 1 says nothing"),
+    (messages([text(5)]), "text is not text"),
+    (messages("<audio>https://x.org/a.wav</audio>"), "https://x.org/a.wav is not on this machine"),
+    (talk({"from": [[]], "value": "Hm."}), "turn 1 is nobody's"),
     ({"text": "x"}, "no audio"),
     (["a.wav", "x"], "not an object"),
 ]

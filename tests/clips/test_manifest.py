@@ -59,6 +59,42 @@ def test_the_source_says_what_a_row_does_not(tmp_path: Path) -> None:
     assert found.clips[0].turns[0].text == "Be brief."
 
 
+def test_columns_have_many_names_and_a_source_may_say_them(tmp_path: Path) -> None:
+    save(tmp_path / "data/a.wav")
+    row = {
+        "file_name": "a.wav",
+        "sentence": "Ja.",
+        "locale": "pt-BR",
+        "speaker_id": 7,
+        "text": None,
+    }
+    (clip,) = listed(tmp_path, row).clips
+    assert (clip.target, clip.language, clip.speaker) == ("Ja.", "pt", "7")
+    more = "      columns: {audio: rec, text: said, start: from, end: to, prompt: ask}\n"
+    row = {"rec": "a.wav", "said": "So.", "from": 0.25, "to": 0.5, "ask": "?", "text": "no"}
+    (clip,) = listed(tmp_path, row, more=more).clips
+    assert clip.turns[0].parts == (Sound(tmp_path / "data/a.wav", 0.25, 0.5), "?")
+    assert clip.target == "So."
+    (line,) = told(listed(tmp_path, {"rec": "a.wav", "text": "no"}, more=more))
+    assert "AUDIO section has empty transcript" in line
+
+
+def test_recordings_may_lie_elsewhere(tmp_path: Path) -> None:
+    path = save(tmp_path / "far/a.wav")
+    (clip,) = listed(tmp_path, {"audio": "a.wav", "text": "x"}, more="      audio: far\n").clips
+    assert clip.sounds[0].path == path
+
+
+def test_an_id_comes_once(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "text": "x", "id": each} for each in ("u", 5, None, None, "u", "5")]
+    found = listed(tmp_path, *rows)
+    assert len(found.clips) == 4
+    assert [line.partition(";")[0] for line in told(found)] == [
+        "data/list.jsonl:5: the id u comes twice",
+        "data/list.jsonl:6: the id 5 comes twice",
+    ]
+
+
 def test_rows_are_counted_like_the_files_of_a_folder(tmp_path: Path) -> None:
     size = save(tmp_path / "data/a.wav").stat().st_size
     rows = [{"audio": name, "text": "x"} for name in ("a.wav", "a.wav", "b.flac", "a.wav")]
@@ -84,6 +120,8 @@ BAD = {
     '{"audio": "a.wav", "text": "\\ud800"}': "text holds what is no character",
     '{"audio": "a.wav", "text": "x", "language": 5}': "language is not text",
     '{"audio": "a.wav", "text": "x", "start": "1"}': "start is not a number of seconds",
+    '{"audio": "http://x.org/a.wav", "text": "x"}': "http://x.org/a.wav is not on this machine",
+    '{"audio": "data:audio/wav;base64,AA", "text": "x"}': "a recording stands in the row itself",
     '{"audio": "a.wav", "text": "x", "end": true}': "end is not a number of seconds",
     '{"audio": "a.wav", "text": "x", "end": NaN}': "end is not a number of seconds",
 }

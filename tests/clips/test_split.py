@@ -1,6 +1,7 @@
 """Which clips are kept to be tested on: always the same ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm.clips.clip import Clip, Sound, Turn
-from dlm.clips.split import split
+from dlm.clips.sources import gather
+from dlm.clips.split import Of, contents, sides, split
+from tests.clips.sounds import document, noise, pair, save
 
 
 def spoken(name: str, text: str = "", *, folder: str = "corpus") -> Clip:
@@ -29,8 +32,9 @@ def written(text: str) -> Clip:
 CLIPS = [spoken(f"{number}.wav") for number in range(100)]
 
 
-def held(clips: Sequence[Clip], held_out: float, seed: int = 42) -> set[str]:
-    learn, kept = split(clips, held_out, seed=seed)
+def held(clips: Sequence[Clip], held_out: float, seed: int = 42, by: str = "recording") -> set[str]:
+    known = contents(clips, {}) if by == "content" else {}
+    learn, kept = split(clips, held_out, Of(by, seed, known))
     assert sorted(map(id, (*learn, *kept))) == sorted(map(id, clips))
     places = {clip.place: number for number, clip in enumerate(clips)}
     for side in (learn, kept):
@@ -155,7 +159,131 @@ def test_one_recording_is_learned() -> None:
 )
 def test_recordings_are_never_parted(sizes: list[int], share: float, seed: int) -> None:
     clips = [asked(f"{n}.wav", f"{q}?") for n, size in enumerate(sizes) for q in range(size)]
-    learn, kept = split(clips, share, seed=seed)
+    learn, kept = split(clips, share, Of("recording", seed))
     heard = [{sound.path for clip in side for sound in clip.sounds} for side in (learn, kept)]
     assert not heard[0] & heard[1]
     assert len(learn) + len(kept) == len(clips) and (learn or not clips)
+
+
+def test_members_of_an_archive_are_recordings_of_their_own() -> None:
+    clips = [inside(number) for number in range(100)]
+    assert len(held(clips, 7)) == 7
+    moved = [inside(number, shift=512) for number in range(100)]
+    assert held(moved, 0.3) == held(clips, 0.3)
+
+
+def inside(number: int, *, shift: int = 0) -> Clip:
+    """A clip in a tar, some bytes further on."""
+    where = (shift + 1024 * number, 1000)
+    sound = Sound(Path("a.tar"), inside=where, written=f"a.tar/{number}.wav")
+    turns = (Turn("user", (sound,)), Turn("assistant", ("The same words.",)))
+    return Clip(turns, f"{number}.wav", "transcribe")
+
+
+def of_speaker(number: int, speaker: str | None) -> Clip:
+    return replace(spoken(f"{number}.wav"), speaker=speaker)
+
+
+SPEAKERS = [of_speaker(number, f"speaker {number % 20}") for number in range(200)]
+
+
+@pytest.mark.parametrize("share", [0.2, 40])
+def test_a_speaker_is_on_one_side(share: float) -> None:
+    kept = held(SPEAKERS, share, by="speaker")
+    voices = {clip.speaker for clip in SPEAKERS if clip.place in kept}
+    assert len(kept) == 10 * len(voices) > 0
+    assert len(held(SPEAKERS, share)) % 10 or held(SPEAKERS, share) != kept
+
+
+def test_more_clips_of_a_speaker_and_more_speakers_move_nobody() -> None:
+    few = SPEAKERS[:60] + [of_speaker(n, f"other {n}") for n in range(500, 520)]
+    every = [*SPEAKERS, *few[60:]]
+    voices = {clip.speaker for clip in few if clip.place in held(few, 0.3, by="speaker")}
+    assert {c.place for c in every if c.speaker in voices} <= held(every, 0.3, by="speaker")
+
+
+def test_without_a_speaker_the_recording_counts() -> None:
+    clips = [replace(clip, speaker=None) for clip in CLIPS]
+    assert held(clips, 0.3, by="speaker") == held(clips, 0.3)
+
+
+def test_a_question_stays_with_the_speaker_of_its_sound() -> None:
+    questions = [asked(f"{number}.wav", "Who?") for number in range(200)]
+    kept = held([*SPEAKERS, *questions], 0.3, by="speaker")
+    assert {place for place in kept if " " not in place} == held(SPEAKERS, 0.3, by="speaker")
+    assert len(kept) == 2 * len(held(SPEAKERS, 0.3, by="speaker"))
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+    """Twenty recordings, each in two formats by two names."""
+    folder, clips = tmp_path_factory.mktemp("copies"), []
+    for number in range(20):
+        wave = (noise(0.1, seed=number) * 32767).astype("int16")
+        one = save(folder / f"{number}.wav", wave)
+        other = save(folder / f"copy of {number}.flac", wave)
+        clips += [spoken(path.name, f"Said {path}.", folder=str(folder)) for path in (one, other)]
+    return clips
+
+
+def test_copies_are_on_one_side(copies: list[Clip]) -> None:
+    kept = held(copies, 0.4, by="content")
+    assert kept and all((f"copy of {n}.flac" in kept) == (f"{n}.wav" in kept) for n in range(20))
+    apart = held(copies, 0.4)
+    assert any((f"copy of {n}.flac" in apart) != (f"{n}.wav" in apart) for n in range(20))
+
+
+def test_other_content_moves_nothing(copies: list[Clip]) -> None:
+    few = copies[:20]
+    places = {clip.place for clip in few}
+    assert held(few, 0.4, by="content") == held(copies, 0.4, by="content") & places
+
+
+def test_a_recording_that_is_gone_is_told_by_its_name() -> None:
+    assert held(CLIPS[:20], 3, by="content") == held(CLIPS[:20], 3, by="content")
+
+
+def sources(folder: Path, *lines: str) -> tuple[set[str], set[str], list[str]]:
+    """The places on both sides of a document with these settings, and its problems."""
+    for name in ("corpus/a", "corpus/b", "dev/c", "dev/d"):
+        pair(folder / f"{name}.wav", f"This is {name}.", noise(0.2, seed=ord(name[-1])))
+    head = "training:\n" + "".join(f"  {line}\n" for line in lines)
+    found = document(folder, head=head)
+    gathered = gather(found)
+    learn, kept = sides(gathered, found.settings.training)
+    places = ({clip.place for clip in side} for side in (learn, kept))
+    return *places, [str(problem) for problem in gathered.problems]
+
+
+BOTH = ({"corpus/a.wav", "corpus/b.wav"}, {"dev/c.wav", "dev/d.wav"}, [])
+
+
+@pytest.mark.parametrize("written", ["dev", "./dev", "dev/"])
+def test_a_source_is_held_out(written: str, tmp_path: Path) -> None:
+    assert sources(tmp_path, f"sources: [corpus, {written}]", "held_out: dev") == BOTH
+    assert sources(tmp_path, "sources: [corpus, dev]", f"held_out: {written}") == BOTH
+
+
+def test_a_source_that_is_not_listed_is_held_out(tmp_path: Path) -> None:
+    assert sources(tmp_path, "sources: [corpus]", "held_out: dev") == BOTH
+
+
+def test_an_order_of_sources_changes_no_side(tmp_path: Path) -> None:
+    assert sources(tmp_path, "sources: [dev, corpus]", "held_out: dev") == BOTH
+
+
+def test_a_source_that_is_not_there_cannot_be_held_out(tmp_path: Path) -> None:
+    *_, told = sources(tmp_path, "sources: [corpus]", "held_out: else")
+    assert told == ["my.dlm:7: source not found: else; make the folder or mend its path"]
+
+
+def test_what_is_held_out_is_not_learned_from_elsewhere(tmp_path: Path) -> None:
+    """The folder that is held out lies in one that is learned from."""
+    learn, kept, _ = sources(tmp_path, "sources: [.]", "held_out: dev")
+    assert (learn, kept) == BOTH[:2]
+    copy = tmp_path / "corpus/copy.wav"
+    copy.write_bytes((tmp_path / "dev/c.wav").read_bytes())
+    copy.with_suffix(".txt").write_text("This is a copy.")
+    assert "corpus/copy.wav" in sources(tmp_path, "sources: [.]", "held_out: dev")[0]
+    by_content = ("sources: [.]", "held_out: dev", "split_by: content")
+    assert sources(tmp_path, *by_content)[:2] == BOTH[:2]

@@ -1,5 +1,6 @@
 """Which files a pattern means, and a walk that ends."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlm.clips.walk import expand, matches, walk
+from dlm.errors import ClipError
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,19 @@ def spells(part: str, name: str) -> bool:
 def test_any_braces_end_in_patterns(pattern: str) -> None:
     assert expand(pattern)
     assert matches(pattern, [pattern]) in (True, False)
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 12 + "c", "**/a/" * 12 + "x", "**/" + "*a*/" * 9 + "c"])
+def test_stars_that_could_mean_anything_are_soon_refused(pattern: str) -> None:
+    began = time.perf_counter()
+    assert not matches("a" * 60 + "/aa" * 60, [pattern])
+    assert time.perf_counter() - began < 0.5
+
+
+@pytest.mark.parametrize("pattern", ["{a,b}" * 24, "{a}" * 5000, "{" * 5000 + "}" * 5000])
+def test_braces_that_stand_for_too_much_are_refused(pattern: str) -> None:
+    with pytest.raises(ClipError, match="a pattern of more than .*; write several patterns"):
+        matches("a", [pattern])
 
 
 def touch(root: Path, *names: str) -> None:

@@ -7,7 +7,16 @@ from typing import get_args
 
 import pytest
 
-from dlm.document.edit import append_section, audio_fence, new_ulid, scaffold, set_field
+from dlm.document.edit import (
+    add_source,
+    append_section,
+    audio_fence,
+    conversation,
+    new_ulid,
+    path_from,
+    scaffold,
+    set_field,
+)
 from dlm.document.parse import parse
 from dlm.document.settings import ULID, Adapter
 from dlm.errors import DocumentError
@@ -98,6 +107,106 @@ def test_one_field_is_set_and_nothing_else(
 
     assert set_field(data(yaml), field, value) == data(changed)
     assert set_field(data(changed), field, value) == data(changed)
+
+
+NEW = {"path": "new.csv", "columns": {"text": "say it"}, "include": ["*.wav"]}
+INLINE = '{path: new.csv, columns: {text: "say it"}, include: ["*.wav"]}'
+
+
+def item(blanks: str) -> str:
+    return f"""\
+{blanks}- path: new.csv
+{blanks}  columns: {{text: "say it"}}
+{blanks}  include: ["*.wav"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("yaml", "changed"),
+    [
+        ("", f"training:\n  sources:\n{item('    ')}"),
+        ("training:\n", f"training:\n  sources:\n{item('    ')}"),
+        ("training: ~ # t\n", f"training:  # t\n  sources:\n{item('    ')}"),
+        ("training: {}\n", f"training: {{sources: [{INLINE}]}}\n"),
+        ("training: {seed: 1}\n", f"training: {{seed: 1, sources: [{INLINE}]}}\n"),
+        ("training: {sources: }\n", f"training: {{sources: [{INLINE}] }}\n"),
+        ("training: {sources: a}\n", f"training: {{sources: [a, {INLINE}]}}\n"),
+        ("training: {sources: [a]}\n", f"training: {{sources: [a, {INLINE}]}}\n"),
+        (
+            "training:\n    seed: 1 # s\n    # note\n\nsystem_prompt: a\n",
+            f"training:\n    seed: 1 # s\n    sources:\n{item('      ')}    # note\n\n"
+            "system_prompt: a\n",
+        ),
+        ("training:\n  sources:\n", f"training:\n  sources:\n{item('    ')}"),
+        (
+            "training:\n  sources: # none yet\n  # x\n  seed: 1\n",
+            f"training:\n  sources: # none yet\n{item('    ')}  # x\n  seed: 1\n",
+        ),
+        ("training:\n  sources: null\n", f"training:\n  sources: \n{item('    ')}"),
+        ("training:\n  sources: [] # s\n", f"training:\n  sources: [{INLINE}] # s\n"),
+        (
+            "training:\n  sources: [\n    a, # x\n    {path: b}, # y\n  ]\n",
+            f"training:\n  sources: [\n    a, # x\n    {{path: b}}, {INLINE}, # y\n  ]\n",
+        ),
+        (
+            "training:\n  sources: ./a b # s\n  seed: 1\n",
+            f"training:\n  sources:\n    - ./a b # s\n{item('    ')}  seed: 1\n",
+        ),
+        (
+            "training:\n  sources:\n      'a' # s\n",
+            f"training:\n  sources:\n      - 'a' # s\n{item('      ')}",
+        ),
+        (
+            "training:\n  sources:\n  - path: a # x\n    include: [b]\n\n  # y\n  seed: 1\n",
+            f"training:\n  sources:\n  - path: a # x\n    include: [b]\n{item('  ')}\n  # y\n"
+            "  seed: 1\n",
+        ),
+        (
+            "training:\n  sources:\n    - a\n    -   path: b\n        prompt: |\n          c\n",
+            "training:\n  sources:\n    - a\n    -   path: b\n        prompt: |\n          c\n"
+            f"{item('    ')}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_a_source_is_added_and_nothing_else(yaml: str, changed: str, line_end: str) -> None:
+    def data(middle: str) -> bytes:
+        text = f"---\n# top\n{HEAD}{middle}{BODY}"
+        return ("\ufeff" + text.replace("\n", line_end)).encode()
+
+    assert add_source(data(yaml), NEW) == data(changed)
+    *kept, new = parse(data(changed).decode(), Path("my.dlm")).settings.training.sources
+    assert tuple(kept) == parse(data(yaml).decode(), Path("my.dlm")).settings.training.sources
+    assert new.model_dump(exclude_unset=True) == {**NEW, "include": ("*.wav",)}
+
+
+def test_a_source_in_a_document_of_one_line() -> None:
+    data = b"---\n{dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7, base_model: sparrow}\n---\n"
+    added = b", training: {sources: [{path: b}]}}\n---\n"
+    assert add_source(data, {"path": "b"}) == data.replace(b"}\n---\n", added)
+
+
+def test_a_source_beside_one_that_nobody_would_write() -> None:
+    data = f"---\n{HEAD}training:\n  sources: a\n   b\n---\n".encode()
+    with pytest.raises(DocumentError, match="cannot be written there; write it in the document"):
+        add_source(data, {"path": "b"})
+
+
+def test_a_path_as_a_document_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real/deep")
+    assert path_from(tmp_path / "real", tmp_path / "a b") == "../a b"
+    assert path_from(tmp_path, tmp_path / "real/deep") == "real/deep"
+    assert path_from(tmp_path / "link", tmp_path / "a") == str(tmp_path / "a")
+    assert path_from(tmp_path, tmp_path / "~") == str(tmp_path / "~")
+    monkeypatch.chdir(tmp_path)
+    assert path_from(Path(), Path("real/../a")) == "a"
+
+
+def test_a_conversation_as_a_section() -> None:
+    text = conversation([("user", "<audio>a.wav</audio> Who?"), ("assistant", "Ann.")])
+    (section,) = parse(f"---\n{HEAD}---\n{text}\n", Path("my.dlm")).sections
+    assert [turn.parts for turn in section.turns] == [(Path("a.wav"), " Who?"), ("Ann.",)]
 
 
 def test_no_final_newline_stays_none() -> None:

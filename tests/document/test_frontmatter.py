@@ -204,3 +204,10 @@ def test_a_frontmatter_that_cannot_be(text: str, place: str, words: str) -> None
 
 def test_places_count_for_windows_lines_too() -> None:
     assert refusal(f"---\r\n{NEEDED}\r\nfoo: 1\r\n---\r\n").startswith("my.dlm:5:1: unknown key")
+
+
+def test_a_zero_byte_is_no_part_of_a_path() -> None:
+    own = "dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7\nbase_model: sparrow\n"
+    sources = 'training:\n  sources:\n    - path: a\n      audio: "b\\0"\n'
+    with pytest.raises(DocumentError, match="it must hold no zero byte"):
+        parse(f"---\n{own}{sources}---\n", Path("my.dlm"))

@@ -156,6 +156,22 @@ def test_another_span_never_gets_these_features(sound: Sound, tmp_path: Path) ->
     assert hear.calls == 4
 
 
+def test_recordings_in_one_archive_are_heard_apart(sound: Sound, tmp_path: Path) -> None:
+    """Each is known by its own bytes: a copy in a file is not heard again, another one is."""
+    other = tone(tmp_path / "b.wav", hertz=900).read_bytes()
+    mine = sound.path.read_bytes()
+    (tmp_path / "both").write_bytes(mine + other)
+    inside = [
+        Sound(tmp_path / "both", inside=(0, len(mine))),
+        Sound(tmp_path / "both", inside=(len(mine), len(other))),
+    ]
+    hear = Counting()
+    ear = ear_of(tiny_base(), hear, tmp_path)
+    one, two = (ear(each)[0].values for each in inside)
+    assert hear.calls == 2 and not torch.equal(one, two)
+    assert torch.equal(ear(sound)[0].values, one) and hear.calls == 2
+
+
 @pytest.mark.parametrize("keep", [0, 1, 7, 100, -1], ids=lambda keep: f"{keep}_bytes")
 def test_half_a_cache_file_is_made_again(sound: Sound, tmp_path: Path, keep: int) -> None:
     (one,) = ear_of(tiny_base(), Counting(), tmp_path)(sound)

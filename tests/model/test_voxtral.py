@@ -114,10 +114,10 @@ def test_a_recording_is_transcribed_by_whole_windows(
     """A window costs the same however little it holds, so it is filled."""
     using = Ready(model, chat, Ear(base, auto_resample=False), 16)
     path = tone(tmp_path / "long.wav", hertz=300, seconds=14)
-    (found,) = transcribe(using, [path], auto_resample=False, language="fr")
+    (found,) = transcribe(using, [path], language="fr")
     assert [(each.start, each.end) for each in found.segments] == [(0.0, 14.0)]
     with pytest.raises(ClipError, match="'xx' is not a language code"):
-        next(transcribe(using, [path], auto_resample=False, language="xx"))
+        next(transcribe(using, [path], language="xx"))
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])

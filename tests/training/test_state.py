@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dlm.batches.bucket import Batches, Cursor, Share
+from dlm.batches.collate import Batch
 from dlm.clips.clip import Clip
 from dlm.errors import TrainingError
 from dlm.model.adapters import learning, save_adapter
@@ -174,3 +178,36 @@ def test_a_state_is_plain(folder: Path, clips: list[Clip], tmp_path: Path) -> No
     names = set(learning(taught.model))
     assert set(load_file(state / "weights.safetensors")) == names
     assert {key.rpartition("/")[0] for key in load_file(state / "moments.safetensors")} == names
+
+
+class Marked:
+    """Batches that say where they stand, as a stream does."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.asked = batches, []
+
+    def stream(self, start: int, stop: int, share: Share, cursor: Cursor) -> Iterator[list[Batch]]:
+        self.asked.append((start, cursor))
+        return self.batches.stream(start, stop, share, cursor)
+
+    def cursor(self, done: int) -> Cursor:
+        return (7, done)
+
+
+def test_a_stream_goes_on_from_its_cursor(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
+    taught = lesson(plan(folder), clips, save_steps=4)
+    marked = Marked(taught.batches)
+    state = states(replace(taught, batches=marked), tmp_path)[0]
+    assert json.loads((state / "state.json").read_text()) == {"step": 4, "cursors": [[7, 4]]}
+    again = Marked(taught.batches)
+    list(replace(lesson(plan(folder), clips), batches=again).events(resume=state))
+    assert (marked.asked, again.asked) == ([(0, ())], [(4, (7, 4))])
+
+
+def test_a_state_of_more_processes_is_refused(
+    folder: Path, clips: list[Clip], tmp_path: Path
+) -> None:
+    state = states(lesson(plan(folder), clips, save_steps=5), tmp_path)[0]
+    (state / "state.json").write_text(json.dumps({"step": 5, "cursors": [[1], [2]]}))
+    with pytest.raises(TrainingError, match="of 2 processes, and now there are 1; start as many"):
+        next(lesson(plan(folder), clips).events(resume=state))

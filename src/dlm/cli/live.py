@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from dlm.cli.checked import problems
 from dlm.cli.tell import answer, length, remark, scores, summary
 from dlm.training.events import (
     Checked,
     Finished,
+    LeftOut,
     Listened,
     Saved,
     Skipped,
@@ -67,8 +69,7 @@ def stop_on_interrupt() -> Callable[[], bool]:
 def train(events: Iterator[Any], form: str) -> int:
     """The plan, the steps as they go, and what came of them."""
     checked = next(events)
-    for problem in checked.problems:
-        remark(str(problem), style="yellow")
+    problems(checked.problems)
     summary(checked)
     kind = _Bar if sys.stderr.isatty() else _Lines
     asked = checked.document.settings.training
@@ -118,6 +119,9 @@ class _Lines:
         elif isinstance(event, Checked):
             self.close()
             _scores(event, learned=self.learned)
+        elif isinstance(event, LeftOut):
+            if event.step:  # what was left out before the first step is among the problems
+                _left_out(event)
         elif isinstance(event, Finished):
             self.close()
             stopped = event.reason == "stopped"
@@ -170,6 +174,12 @@ class _Bar(_Lines):
     def close(self) -> None:
         """Leave the bar as it is."""
         self.bar.stop()
+
+
+def _left_out(event: LeftOut) -> None:
+    """How many clips turned out not to be usable, and the first of them."""
+    told = f"{event.clips:,} of {event.of:,} clips could not be used and were left out"
+    remark(f"{told}: {event.problems[0]}", style="yellow")
 
 
 def _scores(event: Checked, *, learned: bool) -> None:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from dlm.cli import live, looked, made, tell
+from dlm.cli import brought, checked, live, looked, made, tell, tidied
 from dlm.errors import DlmError, UsageError
-from dlm.verbs import ask, join, keep, learn, look, make, overrides
+from dlm.verbs import ask, bring, check, join, keep, learn, look, make, overrides, tidy
 from dlm.verbs.say import keep_in
 
 Tell = Callable[[Any, str], int]  # prints what a verb gave back, in a form: the exit code
@@ -34,7 +34,8 @@ class Command:
 COMMANDS = (
     Command("init", learn.init, tell.init),
     Command("tones", make.tones, made.tones),
-    Command("check", learn.check, tell.check, ("json",)),
+    Command("import", bring.import_source, brought.imported, ("json",)),
+    Command("check", check.check, checked.check, ("json",)),
     Command("stitch", join.stitch, tell.stitch),
     Command("train", learn.train, live.train),
     Command("prompt", ask.prompt, tell.prompt, ("json",)),
@@ -46,7 +47,9 @@ COMMANDS = (
     Command("use", keep.use_version, tell.use),
     Command("export", keep.export, tell.export),
     Command("shards", make.shards, made.shards),
+    Command("export-data", bring.export_data, brought.data),
     Command("verify", keep.verify, tell.verify, ("json",)),
+    Command("gc", tidy.gc, tidied.gc, ("json",)),
     Command("doctor", keep.doctor, looked.doctor, ("json",)),
 )
 

@@ -32,15 +32,26 @@ def checked(found: Any) -> dict[str, Any]:
             "median": heard.seconds_median,
             "max": heard.seconds_max,
         },
+        "sounds": heard.sounds,
+        "heard": heard.heard,
         "rates": heard.rates,
         "tasks": heard.tasks,
+        "languages": heard.languages,
+        "speakers": heard.speakers,
+        "lengths": heard.lengths,
+        "levels": heard.levels,
+        "words_per_second": heard.words_per_second,
+        "transcripts_per_minute": heard.transcripts_per_minute,
         "learn": len(found.learn),
         "held_out": len(found.held_out),
         "source_directives": found.sources,
         "problems": found.problems,
+        "left_out": found.left_out,
         "plan": found.plan.lines if found.plan else [],
-        "facts": heard.facts,
+        "facts": list(heard.facts),
         "labels": found.row,
+        "dictation": found.dictation,
+        "page": found.page,
     }
 
 
@@ -80,4 +91,5 @@ def shown(found: Shown) -> dict[str, Any]:
         "exports": found.exports,
         "store": found.store,
         "total_size_bytes": found.size_bytes,
+        **({"learned_from": found.asked.learned_from} if found.asked else {}),
     }

@@ -10,6 +10,7 @@ from dlm.errors import DlmError
 from dlm.verbs.keep import Shown
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33}  # of a terminal (ECMA-48)
+SHA_SHOWN = 12  # letters that tell recordings apart
 TASKS = {"transcribe": "to transcribe", "answer": "to answer", "text": "of text"}
 SKIPPED = {
     "skipped_audio_no_transcript": "without a transcript",
@@ -59,24 +60,8 @@ def init(document: Any, form: str) -> int:
     return 0
 
 
-def check(checked: Any, form: str) -> int:
-    """Every problem with its place, and the sum of what there is."""
-    if form == "json":
-        answer(as_json(shapes.checked(checked)))
-        return int(bool(checked.fatal))
-    for problem in checked.problems:
-        remark(str(problem), style="red" if problem.fatal else "yellow")
-    summary(checked)
-    if checked.row:
-        labels(checked.row)
-    count = len(checked.fatal)
-    if count:
-        remark(f"{count} problem{'s' * (count > 1)} would stop training", style="red")
-    return int(count > 0)
-
-
-def summary(checked: Any) -> None:
-    """What there is to learn from, and the plan."""
+def summary(checked: Any, *, more: Sequence[tuple[str, str]] = ()) -> None:
+    """What there is to learn from, `more` that is known of it, and the plan."""
     heard = checked.audit
     kinds = ", ".join(f"{count:,} {TASKS[kind]}" for kind, count in heard.tasks.items())
     rows = [("clips", f"{heard.clips:,}" + (f" ({kinds})" if kinds else ""))]
@@ -84,19 +69,13 @@ def summary(checked: Any) -> None:
         each = f"{heard.seconds_min:.1f} to {heard.seconds_max:.1f} s a clip"
         whole = length(heard.hours * 3600)
         rows.append(("sound", f"{whole} ({each}, median {heard.seconds_median:.1f} s)"))
+    if heard.heard < heard.sounds:
+        told = f"{heard.heard:,} of {heard.sounds:,} sounds in full, the others by their headers"
+        rows.append(("heard", f"{told} (check --full hears all)"))
+    rows += more
     rows.append(("held out", f"{len(checked.held_out):,} (never learned from)"))
     rows += [_source(source) for source in checked.sources]
     table(rows + planned(checked.plan.lines if checked.plan else ()))
-
-
-def labels(row: Any) -> None:
-    """One row as it is learned: each stretch in a line, those that carry loss marked."""
-    answer()
-    answer(f"{row.place}: {row.learned:,} of {row.tokens:,} tokens are learned (marked >)")
-    for each in row.stretches:
-        text = each.text.replace("\n", "\\n")
-        line = f"{'>' if each.learned else ' '} {each.tokens:>5}  {text}"
-        answer(coloured(line, "green") if each.learned and sys.stdout.isatty() else line)
 
 
 def prompt(pieces: Iterator[str], form: str) -> int:
@@ -169,7 +148,7 @@ def show(shown: Shown, form: str) -> int:
     rows = [
         ("document", f"{shown.document.path} ({settings.dlm_id})"),
         ("base", shown.base.key + (f", revision {revision}" if revision else "")),
-        ("clips", f"{shown.clips:,}"),
+        ("clips", f"{shown.clips:,}" + " looked at, of a stream" * settings.training.streamed),
     ]
     rows += [_source(source) for source in shown.sources]
     for each in shown.versions:
@@ -178,6 +157,11 @@ def show(shown: Shown, form: str) -> int:
     rows += [("export", f"{each.version}, {each.path}") for each in shown.exports]
     rows.append(("store", f"{shown.store} ({shown.size_bytes / 1e6:.1f} MB)"))
     table(rows)
+    if shown.asked:
+        heard = shown.asked.learned_from
+        answer()
+        answer(f"{shown.asked.name} learned from {len(heard):,} recording{'s' * (len(heard) != 1)}")
+        table([(each.sha256[:SHA_SHOWN], each.path) for each in heard])
     return 0
 
 

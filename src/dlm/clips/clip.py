@@ -1,16 +1,18 @@
 """What a clip is: turns of text and sound, and where the author wrote them.
 
 Clip
-├── turns   system, user, assistant; each a row of parts, text or Sound
-└── place   "my.dlm:12" or "corpus/a.wav", for every message about it
+├── turns    system, user, assistant; each a row of parts, text or Sound
+├── speaker  who speaks, where that is known
+└── place    "my.dlm:12" or "corpus/a.wav", for every message about it
 
 Problem     what is wrong with one, where, and the mend
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dlm.errors import DlmError
 
@@ -21,30 +23,63 @@ LANGUAGE = re.compile("[a-zA-Z]{2}")  # a code of ISO 639-1
 LANGUAGE_MEND = "write two letters such as fr, or none to have it detected"
 
 
-@dataclass(frozen=True)
+@lru_cache(maxsize=4096)
+def _folder(path: str) -> Path:
+    return Path(path)
+
+
+@dataclass(frozen=True, slots=True)
 class Sound:
     """One span of one recording. `start` and `end` are seconds from its beginning, or the whole.
 
+    `inside` says where in `path` the recording lies, first byte and bytes, if that is an archive.
+
     `written` is the path as the author wrote it, for messages, and `said` what is said in it, for a
-    teacher that reads; two sounds that differ in these alone are equal.
+    teacher that reads; two sounds that differ in these alone are equal. The folder is shared by all
+    sounds in it, so that a sound takes little more than its name.
     """
 
-    path: Path
+    if TYPE_CHECKING:
+        path: Path
+    else:
+        path: InitVar[Path]  # kept as folder and file, and put together when asked for
     start: float | None = None
     end: float | None = None
+    inside: tuple[int, int] | None = field(default=None, kw_only=True)
     written: str | None = field(default=None, compare=False)
     said: str | None = field(default=None, compare=False)
+    folder: Path = field(init=False)
+    file: str = field(init=False)
+
+    if not TYPE_CHECKING:
+
+        def __post_init__(self, path: Path) -> None:
+            folder, _, file = str(path).rpartition("/")
+            object.__setattr__(
+                self, "folder", _folder(folder if folder or file == str(path) else "/")
+            )
+            object.__setattr__(self, "file", file)
+
+        @property
+        def path(self) -> Path:
+            """Where the recording lies."""
+            return self.folder / self.file
 
     @property
     def name(self) -> str:
         """The recording, as the author would look for it."""
         return self.written or str(self.path)
 
+    @property
+    def recording(self) -> tuple[Path, tuple[int, int] | None]:
+        """Which recording this is a span of."""
+        return self.path, self.inside
+
 
 Part = str | Sound
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What one side says: text and sound in order. Only an assistant's text carries loss."""
 
@@ -57,18 +92,21 @@ class Turn:
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One thing to learn from: turns, in the order they are said.
 
     A `transcribe` clip is scored by words, an `answer` clip asks something else about its sound,
-    a `text` clip has no sound (prose, or a question about nothing heard).
+    a `text` clip has no sound (prose, or a question about nothing heard). `weight` is how often it
+    comes in a pass.
     """
 
     turns: tuple[Turn, ...]
     place: str
     task: Task
     language: str | None = None
+    speaker: str | None = None
+    weight: float = 1.0
 
     @property
     def sounds(self) -> tuple[Sound, ...]:
@@ -81,7 +119,7 @@ class Clip:
         return self.turns[-1].text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong, where, and how to mend it. Training fails if it is `fatal`."""
 

@@ -3,10 +3,12 @@
     {"conversations": [{"from": "user", "value": "<audio>clips/a.wav</audio> What is said?"},
                        {"from": "assistant", "value": "The train leaves at seven."}]}
     {"messages": [{"role": "user", "content": "<audio> What is said?"}, ...], "audios": ["a.wav"]}
+    {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "clips/a.wav"},
+                                               {"type": "text", "text": "What is said?"}]}, ...]}
 
-The first is the form of Qwen3 audio trainers and of ShareGPT, the second that of ms-swift and
-LLaMA-Factory; either may name its recordings in the tags or beside the turns. A user's turn may
-hold several.
+The first is the form of Qwen3 audio trainers and of ShareGPT, the second that of ms-swift,
+LLaMA-Factory and SALMONN-2, the third that of OpenAI and of chat templates. Recordings are named in
+tags, in parts or beside the turns; a user's turn may hold several.
 """
 
 import re
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm.clips.clip import Part, Role, Sound, Turn
-from dlm.clips.rows import Fields, text_of
+from dlm.clips.rows import Fields, letters_of, local, text_of
 from dlm.clips.sections import check_end
 from dlm.errors import ClipError
 
@@ -28,6 +30,9 @@ ROLES: dict[str, Role] = {
 }
 TAG = re.compile(r"<audio>(?P<path>[^<>]*)</audio>|(?P<odd></?audio\b[^<>]*>?)", re.IGNORECASE)
 EXAMPLE = "write <audio>clips/a.wav</audio>"
+HEARD = ("audio", "audio_url", "input_audio")  # the types of a part that is a recording
+NAMED = (*HEARD, "path", "url")  # where such a part has its path
+PART = '{"type": "audio", "audio": "clips/a.wav"}'
 
 
 def is_conversation(row: Fields) -> bool:
@@ -73,19 +78,60 @@ def _turns(row: Fields, folder: Path, beside: list[str]) -> Iterator[Turn]:
     if not isinstance(said, list):
         raise ClipError(f"{form} is not a list", mend=f'write "{form}": [...]')
     for number, each in enumerate(said, start=1):
-        role = ROLES.get(str(each.get(who)).lower()) if isinstance(each, dict) else None
+        name = each.get(who) if isinstance(each, dict) else None
+        role = ROLES.get(name.lower()) if isinstance(name, str) else None
         if role is None:
             mend = f'write {{"{who}": "user" or "assistant", "{words}": ...}}'
             raise ClipError(f"turn {number} is nobody's", mend=mend)
-        text = text_of(each, words)
-        if text is None:
+        parts = tuple(_said(each, words, folder, beside))
+        if not parts:
             what = f"turn {number} says nothing"
             raise ClipError(what, mend="write what is said, or take it out")
-        parts = tuple(_parts(text, folder, beside))
         if role != "user" and not all(isinstance(part, str) for part in parts):
             what = f"turn {number} holds sound, and is the {role}'s"
-            raise ClipError(what, mend="put the tag in a user's turn")
+            raise ClipError(what, mend="put it in a user's turn")
         yield Turn(role, parts)
+
+
+def _said(turn: Fields, words: str, folder: Path, beside: list[str]) -> Iterator[Part]:
+    """What a turn says, as text with tags or as a list of parts."""
+    content = turn.get(words)
+    if not isinstance(content, list):
+        yield from _parts(text_of(turn, words) or "", folder, beside)
+        return
+    for place, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            text = letters_of(part, "text")
+            text = text.lstrip() if place == 0 else text
+            text = text.rstrip() if place == len(content) - 1 else text
+            yield from _parts(text, folder, beside)
+        elif kind in HEARD:
+            written = _path(part) or (beside.pop(0) if beside else None)
+            if written is None:
+                raise ClipError("a part of a turn names no file", mend=f"write {PART}")
+            yield _sound(folder, written)
+        else:
+            mend = f'write {{"type": "text", "text": ...}} or {PART}'
+            raise ClipError("a part of a turn is neither text nor sound", mend=mend)
+
+
+def _path(part: Fields) -> str | None:
+    """The file that a part of a turn names."""
+    for key in NAMED:
+        held = part.get(key)
+        if isinstance(held, dict) and held.get("data") is not None:
+            what = "a part of a turn holds its recording itself, as base64"
+            raise ClipError(what, mend=f"save it in a file, and write {PART}")
+        row = held if isinstance(held, dict) else part
+        for name in ("url", "path") if isinstance(held, dict) else (key,):
+            if found := text_of(row, name):
+                return found
+    return None
+
+
+def _sound(folder: Path, written: str) -> Sound:
+    return Sound(folder / local(written), written=written)
 
 
 def _parts(text: str, folder: Path, beside: list[str]) -> Iterator[Part]:
@@ -99,7 +145,7 @@ def _parts(text: str, folder: Path, beside: list[str]) -> Iterator[Part]:
             written = beside.pop(0)
         if not written or tag["odd"] not in (None, "<audio>"):
             raise ClipError(f"the tag {tag[0]} names no file", mend=EXAMPLE)
-        yield Sound(folder / written, written=written)
+        yield _sound(folder, written)
         at = tag.end()
     if text[at:].strip():
         yield text[at:]

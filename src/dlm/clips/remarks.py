@@ -9,7 +9,7 @@ from unicodedata import category
 
 from dlm.clips.clip import Clip
 from dlm.clips.measure import SILENT_LEVEL, SoundFacts
-from dlm.document.settings import LongClips
+from dlm.document.intake import LongClips
 
 SHORTEST_SECONDS = 0.1  # shorter than a vowel
 CLIPPED_SHARE = 0.001
@@ -17,6 +17,7 @@ OFFSET = 0.02  # of full scale: beyond what a sound card adds
 FASTEST, SLOWEST = 6.0, 0.3  # words per second; fast speech has 4
 SPEECH_SECONDS = 2.0  # shorter clips may hold any number of words
 LOOP_WORDS, LOOP_TURNS, LOOP_LONGEST = 8, 3, 12  # "thank you thank you thank you thank you"
+LOOP_LEAST = 6  # words said before, in the shortest loop: "he said he said he said he said"
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
 SPANS = "nothing to do, or give spans with start and end"
@@ -66,7 +67,8 @@ def long_sum(lasting: Sequence[float], window_seconds: float, policy: LongClips)
 
 def text_remarks(clip: Clip) -> Iterator[Remark]:
     """What is odd about the words to be learned."""
-    odd = [letter for letter in clip.target if category(letter) == "Cc" and letter not in "\t\n\r"]
+    text = "" if clip.target.isprintable() else clip.target
+    odd = [letter for letter in text if category(letter) == "Cc" and letter not in "\t\n\r"]
     if odd:
         yield f"its text holds a control character ({odd[0]!r})", "take the character out"
     loop = repeated(clip.target)
@@ -88,6 +90,8 @@ def pace_remarks(clip: Clip, seconds: float) -> Iterator[Remark]:
 def repeated(text: str) -> str | None:
     """The phrase that follows itself again and again, if there is one."""
     words = text.lower().split()
+    if len(words) - len(set(words)) < LOOP_LEAST:
+        return None
     for length in range(1, LOOP_LONGEST + 1):
         turns = max(LOOP_TURNS, -(-LOOP_WORDS // length))
         needed, run = length * (turns - 1), 0  # words that equal the one a phrase earlier

@@ -12,10 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from dlm.clips.clip import Clip, Part, Problem, Sound, Task, Turn
+from dlm.clips.origin import EMPTY_TRANSCRIPT, located
 from dlm.document.document import Document, Section
 from dlm.errors import ClipError
-
-EMPTY_TRANSCRIPT = "AUDIO section has empty transcript"
 
 
 def clips_in(document: Document) -> Iterator[Clip | Problem]:
@@ -38,14 +37,6 @@ def opening(document: Document) -> tuple[Turn, ...]:
     """The system turn, if the document has one."""
     prompt = document.settings.system_prompt
     return (Turn("system", (prompt,)),) if prompt and prompt.strip() else ()
-
-
-def located(document: Document, written: str | Path) -> Path:
-    """Where a path in the document leads."""
-    path = Path(written)
-    if path.parts[:1] == ("~",):
-        path = Path.home().joinpath(*path.parts[1:])
-    return document.folder / path
 
 
 def transcription(

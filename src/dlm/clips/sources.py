@@ -1,9 +1,4 @@
-"""Which clips a document points at: those it writes out, then those of its source folders.
-
-    corpus/a.wav  + corpus/a.txt    a clip: what is said in a.wav stands in a.txt
-    corpus/b.flac                   no transcript: skipped, counted and said
-    corpus/notes.md                 not audio: skipped and counted
-    data.jsonl                      a clip for each of its rows (manifest.py); so .json and .csv
+"""Which clips a document points at: those it writes out, then those of its sources.
 
 Nothing is raised: what is wrong is a Problem with its place, so that all can be told at once.
 """
@@ -14,34 +9,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dlm.clips.captions import Absent
+from dlm.clips.benchmarks import refusal
 from dlm.clips.clip import Clip, Problem, Sound
+from dlm.clips.formats import format_of
 from dlm.clips.haul import Haul, SourceReport
-from dlm.clips.manifest import Given, listed
-from dlm.clips.rows import LISTS
-from dlm.clips.sections import (
-    EMPTY_TRANSCRIPT,
-    clips_in,
-    located,
-    opening,
-    place_of,
-    transcription,
-)
-from dlm.clips.walk import AUDIO_SUFFIXES, matches, walk
+from dlm.clips.hub import is_hub
+from dlm.clips.origin import Given, Origin, Skipped
+from dlm.clips.parquet import unpacked
+from dlm.clips.sections import clips_in, opening, place_of
+from dlm.clips.tars import expanded
 from dlm.document.document import Document
-from dlm.document.settings import Source
-from dlm.errors import ClipError
+from dlm.document.settings import Training
+from dlm.document.sources import Source
+from dlm.errors import ClipError, MissingExtra
 
-FOREIGN_SUFFIXES = frozenset(".m4a .aac .mp4 .wma .webm .mkv .mov .amr .aiff .aif .caf .au".split())
+SAMPLE = 256  # clips of a source that are looked at before it is streamed
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """All clips of a document, in order, and what is wrong with the rest."""
+    """All clips of a document, in order, and what is wrong with the rest.
+
+    What is `broken` are single rows, which are among the problems.
+    """
 
     clips: tuple[Clip, ...]
     sources: tuple[SourceReport, ...]
     problems: tuple[Problem, ...]
+    broken: tuple[Problem, ...] = ()
+
+    @property
+    def held_out(self) -> tuple[Clip, ...]:
+        """The clips of the source that is kept for testing, if one is."""
+        kept: tuple[Clip, ...] = ()
+        first = len(self.clips)
+        for report in reversed(self.sources):
+            first -= report.audio_count
+            if report.held_out:
+                kept = self.clips[first : first + report.audio_count]
+        return kept
 
 
 def gather(document: Document) -> Gathered:
@@ -49,173 +55,132 @@ def gather(document: Document) -> Gathered:
     found = list(clips_in(document))
     clips = [clip for clip in found if isinstance(clip, Clip)]
     problems = [problem for problem in found if isinstance(problem, Problem)]
+    broken: list[Problem] = []
     reports: list[SourceReport] = []
-    for source in document.settings.training.sources:
-        given = gather_source(document, source)
+    asked = document.settings.training
+    for source, tested in every_source(asked):
+        sampled = asked.streamed and (source.stream or not tested)
+        most = min(SAMPLE, source.max_files or SAMPLE) if sampled else None
+        given = gather_source(document, source, most=most)
         clips += given.clips
         problems += given.problems
-        reports += given.sources
+        broken += given.broken
+        (report,) = given.sources
+        reports.append(replace(report, held_out=tested))
+        if report.audio_count and not tested and not asked.allow_test_split:
+            place = _place_of_source(document, source)
+            problems += refusal(source, report.test_of, place)
     if not clips and not any(problem.fatal for problem in problems):
         mend = "add an ::audio:: section, or a folder of clips under training.sources"
         what = "the document gives nothing to learn"
         problems.append(Problem(document.path.name, what, mend, fatal=True))
-    return Gathered(tuple(clips), tuple(reports), tuple(problems))
+    return Gathered(tuple(clips), tuple(reports), tuple(problems), tuple(broken))
 
 
-def gather_source(document: Document, source: Source) -> Gathered:
-    """Everything that one source gives."""
+def gather_source(document: Document, source: Source, *, most: int | None = None) -> Gathered:
+    """Everything that one source gives, or its first so many clips."""
     haul = Haul()
     try:
-        _haul_in(document, source, haul)
-    except ClipError as error:
+        _haul_in(document, source, haul, most=most)
+    except (ClipError, MissingExtra) as error:
         haul.problems.append(Problem.of(error, _place_of_source(document, source)))
-    return Gathered(tuple(haul.clips), (haul.report(source.path),), tuple(haul.problems))
+    reports = (haul.report(source.path),)
+    return Gathered(tuple(haul.clips), reports, tuple(haul.problems), tuple(haul.broken))
 
 
-def _haul_in(document: Document, source: Source, haul: Haul) -> None:
-    """Everything in one source, in the order of its paths."""
-    root = located(document, source.path)
-    if not root.exists():
+def every_source(asked: Training) -> Iterator[tuple[Source, bool]]:
+    """Every source, and whether it is kept for testing; one that only held_out names comes last."""
+    named = Path(asked.held_out) if isinstance(asked.held_out, str) else None
+    yield from ((each, Path(each.path) == named) for each in asked.sources)
+    if named is not None and all(Path(each.path) != named for each in asked.sources):
+        yield Source(path=str(asked.held_out)), True
+
+
+def rooted(document: Document, source: Source) -> Origin:
+    """A source where it lies. Raises ClipError where it is not, or where it may not be."""
+    origin = Origin.of(document, source)
+    afar = is_hub(origin.root)
+    if not afar and not any(path.exists() for path in expanded(origin.root)):
         what = f"source not found: {source.path}"
         raise ClipError(what, mend="make the folder or mend its path")
-    home = document.folder if document.settings.training.sources_policy == "strict" else None
-    if home is not None and not _inside(root, home):
+    home = _home(document)
+    if home is not None and (afar or not _inside(origin.root, home)):
         raise _escape(source.path)
-    if root.suffix.lower() in LISTS and root.is_file():
-        for row in listed(root, Path(source.path).as_posix(), prompt=source.prompt):
-            _take_row(document, source, row, haul, home=home)
-    elif root.is_file() and root.suffix.lower() not in AUDIO_SUFFIXES:
-        lists, suffixes = ", ".join(LISTS), ", ".join(sorted(AUDIO_SUFFIXES))
-        mend = f"name a folder of clips, a list ({lists}), or one recording ({suffixes})"
-        raise ClipError(f"source is neither a folder nor audio: {source.path}", mend=mend)
-    else:
-        _take_files(document, source, root, haul, home=home)
+    return origin
+
+
+def taken(document: Document, origin: Origin, given: Given) -> Given:
+    """What a source makes of what its format gives: one of its clips, or why it is none."""
+    if not isinstance(given, Clip):
+        return given
+    if any("\0" in each.file or "\0" in str(each.folder) for each in given.sounds):
+        error = ClipError("the path of its recording holds a zero byte", mend="mend the path")
+        return Problem.of(error, given.place)
+    home = _home(document)
+    away = next((each for each in given.sounds if not origin.means(_below(origin, each))), None)
+    if away is not None:
+        return Skipped(away.name, "excluded")
+    outside = next((each for each in given.sounds if home and _outside(each.path, home)), None)
+    if outside is not None:
+        name = "it" if outside.name == given.place else outside.name
+        return Problem.of(_escape(name), given.place)
+    told = given.turns[0].role == "system"
+    turns = given.turns if told else (*opening(document), *given.turns)
+    return replace(given, turns=turns, weight=origin.source.weight)
+
+
+def _haul_in(document: Document, source: Source, haul: Haul, *, most: int | None) -> None:
+    """Everything in one source, in the order of its rows, up to so many clips."""
+    origin = rooted(document, source)
+    for shard in format_of(origin).shards(origin):
+        before = len(haul.clips)
+        for given in shard.read(0) if most is None or before < most else ():
+            _take(taken(document, origin, given), source, haul)
+            if most is not None and len(haul.clips) + len(haul.broken) >= most:
+                break
+        if shard.test_of and (most is not None or len(haul.clips) > before):
+            haul.tests.append(shard.test_of)
     haul.problems += haul.remarks(source.path, _place_of_source(document, source))
 
 
-def _take_files(
-    document: Document, source: Source, root: Path, haul: Haul, *, home: Path | None
-) -> None:
-    """The recordings of a folder; nothing outside `home` if there is one."""
-    for file in _chosen(source, root, haul):
-        name = _name(source, root, file)
-        if home is not None and not _inside(file, home):
-            place = _place_of_source(document, source)
-            haul.problems.append(Problem.of(_escape(name), place))
-        else:
-            _take(document, source, _Pair(file, _sidecar(file), name), haul)
-
-
-def _take_row(
-    document: Document, source: Source, row: Given, haul: Haul, *, home: Path | None
-) -> None:
-    """A row of a list becomes a clip, a skip or a problem."""
-    if isinstance(row, Problem):
-        haul.problems.append(row)
-        return
-    if isinstance(row, Absent):
-        haul.absent.append(row.name)
-        return
-    outside = [each.name for each in row.sounds if home and not _inside(each.path, home)]
-    if not all(_means(source, each.name) for each in row.sounds):
-        haul.excluded += 1
-    elif outside:
-        haul.problems.append(Problem.of(_escape(outside[0]), row.place))
+def _take(given: Given, source: Source, haul: Haul) -> None:
+    """Note what a source gives: a clip, a skip or a problem."""
+    if isinstance(given, Problem):
+        haul.complain(given)
+    elif isinstance(given, Skipped):
+        haul.skip(given)
     elif source.max_files is not None and len(haul.clips) >= source.max_files:
         haul.over += 1
     else:
-        for sound in row.sounds:
+        for sound in given.sounds:
             haul.weigh(sound.path)
-        told = row.turns[0].role == "system"
-        turns = row.turns if told else (*opening(document), *row.turns)
-        haul.clips.append(replace(row, turns=turns, language=row.language or source.language))
+        haul.clips.append(given)
 
 
-def _means(source: Source, path: str) -> bool:
-    """Whether the source's patterns mean a path."""
-    path = path.lstrip("/")
-    return matches(path, source.include or ("**",)) and not matches(path, source.exclude)
+def _home(document: Document) -> Path | None:
+    """The folder that sources may not leave."""
+    return document.folder if document.settings.training.sources_policy == "strict" else None
 
 
-def _chosen(source: Source, root: Path, haul: Haul) -> Iterator[Path]:
-    """The audio files that the patterns mean; the rest is counted."""
-    found = walk(root)
-    for folder in found.closed:
-        name, mend = _name(source, root, folder), "allow it to be read, or exclude it"
-        haul.problems.append(Problem(name, "the folder cannot be listed", mend, fatal=False))
-    audio = [file for file in found.files if file.suffix.lower() in AUDIO_SUFFIXES]
-    told = {sidecar for sidecar in map(_sidecar, audio) if sidecar is not None}
-    rest = set(found.files) - set(audio) - told
-    haul.not_audio = len(rest)
-    foreign = sorted(file for file in rest if file.suffix.lower() in FOREIGN_SUFFIXES)
-    haul.foreign = [_name(source, root, file) for file in foreign]
-    for file in audio:
-        if _means(source, file.name if file == root else file.relative_to(root).as_posix()):
-            yield file
-        else:
-            haul.excluded += 1
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """An audio file, the transcript beside it, and its name in the author's words."""
-
-    file: Path
-    sidecar: Path | None
-    name: str
-
-
-def _take(document: Document, source: Source, pair: _Pair, haul: Haul) -> None:
-    """One audio file becomes a clip, a skip or a problem."""
-    if pair.sidecar is None:
-        haul.untold.append(pair.name)
-        return
-    if source.max_files is not None and len(haul.clips) >= source.max_files:
-        haul.over += 1
-        return
-    place_of_text = Path(pair.name).with_name(pair.sidecar.name).as_posix()
-    try:
-        transcript = _transcript(pair.sidecar)
-        haul.weigh(pair.file)
-    except ClipError as error:
-        haul.problems.append(Problem.of(error, place_of_text))
-        return
-    sound = Sound(pair.file, written=pair.name)
-    turns = transcription(document, sound, transcript, prompt=source.prompt)
-    haul.clips.append(Clip(turns, pair.name, "transcribe", source.language))
-
-
-def _transcript(sidecar: Path) -> str:
-    """The words of a sidecar, without the blanks around them."""
-    try:
-        if not sidecar.is_file():
-            raise ClipError("the transcript is not a regular file", mend="write it in a text file")
-        text = sidecar.read_bytes().decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        what = f"the transcript is not UTF-8 (byte {error.start + 1})"
-        mend = "save it as UTF-8: `iconv -f latin1 -t utf-8 in.txt > out.txt`"
-        raise ClipError(what, mend=mend) from error
-    except OSError as error:
-        mend = "allow it to be read"
-        raise ClipError("the transcript cannot be read", mend=mend) from error
-    if not text:
-        raise ClipError(EMPTY_TRANSCRIPT, mend="write what is said, or remove the file to skip it")
-    return text
-
-
-def _sidecar(file: Path) -> Path | None:
-    """The transcript beside an audio file."""
-    beside = (file.with_suffix(suffix) for suffix in (".txt", ".TXT"))
-    return next((sidecar for sidecar in beside if os.path.lexists(sidecar)), None)
-
-
-def _name(source: Source, root: Path, file: Path) -> str:
-    """A file below a source as the author would write it: relative to the document."""
-    return Path(source.path, file.relative_to(root)).as_posix()
+def _below(origin: Origin, sound: Sound) -> str:
+    """A recording as the source's patterns see it: relative to the source or to its list."""
+    if sound.inside is not None:
+        return sound.name.removeprefix(f"{origin.name}/")
+    folder = origin.root if origin.root.is_dir() else origin.root.parent
+    return (
+        sound.path.relative_to(folder).as_posix()
+        if sound.path.is_relative_to(folder)
+        else sound.name
+    )
 
 
 def _inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _outside(path: Path, folder: Path) -> bool:
+    """Whether a recording lies elsewhere; one that was unpacked lies where its source does."""
+    return not _inside(path, folder) and not unpacked(path)
 
 
 def _escape(name: str) -> ClipError:
@@ -225,8 +190,9 @@ def _escape(name: str) -> ClipError:
 
 def _place_of_source(document: Document, source: Source) -> str:
     """The line of the document that names the source, as far as it can be found."""
-    key, written = r"(?:\b(?:path|sources)\s*:|^\s*-)", re.escape(source.path)
-    form = re.compile(rf"{key}\s*['\"]?{written}['\"]?\s*(?:$|[,}}#])")
+    key = r"(?:\b(?:path|sources|held_out)\s*:|\bsources\s*:.*[\[,]|^\s*-)"
+    written = re.escape(source.path)
+    form = re.compile(rf"{key}\s*['\"]?{written}['\"]?\s*(?:$|[],}}#])")
     for number, line in enumerate(document.source.split("\n"), start=1):
         if form.search(line):
             return place_of(document, number)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlm.clips.audio import Wave
+from dlm.clips.reader import Wave
 
 RATE = 16_000  # Hz, what every encoder of speech takes
 TONES = {"deep": 110.0, "low": 220.0, "middle": 440.0, "high": 880.0, "shrill": 1760.0}  # Hz

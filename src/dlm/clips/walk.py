@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3", ".opus"})
+from dlm.clips.ffmpeg import installed
+from dlm.errors import ClipError
+
+MOST_BRACES = 100  # of a pattern
+MOST_CHOICES, MOST_FORMS = 100_000, 1_000  # that its braces stand for: to list, and to match
+
+AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .mp3 .opus .aiff .aif .au .caf .w64".split())
+FOREIGN_SUFFIXES = frozenset(  # read where ffmpeg is installed
+    ".m4a .m4b .aac .mp4 .m4v .mov .3gp .webm .mkv .mka .wma .amr .avi .flv .mpg .ape .wv".split()
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,12 @@ def walk(root: Path) -> Walk:
     return Walk(tuple(sorted(files)), tuple(sorted(closed)))
 
 
+def is_audio(path: Path) -> bool:
+    """Whether a name is that of a recording which can be read on this machine."""
+    suffix = path.suffix.lower()
+    return suffix in AUDIO_SUFFIXES or (suffix in FOREIGN_SUFFIXES and installed())
+
+
 def matches(path: str, patterns: Iterable[str]) -> bool:
     """Whether one of the patterns means `path`, which is relative and written with slashes."""
     return any(form.fullmatch(path) for pattern in patterns for form in _forms(pattern))
@@ -58,19 +73,29 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
 @lru_cache(maxsize=256)
 def _forms(pattern: str) -> tuple[re.Pattern[str], ...]:
     """A pattern as regular expressions, one for each choice of its braces."""
-    return tuple(re.compile(_translate(plain), re.DOTALL) for plain in expand(pattern))
+    plain = expand(pattern, most=MOST_FORMS)
+    return tuple(re.compile(_translate(each), re.DOTALL) for each in plain)
 
 
-def expand(pattern: str) -> list[str]:
+def expand(pattern: str, *, most: int = MOST_CHOICES) -> list[str]:
     """Every pattern that braces stand for; a brace without its partner is itself."""
+    if pattern.count("{") > MOST_BRACES:
+        raise _too_many(f"{MOST_BRACES} braces")
     opening = pattern.find("{")
     closing, commas = _partner(pattern, opening) if opening >= 0 else (-1, [])
     if closing < 0:
         return [pattern]
     edges = [opening, *commas, closing]
     choices = [pattern[left + 1 : right] for left, right in zip(edges, edges[1:], strict=False)]
-    head, tail = pattern[:opening], expand(pattern[closing + 1 :])
-    return [head + middle + end for choice in choices for middle in expand(choice) for end in tail]
+    tails = expand(pattern[closing + 1 :], most=most)
+    middles = [middle for choice in choices for middle in expand(choice, most=most)]
+    if len(middles) * len(tails) > most:
+        raise _too_many(f"{most:,} choices")
+    return [pattern[:opening] + middle + tail for middle in middles for tail in tails]
+
+
+def _too_many(what: str) -> ClipError:
+    return ClipError(f"a pattern of more than {what}", mend="write several patterns")
 
 
 def _partner(pattern: str, opening: int) -> tuple[int, list[int]]:
@@ -87,27 +112,44 @@ def _partner(pattern: str, opening: int) -> tuple[int, list[int]]:
 
 
 def _translate(pattern: str) -> str:
-    """One pattern without braces as a regular expression."""
+    """One pattern without braces as a regular expression.
+
+    What follows a star is looked for once, at the first place where it is: no later one is better.
+    """
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     if pattern.endswith("/"):
         parts.append("**")
-    steps: list[str] = []
+    runs = [""]  # of names, between one ** and the next
     for place, part in enumerate(parts):
         last = place == len(parts) - 1
-        if part == "**":
-            step = ".+" if last else "(?:[^/]+/)*"
-            if steps[-1:] != [step]:
-                steps.append(step)
-        else:
-            steps.append(_suffix_in_any_case(part) if last else f"{_letters(part)}/")
-    return "".join(steps)
+        if part != "**":
+            runs[-1] += _name(part, suffix=last) + ("" if last else "/")
+        elif last:
+            runs[-1] += ".+"
+        elif runs[-1] or len(runs) == 1:
+            runs.append("")
+    return _starred(runs, "(?:[^/]+/)*")
 
 
-def _suffix_in_any_case(part: str) -> str:
-    stem, dot, suffix = part.rpartition(".")
-    return f"{_letters(stem)}\\.(?i:{_letters(suffix)})" if dot else _letters(part)
+def _name(part: str, *, suffix: bool) -> str:
+    """One name; its suffix in any case."""
+    stem, dot, end = part.rpartition(".") if suffix else ("", "", part)
+    if not dot:
+        return _starred([_letters(piece) for piece in part.split("*")], "[^/]*")
+    *pieces, piece = [_letters(piece) for piece in stem.split("*")]
+    first, *rest = [f"(?i:{_letters(piece)})" for piece in end.split("*")]
+    return _starred([*pieces, f"{piece}\\.{first}", *rest], "[^/]*")
+
+
+def _starred(pieces: list[str], star: str) -> str:
+    """Pieces with anything between them."""
+    first, *rest = pieces
+    if not rest:
+        return first
+    *middle, last = rest
+    return first + "".join(f"(?>{star}?{piece})" for piece in middle) + star + last
 
 
 def _letters(part: str) -> str:
-    """`*`, `?` and plain letters within one name."""
-    return "".join({"*": "[^/]*", "?": "[^/]"}.get(letter, re.escape(letter)) for letter in part)
+    """`?` and plain letters within one name."""
+    return "".join("[^/]" if letter == "?" else re.escape(letter) for letter in part)

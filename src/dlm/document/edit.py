@@ -3,9 +3,11 @@
 Every byte that a change does not speak of stays: comments, key order, line ends, byte order mark.
 """
 
+import os
 import re
 import secrets
 import time
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from dlm.document.frontmatter import BREAK, open_frontmatter, values
 from dlm.document.lines import shown
 from dlm.document.parse import BOM, decode, parse
 from dlm.document.settings import every_field
-from dlm.document.splice import Value, line_end_of, spliced, written
+from dlm.document.splice import Entry, More, Value, line_end_of, spliced, written
 from dlm.errors import DocumentError
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 NOWHERE = Path("document.dlm")
 RATES = "training.rates."
+SOURCES = ("training", "sources")
 
 SCAFFOLD = """\
 ---
@@ -68,20 +71,18 @@ The second speaker.
 
 def set_field(data: bytes, dotted: str, value: Value) -> bytes:
     """Set one field of the frontmatter, such as `training.lora_r`, and leave every other byte."""
-    steps = _steps(dotted)
-    text = decode(data, NOWHERE)
-    mark = BOM if text.startswith(BOM) else ""
-    text = text.removeprefix(BOM)
-    parse(text, NOWHERE)
-    front = open_frontmatter(text, NOWHERE)
-    changed = text[: front.start] + spliced(front, steps, value) + text[front.end :]
-    parse(changed, NOWHERE)
-    after = open_frontmatter(changed, NOWHERE)
-    wanted = _with(values(front)[0], steps, value)
-    if values(after)[0] != wanted or changed[after.end :] != text[front.end :]:
-        what = "cannot be set without changing something else"
-        raise DocumentError(what, where=dotted, mend="change it in the document by hand")
-    return (mark + changed).encode("utf-8")
+    return _respliced(data, _steps(dotted), value)
+
+
+def add_source(data: bytes, entry: Entry) -> bytes:
+    """Add an entry at the end of `training.sources`, and leave every other byte."""
+    parse(decode(data, NOWHERE), NOWHERE)
+    try:
+        return _respliced(data, SOURCES, More(entry))
+    except DocumentError as error:  # of what was written, since the document itself can be read
+        what = "one more entry cannot be written there"
+        mend = "write it in the document by hand"
+        raise DocumentError(what, where=".".join(SOURCES), mend=mend) from error
 
 
 def append_section(data: bytes, text: str) -> bytes:
@@ -114,6 +115,19 @@ def audio_fence(path: str, transcript: str, **attributes: str | float) -> str:
     return f"::audio {' '.join(pairs)}::"
 
 
+def conversation(turns: Sequence[tuple[str, str]]) -> str:
+    """The section of a conversation: roles, and what each says, sounds as tags in it."""
+    said = (f"### {role.capitalize()}\n{text}" for role, text in turns)
+    return "\n".join(["::conversation::", *said])
+
+
+def path_from(folder: Path, path: Path) -> str:
+    """A path as a document in `folder` writes it: relative, where that leads to the same place."""
+    relative = os.path.relpath(path, folder)
+    same = os.path.realpath(folder / relative) == os.path.realpath(path)
+    return relative if same and relative[:1] != "~" else str(path.absolute())
+
+
 def scaffold(base_key: str, adapter: str) -> str:
     """The document that `dlm init` writes: one sample clip, and notes on the rest."""
     return SCAFFOLD.format(dlm_id=new_ulid(), base_model=written(base_key), adapter=adapter)
@@ -123,6 +137,23 @@ def new_ulid() -> str:
     """A fresh ULID: 48 bits of time in milliseconds, then 80 random bits."""
     bits = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80 | secrets.randbits(80)
     return "".join(CROCKFORD[bits >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _respliced(data: bytes, steps: tuple[str, ...], value: Value | More) -> bytes:
+    """The document with one change in its frontmatter, read again to see that it is only that."""
+    text = decode(data, NOWHERE)
+    mark = BOM if text.startswith(BOM) else ""
+    text = text.removeprefix(BOM)
+    parse(text, NOWHERE)
+    front = open_frontmatter(text, NOWHERE)
+    changed = text[: front.start] + spliced(front, steps, value) + text[front.end :]
+    parse(changed, NOWHERE)
+    after = open_frontmatter(changed, NOWHERE)
+    wanted = _with(values(front)[0], steps, value)
+    if values(after)[0] != wanted or changed[after.end :] != text[front.end :]:
+        what = "cannot be set without changing something else"
+        raise DocumentError(what, where=".".join(steps), mend="change it in the document by hand")
+    return (mark + changed).encode("utf-8")
 
 
 def _escaped(value: str) -> str:
@@ -141,9 +172,20 @@ def _steps(dotted: str) -> tuple[str, ...]:
     return tuple(dotted.split("."))
 
 
-def _with(found: dict[str, Any], steps: tuple[str, ...], value: Value) -> dict[str, Any]:
-    """The same values with one field set."""
+def _with(found: dict[str, Any], steps: tuple[str, ...], value: Value | More) -> dict[str, Any]:
+    """The same values with one field set, or with more in one list."""
     if len(steps) == 1:
-        set_to = value if value is None or isinstance(value, str | int | float) else list(value)
-        return {**found, steps[0]: set_to}
+        if isinstance(value, More):
+            listed = found.get(steps[0]) or []
+            before = [listed] if isinstance(listed, str) else listed
+            entry = {key: _plain(each) for key, each in value.entry.items()}
+            return {**found, steps[0]: [*before, entry]}
+        return {**found, steps[0]: _plain(value)}
     return {**found, steps[0]: _with(found.get(steps[0]) or {}, steps[1:], value)}
+
+
+def _plain(value: Value) -> Any:
+    """A value as it is read again."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return dict(value) if isinstance(value, Mapping) else list(value)

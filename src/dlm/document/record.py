@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 from pydantic.fields import FieldInfo
 
 
@@ -34,7 +34,13 @@ class Flag:
         return "PATH" in self.value
 
 
-Text = Annotated[str, Field(min_length=1)]
+def _without_zero(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must hold no zero byte")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_zero)]
 Positive = Annotated[float, Field(gt=0)]
 Names = Annotated[tuple[Text, ...], Strict(False)]
 

@@ -17,17 +17,17 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, Strict
 from pydantic.fields import FieldInfo
 
+from dlm.document.intake import Audio
 from dlm.document.record import (
     Flag,
-    Names,
     Positive,
     Record,
     Text,
     defaults_when_empty,
     fields_of,
-    none_when_empty,
     values_of,
 )
+from dlm.document.sources import Sources
 from dlm.document.stability import Stability
 from dlm.document.stages import Stages
 from dlm.document.stitching import Stitching, name_or_parts
@@ -37,7 +37,7 @@ NEWEST_VERSION = 15
 ULID = r"^[0-9A-HJ-KM-NP-TV-Z]{26}$"
 
 Adapter = Literal["lora", "qlora", "dora", "projector", "full"]
-LongClips = Literal["split", "error", "truncate"]
+SplitBy = Literal["recording", "speaker", "content"]
 
 
 def _auto_or_count(value: object) -> object:
@@ -54,49 +54,23 @@ def _auto_or_names(value: object) -> object:
     raise ValueError("must be 'auto' or a list of module names")
 
 
-def _share_or_count(value: object) -> object:
+def _share_count_or_source(value: object) -> object:
     whole = type(value) is int and value >= 0
     if whole or (type(value) is float and 0 <= value < 1):
         return value or 0.0
-    raise ValueError("must be a share from 0 up to 1, such as 0.1, or a number of clips")
-
-
-def _sources_by_path(value: object) -> object:
-    """A source that is only a path may be written as one, and a single one without a list."""
-    listed = [value] if isinstance(value, str) else none_when_empty(value)
-    if not isinstance(listed, list | tuple):
-        return listed
-    return [{"path": each} if isinstance(each, str) else each for each in listed]
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError("must be a share from 0 up to 1, such as 0.1, a number of clips, or a source")
 
 
 AutoOrCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)]
 AutoOrNames = Annotated[
     Annotated[tuple[str, ...], Strict(False)] | Literal["auto"], BeforeValidator(_auto_or_names)
 ]
-ShareOrCount = Annotated[float | int, BeforeValidator(_share_or_count)]
+HeldOut = Annotated[float | int | str, BeforeValidator(_share_count_or_source)]
 Places = Annotated[
     tuple[Literal["lm", "projector", "encoder"], ...], Strict(False), Field(min_length=1)
 ]
-
-
-class Source(Record):
-    """A folder or file whose clips the document learns from."""
-
-    path: Text = Field(description="Folder or file, relative to the document.")
-    include: Names = Field(
-        default=("**/*",), description="Patterns of the files to take, such as **/*.wav."
-    )
-    exclude: Names = Field(default=(), description="Patterns of the files to leave out.")
-    max_files: int | None = Field(
-        default=None, ge=1, description="Take at most this many clips; all when empty."
-    )
-    language: Text | None = Field(
-        default=None, description="Language spoken in the clips, such as fr."
-    )
-    prompt: Text | None = Field(
-        default=None,
-        description="What the model is asked about each clip; the base's own if empty.",
-    )
 
 
 class Lora(Record):
@@ -105,26 +79,6 @@ class Lora(Record):
     where: Places = Field(
         default=("lm",), description="Parts that get low-rank weights: lm, projector, encoder."
     )
-
-
-class Audio(Record):
-    """How recordings are taken in."""
-
-    auto_resample: bool = Field(
-        default=False, description="Convert other sample rates to the base's instead of refusing."
-    )
-    long_clips: LongClips = Field(
-        default="split",
-        description="Clips longer than the base hears at once: split, error or truncate.",
-    )
-
-    @property
-    def most_windows(self) -> int | None:
-        """How many windows of a clip are heard; None for all of them."""
-        return 1 if self.long_clips == "truncate" else None
-
-
-Sources = Annotated[tuple[Source, ...], Strict(False), BeforeValidator(_sources_by_path)]
 
 
 class Training(Record):
@@ -194,6 +148,9 @@ class Training(Record):
     num_epochs: Annotated[int | None, Flag(("--epochs",), "N")] = Field(
         default=None, ge=1, description="Passes over the clips; the base's own if empty."
     )
+    steps: int | None = Field(
+        default=None, ge=1, description="Steps of the run, instead of passes over the clips."
+    )
     optimizer: Literal["adamw", "adam"] = Field(
         default="adamw", description="adam lets the decay pass through its moments, adamw does not."
     )
@@ -229,8 +186,19 @@ class Training(Record):
     train_count: Annotated[int | None, Flag(("--train-count",), "N")] = Field(
         default=None, ge=1, description="Learn from the first so many clips; all when empty."
     )
-    held_out: Annotated[ShareOrCount, Flag(("--eval-count",), "N")] = Field(
-        default=0.1, description="Clips kept for testing: a share below 1, or a number of clips."
+    held_out: Annotated[HeldOut, Flag(("--eval-count",), "N")] = Field(
+        default=0.1,
+        description="Clips kept for testing: a share below 1, a number, or the path of a source.",
+    )
+    split_by: SplitBy = Field(
+        default="recording", description="What stays on one side: recording, speaker or content."
+    )
+    allow_test_split: Annotated[bool, Flag(("--allow-test-split",))] = Field(
+        default=False, description="Learn from the test split of a known benchmark all the same."
+    )
+    bad_clips: Literal["error", "skip"] | None = Field(
+        default=None,
+        description="What a clip that cannot be used does; error under 100 clips, skip above.",
     )
     sources: Annotated[Sources, Flag(("--dataset-jsonl",), "PATH")] = Field(
         default=(), description="Folders of clips, or .jsonl, .json or .csv files that list them."
@@ -249,6 +217,11 @@ class Training(Record):
         default_factory=Stability,
         description="What keeps a run from breaking, and what it endures.",
     )
+
+    @property
+    def streamed(self) -> bool:
+        """Whether sources are read row by row as they are learned: all are, if one is to be."""
+        return any(source.stream for source in self.sources)
 
 
 class Settings(Record):

@@ -3,22 +3,36 @@
 key: value      the value is written over
 key:            the value is written after the colon, or its group below
 (no such key)   the key is written below the last one of its group
+key: [...]      one more entry is written behind the last; a single value becomes the first of two
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
 
 from dlm.document.frontmatter import BREAK, Frontmatter, scalar
 
-Value = str | int | float | bool | None | Sequence[str]
+Value = str | int | float | bool | None | Sequence[str] | Mapping[str, str]
+Entry = Mapping[str, Value]
 Steps = tuple[str, ...]
 
 WORD = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)
 OTHER_BOOLEANS = ("yes", "no", "on", "off", "y", "n")  # to readers of older YAML
 INDENT = 2
+
+
+@dataclass(frozen=True)
+class More:
+    """One more entry of a list."""
+
+    entry: Entry
+
+    def lines(self, indent: int, line_end: str) -> str:
+        """The entry as an item below its key, a line for each of its values."""
+        pairs = (f"{written(key)}: {written(value)}" for key, value in self.entry.items())
+        return " " * indent + "- " + f"{line_end}{' ' * (indent + INDENT)}".join(pairs)
 
 
 @dataclass(frozen=True)
@@ -30,15 +44,17 @@ class Splice:
     text: str
 
 
-def spliced(front: Frontmatter, steps: Steps, value: Value) -> str:
-    """The YAML of the document with one field set."""
+def spliced(front: Frontmatter, steps: Steps, value: Value | More) -> str:
+    """The YAML of the document with one field set, or with more in one list."""
     source = front.text[front.start : front.end]
     change = _change(source, front.root, steps, value)
     return source[: change.start] + change.text + source[change.stop :]
 
 
-def written(value: Value) -> str:
+def written(value: Value | Entry) -> str:
     """A value as YAML on one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{written(key)}: {written(of)}' for key, of in value.items())}}}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -63,12 +79,14 @@ def _quoted(value: str) -> str:
     return dumped.rstrip("\n")
 
 
-def _change(source: str, parent: yaml.MappingNode, steps: Steps, value: Value) -> Splice:
+def _change(source: str, parent: yaml.MappingNode, steps: Steps, value: Value | More) -> Splice:
     """Walk down to the field, or to where it is missing."""
     for key, node in parent.value:
         if key.value != steps[0]:
             continue
-        if len(steps) == 1:
+        if len(steps) == 1 and isinstance(value, More):
+            return _further(source, key, node, more=value, inline=bool(parent.flow_style))
+        if len(steps) == 1 and not isinstance(value, More):
             return _over(source, key, node, value)
         if isinstance(node, yaml.MappingNode):
             return _change(source, node, steps[1:], value)
@@ -82,15 +100,18 @@ class _Group:
     """Keys, each inside the one before, and the value of the last; on one line or on many."""
 
     steps: Steps
-    value: Value
+    value: Value | More
     inline: bool
 
     def text(self, indent: int, line_end: str) -> str:
-        keys = [f"{written(step)}:" for step in self.steps]
+        keys, more = [f"{written(step)}:" for step in self.steps], self.value
+        line = f"[{written(more.entry)}]" if isinstance(more, More) else written(more)
         if self.inline:
-            return " {".join(keys) + f" {written(self.value)}" + "}" * (len(keys) - 1)
-        deeper = (f"{' ' * (indent + INDENT * depth)}{key}" for depth, key in enumerate(keys))
-        return line_end.join(deeper) + f" {written(self.value)}"
+            return " {".join(keys) + f" {line}" + "}" * (len(keys) - 1)
+        deeper = [f"{' ' * (indent + INDENT * depth)}{key}" for depth, key in enumerate(keys)]
+        if isinstance(more, More):
+            return line_end.join([*deeper, more.lines(indent + INDENT * len(keys), line_end)])
+        return line_end.join(deeper) + f" {line}"
 
 
 def _over(source: str, key: yaml.Node, node: yaml.Node, value: Value) -> Splice:
@@ -106,6 +127,29 @@ def _over(source: str, key: yaml.Node, node: yaml.Node, value: Value) -> Splice:
     else:
         blanks = 1 if start == stop else 0
     return Splice(start, stop, " " * blanks + written(value))
+
+
+def _further(source: str, key: yaml.Node, node: yaml.Node, *, more: More, inline: bool) -> Splice:
+    """Write one more entry behind those of a list, which may be empty or a single value."""
+    start, stop, line_end = node.start_mark.index, _stop(source, node), line_end_of(source)
+    if isinstance(node, yaml.SequenceNode):
+        if not node.flow_style:
+            return _below(source, node, more.lines(node.start_mark.column, line_end))
+        at = _stop(source, node.value[-1]) if node.value else start + len("[")
+        return Splice(at, at, ", " * bool(node.value) + written(more.entry))
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    empty = plain and scalar(node.value) is None
+    if inline:
+        first = "" if empty else f"{source[start:stop]}, "
+        return Splice(start, stop, f"{' ' * (start == stop)}[{first}{written(more.entry)}]")
+    line_stop = _line_stop(source, stop)
+    indent, first = key.start_mark.column + INDENT, source[stop:line_stop]
+    if node.start_mark.line > key.start_mark.line:
+        indent, first = node.start_mark.column, f"- {source[start:line_stop]}"
+    elif not empty:
+        first = f"{line_end}{' ' * indent}- {source[start:line_stop]}"
+        start = len(source[:start].rstrip())
+    return Splice(start, line_stop, first + line_end + more.lines(indent, line_end))
 
 
 def _below_empty(source: str, key: yaml.Node, node: yaml.Node, group: _Group) -> Splice:
@@ -127,13 +171,16 @@ def _added(source: str, parent: yaml.MappingNode, group: _Group) -> Splice:
     stop = max(key.end_mark.index, _stop(source, node))
     if group.inline:
         return Splice(stop, stop, f", {group.text(0, '')}")
-    line_end = line_end_of(source)
-    block = group.text(parent.start_mark.column, line_end)
-    last = _last(node)
+    return _below(source, node, group.text(parent.start_mark.column, line_end_of(source)), stop)
+
+
+def _below(source: str, node: yaml.Node, block: str, stop: int | None = None) -> Splice:
+    """Write lines below a node, or below where it is known to stop."""
+    line_end, last = line_end_of(source), _last(node)
     if isinstance(last, yaml.ScalarNode) and last.style in ("|", ">"):
         at = last.end_mark.index
         return Splice(at, at, block + line_end)
-    at = _line_stop(source, stop)
+    at = _line_stop(source, _stop(source, node) if stop is None else stop)
     return Splice(at, at, line_end + block)
 
 

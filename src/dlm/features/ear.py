@@ -13,21 +13,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
-from dlm.clips.audio import decode
+from dlm.clips.audio import decode, digest
 from dlm.clips.clip import Sound
+from dlm.clips.reader import Wave
 from dlm.features.kept import keep, read_kept
 from dlm.features.mel import log_mel
-from dlm.files import sha256_file
 from dlm.plan.bases import Base
 from dlm.plan.frames import Strides, ceil_div, mel_frames, window_tokens, windows
 
 MEMORY_BYTES = 3 << 30  # enough for the mels of about 50,000 short clips
 
 Hear = Callable[[torch.Tensor, int], torch.Tensor]  # mel or wave, its frames -> (frames, width)
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,31 @@ class Heard:
     samples: int
     tokens: int
     encoded: bool
+
+
+class Memory(Generic[Kept]):
+    """What is remembered of sounds, the oldest let go when the budget is used up."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self._kept: OrderedDict[Sound, tuple[Kept, int]] = OrderedDict()
+        self._free = budget_bytes
+        self._lock = Lock()  # several threads listen
+
+    def get(self, sound: Sound) -> Kept | None:
+        """What is remembered of it, if anything is."""
+        found = self._kept.get(sound)
+        return found[0] if found else None
+
+    def keep(self, sound: Sound, kept: Kept, size: int) -> None:
+        """Remember it, which takes `size` bytes."""
+        with self._lock:
+            if sound in self._kept:
+                return
+            self._kept[sound] = (kept, size)
+            self._free -= size
+            while self._free < 0 and len(self._kept) > 1:
+                _, (_, oldest) = self._kept.popitem(last=False)
+                self._free += oldest
 
 
 class Ear:
@@ -64,21 +92,24 @@ class Ear:
         """
         self._base, self._resample, self._most = base, auto_resample, most_windows
         self._hear, self._folder = hear, folder
-        self._kept: OrderedDict[Sound, tuple[Heard, ...]] = OrderedDict()
-        self._free = memory_bytes
+        self._kept: Memory[tuple[Heard, ...]] = Memory(memory_bytes)
 
     def __call__(self, sound: Sound) -> tuple[Heard, ...]:
         """The windows of `sound`. Raises ClipError where it cannot be decoded."""
         kept = self._kept.get(sound)
         if kept is None:
-            kept = self._heard(sound) if self._hear is None else self._encoded(sound, self._hear)
-            self._keep(sound, kept)
+            hear = self._hear
+            kept = self._encoded(sound, hear) if hear else self.taken(self.decoded(sound))
+            self._kept.keep(sound, kept, sum(each.values.nbytes for each in kept))
         return kept
 
-    def _heard(self, sound: Sound) -> tuple[Heard, ...]:
-        """What the encoder takes of each window."""
+    def decoded(self, sound: Sound) -> Wave:
+        """The samples of `sound`. Raises ClipError where it cannot be decoded."""
+        return decode(sound, rate=self._base.strides.rate, resample=self._resample)
+
+    def taken(self, samples: Wave) -> tuple[Heard, ...]:
+        """What the encoder takes of each window of samples (samples,)."""
         strides = self._base.strides
-        samples = decode(sound, rate=strides.rate, resample=self._resample)
         lengths = windows(len(samples), strides, self._most)
         cut = self._waves if self._base.ear == "wave" else self._mels
         return tuple(
@@ -118,7 +149,7 @@ class Ear:
         path = self._folder / f"{self._key(sound)}.safetensors" if self._folder else None
         stored = read_kept(path) if path else None
         if stored is None:
-            heard = self._heard(sound)
+            heard = self.taken(self.decoded(sound))
             stored = {
                 str(at): hear(each.values, each.frames).contiguous()
                 for at, each in enumerate(heard)
@@ -132,28 +163,33 @@ class Ear:
         )
 
     def _key(self, sound: Sound) -> str:
-        base = self._base
-        stat = sound.path.stat()
-        blob = _blob(sound.path, stat.st_mtime_ns, stat.st_size)
-        parts = (blob, sound.start, sound.end, base.key, base.revision, base.strides, base.bins)
+        """The recording's hash, by which `dlm gc` finds it, and that of all the rest."""
+        base, told = self._base, identity(sound)
+        parts = (told, base.key, base.revision, base.strides, base.bins)
         encoders = base.recipe and base.recipe.encoders
         how = (base.whole_mel, base.ear, encoders, self._resample, self._most)
-        return hashlib.sha256(repr((*parts, *how)).encode()).hexdigest()
-
-    def _keep(self, sound: Sound, heard: tuple[Heard, ...]) -> None:
-        """Remember, letting go of the oldest when the budget is used up."""
-        self._kept[sound] = heard
-        self._free -= sum(each.values.nbytes for each in heard)
-        while self._free < 0 and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self._free += sum(each.values.nbytes for each in oldest)
+        return f"{told.split()[0]}-{hashlib.sha256(repr((*parts, *how)).encode()).hexdigest()}"
 
 
 def _window(features: torch.Tensor, samples: int, strides: Strides) -> Heard:
     return Heard(features, len(features), samples, window_tokens(samples, strides), True)
 
 
+def identity(sound: Sound) -> str:
+    """The hash of the recording's bytes, and the span: the same wherever the recording lies.
+
+    Raises ClipError where it cannot be read.
+    """
+    path, inside = sound.recording
+    try:
+        stat = path.stat()
+    except OSError:
+        return digest(sound)  # which says what is wrong
+    blob = _blob(path, inside, stat.st_mtime_ns, stat.st_size)
+    return f"{blob} {sound.start} {sound.end}"
+
+
 @lru_cache(maxsize=100_000)
-def _blob(path: Path, modified: int, size: int) -> str:
+def _blob(path: Path, inside: tuple[int, int] | None, modified: int, size: int) -> str:
     """The recording's hash; the two numbers make a changed file another one."""
-    return sha256_file(path)
+    return digest(Sound(path, inside=inside))

@@ -7,11 +7,13 @@
 What is asked is never changed in silence: it is kept, or refused with what would fit.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from dlm.document.document import Document
 from dlm.document.settings import Training
 from dlm.errors import PlanError, UsageError
+from dlm.plan.augment import changing, changing_aloud
 from dlm.plan.bases import Base
 from dlm.plan.fits import LARGE_CLIPS_PER_STEP, held_in, instead, is_large, least
 from dlm.plan.frames import ceil_div
@@ -51,15 +53,18 @@ def draw_up(
     wishes = _sensible(wishes or Wishes())
     asked = document.settings.training
     model, why = _model(asked, base, machine, wishes)
+    changes, frozen = changing(document, base), not model.adapter.trains("encoder")
+    model = replace(model, afresh=frozen and (changes is not None or asked.streamed))
     row = row or row_of(base, asked.sequence_len)
     model, at_once = _fitted(asked, model, row, machine, clips)
-    batches = _batches(asked, model, at_once, clips)
+    batches = replace(_batches(asked, model, at_once, clips), changes=changes)
     training = _training(asked, wishes, model, batches=batches, clips=clips)
     lines = (
         *_model_aloud(model, why),
         _memory_aloud(asked, model, row, at_once),
-        *_steps_aloud(batches, training, clips),
+        *_steps_aloud(batches, training, None if asked.streamed else clips),
         *teaching_aloud(training.teacher),
+        *changing_aloud(changes, frozen=frozen),
         Line("seed", str(model.seed)),
     )
     room, _ = machine.room(model.device, spread=model.device_map is not None)
@@ -191,7 +196,7 @@ def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> Bat
         longest=asked.sequence_len,
         auto_resample=asked.audio.auto_resample,
         most_windows=asked.audio.most_windows,
-        heard=not model.adapter.trains("encoder"),
+        heard=not (model.afresh or model.adapter.trains("encoder")),
         seed=model.seed,
         read=model.taught,
     )
@@ -201,7 +206,10 @@ def _training(
     asked: Training, wishes: Wishes, model: ModelPlan, *, batches: BatchPlan, clips: int
 ) -> TrainingPlan:
     epochs = asked.num_epochs or model.base.epochs  # neither is 0
-    steps = wishes.steps or epochs * ceil_div(clips, batches.clips_per_step)
+    steps = wishes.steps or asked.steps or epochs * ceil_div(clips, batches.clips_per_step)
+    if asked.streamed and not (wishes.steps or asked.steps or asked.stages):
+        mend = "set training.steps, or say --steps"
+        raise PlanError("nobody knows how many clips a stream has", mend=mend)
     return TrainingPlan(
         steps=steps,
         learning_rate=asked.learning_rate or model.base.learning_rate,
@@ -259,16 +267,19 @@ def _memory_aloud(asked: Training, model: ModelPlan, row: RowSize, at_once: int)
     return Line("memory", f"about {size(takes.total)}", parts)
 
 
-def _steps_aloud(batches: BatchPlan, training: TrainingPlan, clips: int) -> tuple[Line, ...]:
-    epochs = training.steps / ceil_div(max(clips, 1), batches.clips_per_step)
+def _steps_aloud(batches: BatchPlan, training: TrainingPlan, clips: int | None) -> tuple[Line, ...]:
     times = ceil_div(batches.clips_per_step, batches.clips_per_batch)
+    over = f"{training.steps * batches.clips_per_step:,} clips of a stream"
+    if clips is not None:
+        epochs = training.steps / ceil_div(max(clips, 1), batches.clips_per_step)
+        over = f"{epochs:.1f} times over {clips:,} clips"
     return (
         Line(
             "batch",
             f"{batches.clips_per_step} clips a step",
             f"micro-batch {batches.clips_per_batch} x {times}",
         ),
-        Line("steps", f"{training.steps:,}", f"{epochs:.1f} times over {clips:,} clips"),
+        Line("steps", f"{training.steps:,}", over),
         Line("rate", f"{training.learning_rate:g}", rate_aloud(training)),
     )
 

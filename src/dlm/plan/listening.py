@@ -2,7 +2,7 @@
 
     features     what a frozen encoder leaves for the projector
     kept         what an encoder that learns leaves behind before its layers, and between frames
-    working      what a frozen encoder holds while it hears one window
+    working      what a frozen encoder holds while it hears one window, of one clip or of each
 
 A wave costs more than a mel: seven convolutions make 64, then 32, ... then one step of each frame.
 """
@@ -10,7 +10,7 @@ A wave costs more than a mel: seven convolutions make 64, then 32, ... then one 
 from collections.abc import Iterable
 
 from dlm.plan.bases import Base
-from dlm.plan.frames import ceil_div, encoder_frames
+from dlm.plan.frames import ceil_div, encoder_frames, window_tokens
 from dlm.plan.hearing import BERT, MELS, STRIDE, WAVES
 from dlm.plan.rows import usual_samples
 
@@ -27,6 +27,11 @@ NUMBER = 4  # bytes: hearing is exact
 def frames_of(base: Base, tokens: int) -> int:
     """Encoder frames that became so many tokens."""
     return ceil_div(tokens * base.strides.projector, base.strides.queries)
+
+
+def windows_of(base: Base, tokens: int) -> int:
+    """How many windows became so many tokens."""
+    return ceil_div(tokens, max(window_tokens(base.strides.window, base.strides), 1))
 
 
 def feature_bytes(base: Base, frames: int) -> int:

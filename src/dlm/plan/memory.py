@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from dlm.plan.bases import Base, Role, Tower
 from dlm.plan.frames import ceil_div
-from dlm.plan.listening import feature_bytes, frames_of, kept_bytes, working_bytes
+from dlm.plan.listening import feature_bytes, frames_of, kept_bytes, windows_of, working_bytes
 from dlm.plan.plan import Adapter, Bits, ModelPlan
 from dlm.plan.rows import RowSize
 
@@ -162,7 +162,8 @@ def passing_bytes(model: ModelPlan, row: RowSize, rows: int) -> int:
     compared = 12 * model.taught  # flattened logits, those of the others, gradients
     spoken = row.labels * sizes.vocabulary * (_each(model) + 8 + compared)  # and of the words
     merged = row.tokens * sizes.lm.width * 4 * 4
-    hearing = 0 if learns else working_bytes(base, _each(model))
+    at_once = rows * windows_of(base, row.sound) if model.afresh else 1
+    hearing = 0 if learns else working_bytes(base, _each(model)) * at_once
     once = _copies(model) + _unpacked(model) + hearing
     return rows * (heard + merged + thought + spoken) + once
 

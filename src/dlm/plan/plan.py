@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dlm.plan.bases import Base, Role
+from dlm.plan.changes import Changes
 
 AdapterKind = Literal["lora", "dora", "projector", "full"]
 Learner = Literal["encoder", "projector", "lm", "lora"]
@@ -73,7 +74,8 @@ class ModelPlan:
     With `checkpointing` each layer is thought through again on the way back, not remembered.
     `device_map` is how the layers are spread over several devices, None for one; `encoder_device`
     is where the encoder stays. What is `exact` is computed in fp32 whatever the precision. `taught`
-    when a teacher's words are compared with its own.
+    when a teacher's words are compared with its own; `afresh` when a frozen encoder hears every
+    batch again.
     """
 
     base: Base
@@ -88,13 +90,16 @@ class ModelPlan:
     encoder_device: Literal["cpu"] | None = None
     exact: tuple[Literal["projector", "lora"], ...] = ()
     lora_init_scale: float = 1.0
+    afresh: bool = False
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """How clips become rows and rows become steps.
 
-    `heard` when the frozen encoder is cached; `read` when a teacher reads along.
+    `heard` when the frozen encoder is cached; `read` when a teacher reads along; `skips` when a
+    clip that cannot be used is left out, and does not end the run; `changes` are made to the sounds
+    in each pass.
     """
 
     base: Base
@@ -106,6 +111,8 @@ class BatchPlan:
     heard: bool
     seed: int
     read: bool = False
+    skips: bool = False
+    changes: Changes | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dlm.clips.clip import Clip, Turn
 from dlm.plan.bases import Base
+from dlm.plan.changes import played
 from dlm.plan.frames import tokens
 
 SECONDS = 30
@@ -34,14 +35,19 @@ def row_of(
     longest: int,
     clips: Iterable[Clip] = (),
     lasting: Mapping[str, tuple[float, ...]] | None = None,
+    *,
+    slowest_percent: int = 100,
 ) -> RowSize:
     """The row to make room for, at most `longest` tokens.
 
-    `lasting` are the seconds of each sound, by the place of its clip.
+    `lasting` are the seconds of each sound, by the place of its clip; they may be played as slowly
+    as `slowest_percent` of their speed.
     """
     usual = tokens(usual_samples(base), base.strides)
     rows = [RowSize(usual + TEXT_TOKENS, usual, TEXT_TOKENS)]
-    rows += [_row(base, clip, (lasting or {}).get(clip.place, ())) for clip in clips]
+    rows += [
+        _row(base, clip, (lasting or {}).get(clip.place, ()), slowest_percent) for clip in clips
+    ]
     most = min(longest, base.context)
     return RowSize(
         tokens=min(max(row.tokens for row in rows), most),
@@ -55,9 +61,10 @@ def usual_samples(base: Base) -> int:
     return min(base.strides.window, SECONDS * base.strides.rate)
 
 
-def _row(base: Base, clip: Clip, lasting: tuple[float, ...]) -> RowSize:
+def _row(base: Base, clip: Clip, lasting: tuple[float, ...], percent: int) -> RowSize:
     strides = base.strides
-    sound = sum(tokens(round(seconds * strides.rate), strides) for seconds in lasting)
+    samples = (round(seconds * strides.rate) for seconds in lasting)
+    sound = sum(tokens(played(each, percent, strides.window), strides) for each in samples)
     labels = _words(turn for turn in clip.turns if turn.role == "assistant")
     return RowSize(sound + _words(clip.turns), sound, labels)
 

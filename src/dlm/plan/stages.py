@@ -23,16 +23,18 @@ def in_stages(plan: Plan, asked: Training, counts: Sequence[int], wishes: Wishes
     """
     if not asked.stages:
         return plan
+    mend = "set the steps of training.stages"
     if wishes.steps:
-        mend = "set the steps of training.stages"
         raise UsageError("--steps is for a run without stages", mend=mend)
+    if asked.steps:
+        raise PlanError("training.steps is for a run without stages", mend=mend)
     if asked.rates:
         mend = "write the rates in each stage"
         raise PlanError("training.rates is for a run without stages", mend=mend)
     stages: list[StagePlan] = []
     for number, (stage, count) in enumerate(zip(asked.stages, counts, strict=True), start=1):
         _check(stage, number, count, asked=asked, adapter=plan.model.adapter)
-        heard = stages[-1].heard if stages else True
+        heard = stages[-1].heard if stages else plan.batches.changes is None and not asked.streamed
         stages.append(_stage(stage, plan, asked, count, heard=heard))
     total = sum(stage.steps for stage in stages)
     training = replace(
@@ -72,6 +74,9 @@ def _check(stage: Stage, number: int, count: int, *, asked: Training, adapter: A
     if {*stage.train} == {"projector"} and asked.stability.freeze_projector_steps:
         what = f"stage {number} would learn nothing while the projector waits: it learns alone"
         raise PlanError(what, mend="take training.stability.freeze_projector_steps out")
+    if asked.streamed and not stage.steps:
+        what = f"stage {number} has no steps, and nobody knows how many clips a stream has"
+        raise PlanError(what, mend="set its steps")
     if not count:
         patterns = ", ".join(stage.clips) or "all"
         what = f"stage {number} has no clips to learn from ({patterns})"

@@ -14,10 +14,11 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from numbers import Integral, Real
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -51,17 +52,19 @@ class RunFacts:
     base_revision: str | None = None
     learned_from: tuple[Recording, ...] = ()
     overrides: dict[str, object] = field(default_factory=dict)  # asked over the document
+    heard_with: dict[str, str] = field(default_factory=dict)  # what decodes and what resamples
 
     def differences(self, other: "RunFacts") -> tuple[str, ...]:
         """The names of the facts that are not those of `other`.
 
-        What overrides change is in the plan and in the data; the others make no difference.
+        What overrides change is in the plan and in the data; the others make no difference, nor
+        does a newer decoder.
         """
         theirs = vars(other)
         return tuple(
             name
             for name, mine in vars(self).items()
-            if name != "overrides" and plain(mine) != plain(theirs.get(name))
+            if name not in ("overrides", "heard_with") and plain(mine) != plain(theirs.get(name))
         )
 
 
@@ -144,7 +147,7 @@ def plain(value: object) -> object:
     if isinstance(value, Real):
         return float(value) if math.isfinite(value) else None
     if is_dataclass(value):
-        return plain(vars(value))
+        return plain({each.name: attrgetter(each.name)(value) for each in fields(value)})
     if isinstance(value, Mapping):
         kept = ((str(key), item) for key, item in value.items() if not callable(item))
         return {key: plain(item) for key, item in kept}

@@ -5,7 +5,7 @@ $DLM_HOME/store/<dlm_id>/          default ~/.dlm
 ├── adapter/
 │   ├── versions/v0001/            never modified after commit; version.json is its record
 │   └── current.txt                the version in use: "v0001"
-├── blobs/<sha256>                 audio bytes as found
+├── blobs/<sha256>                 audio bytes as found, where they are not too many to copy
 ├── features/                      cached features
 ├── runs/<id>/
 │   ├── run.json  log.jsonl        what it started from; what it said
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dlm.errors import StoreError
 
+BLOB_BYTES = 4 << 30  # recordings that take more in all are not copied
 NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 
 

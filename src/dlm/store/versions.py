@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +30,7 @@ from dlm.files import (
     sync,
     sync_tree,
     temporary,
+    tree_bytes,
     write_atomic,
     writing,
 )
@@ -126,14 +126,14 @@ class Store:
                 lines.append(f"{path.name}: its {RECORD} is damaged")
         return tuple(lines)
 
-    def add_blob(self, path: Path) -> str:
-        """Keep the bytes at `path`, once; their sha256 is their name."""
+    def add_blob(self, path: Path, inside: tuple[int, int] | None = None) -> str:
+        """Keep the bytes at `path`, or those `inside` it, once; their sha256 is their name."""
         blobs = self.layout.blobs
         copy = temporary(blobs)
         try:
             with writing(blobs):
                 make_folder(blobs)
-            digest = copy_hashed(path, copy)
+            digest = copy_hashed(path, copy, inside)
             with writing(blobs):
                 if not (blob := self.layout.blob(digest)).exists():
                     copy.replace(blob)
@@ -172,12 +172,7 @@ class Store:
 
     def size_bytes(self) -> int:
         """What the store takes on the disk."""
-        size = 0
-        for folder, _, files in os.walk(self.layout.root):
-            for name in files:
-                with suppress(FileNotFoundError):  # a writer is at work
-                    size += (Path(folder) / name).lstat().st_size
-        return size
+        return tree_bytes(self.layout.root) if self.layout.root.exists() else 0
 
     def repair(self) -> None:
         """Put right what a kill left; while another process writes, leave everything to it."""

@@ -1,6 +1,6 @@
 """What a run says while it goes: the one stream that the store, the command line and tests read.
 
-    Started  (Staged | Step | Skipped | Listened | Checked | Saved)*  Finished
+    Started  (Staged | Step | Skipped | Listened | Checked | Saved | LeftOut)*  Finished
 
 The trainer yields these and owns no files; `Saved` carries a function that writes the state into
 the folder it is given.
@@ -86,6 +86,19 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Clips that could not be used, of so many: before the first step, or on the way up to `step`.
+
+    Each of `problems` is one line: where, what, the mend.
+    """
+
+    step: int
+    clips: int
+    of: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Listened:
     """Whether the model listens so far: its loss per token, and that with another clip's sound."""
 
@@ -137,4 +150,4 @@ class Finished:
     reason: str = "done"  # or "stopped"
 
 
-Event = Started | Staged | Step | Skipped | Listened | Checked | Saved | Finished
+Event = Started | Staged | Step | Skipped | Listened | Checked | Saved | LeftOut | Finished

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from dlm.batches.bucket import Share
+from dlm.batches.bucket import Cursor, Share
 from dlm.batches.collate import Batch
 from dlm.errors import TrainingError
 from dlm.model.adapters import learning, only
@@ -44,10 +45,16 @@ Write = Callable[[Path], None]
 
 
 class Stream(Protocol):
-    """What yields the batches of steps `start` to `stop` that fall to one rank."""
+    """What yields the batches of steps `start` to `stop` that fall to one rank.
 
-    def stream(self, start: int, stop: int, share: Share) -> Iterator[list[Batch]]:
+    `cursor` says where the data stand then, and is empty where the step says it.
+    """
+
+    def stream(self, start: int, stop: int, share: Share, cursor: Cursor) -> Iterator[list[Batch]]:
         """Each step's batches, in order."""
+
+    def cursor(self, done: int) -> Cursor:
+        """Where the data stand after so many steps."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class _Run:
                 optimiser(model, stretch)
         self.state = read_state(self.slots, hooks.resume) if hooks.resume else State()
         self.done, self.skips = self.state.step, 0
+        self.cursors = self._cursors_of(self.state)
         self.began = self.saved = time.monotonic()
 
     def started(self) -> Started:
@@ -130,10 +138,12 @@ class _Run:
             loop = Loop(self.model, plan, self.accelerator, teacher, first=first, stage=stage)
             if self.done > first:
                 place_moments(self.slots, loop.optimizer, self.state)
-            start = self.done
-            for number, step in enumerate(self.batches.stream(start, last, self.share), start):
+            start, cursor = self.done, self.cursors[self.share[0]] if self.cursors else ()
+            steps = self.batches.stream(start, last, self.share, cursor)
+            for number, step in enumerate(steps, start):
                 event = loop.step(number, step)
                 self.done = number + 1
+                self.cursors = self._every_cursor()
                 yield event
                 self._endure(event)
                 if self.done == self.plan.steps:
@@ -157,7 +167,23 @@ class _Run:
 
     def _write(self, loop: Loop, step: int, folder: Path) -> None:
         """Write the resumable state after `step` steps."""
-        write_state(self.slots, loop.optimizer, step, folder)
+        write_state(self.slots, loop.optimizer, step, folder, cursors=self.cursors)
+
+    def _cursors_of(self, state: State) -> tuple[Cursor, ...]:
+        """Where every process stands. Raises TrainingError where there are others now."""
+        before, now = len(state.cursors), self.share[1]
+        if before not in (0, now):
+            what = f"the run was of {before} process{'es' * (before > 1)}, and now there are {now}"
+            raise TrainingError(what, mend="start as many, or start over with --fresh")
+        return state.cursors
+
+    def _every_cursor(self) -> tuple[Cursor, ...]:
+        """Where every process stands in a stream: each knows all, so that any can save."""
+        mine = self.batches.cursor(self.done)
+        if not mine or self.share[1] == 1:
+            return (mine,) if mine else ()
+        told = torch.tensor([mine], device=self.accelerator.device)
+        return tuple(map(tuple, self.accelerator.gather(told).tolist()))
 
     def _due(self) -> bool:
         """Whether it is time to save."""

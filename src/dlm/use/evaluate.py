@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from dlm.batches.collate import Batch, Padding, collate
 from dlm.clips.clip import Clip, Part, Sound
@@ -82,25 +81,25 @@ def shuffle_sounds(clips: list[Clip]) -> list[Clip]:
 
 def _donors(clips: list[Clip]) -> dict[Sound, Sound]:
     """A stand-in for each sound: the next one, in a random ring, of a recording not in its clip."""
-    near: dict[Sound, set[Path]] = {}
+    near: dict[Sound, set[object]] = {}
     for clip in clips:
         for sound in clip.sounds:
-            near.setdefault(sound, set()).update(each.path for each in clip.sounds)
+            near.setdefault(sound, set()).update(each.recording for each in clip.sounds)
     ring = sorted(near, key=repr)
     random.Random(0).shuffle(ring)
     donor = {}
     for place, sound in enumerate(ring):
-        found = _next(ring, place, near[sound]) or _next(ring, place, {sound.path})
+        found = _next(ring, place, near[sound]) or _next(ring, place, {sound.recording})
         if found is None:
             return {}
         donor[sound] = found
     return donor
 
 
-def _next(ring: list[Sound], place: int, but: set[Path]) -> Sound | None:
+def _next(ring: list[Sound], place: int, but: set[object]) -> Sound | None:
     """The first sound after `place` in the ring that is of none of these recordings."""
     after = (ring[(place + step) % len(ring)] for step in range(1, len(ring)))
-    return next((sound for sound in after if sound.path not in but), None)
+    return next((sound for sound in after if sound.recording not in but), None)
 
 
 def _swap(part: Part, donor: dict[Sound, Sound]) -> Part:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dlm.use.evaluate import Report
     from dlm.use.transcribe import Transcript
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus")
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -99,15 +97,28 @@ def transcribe(
         str | None,
         Say("Spoken in them, such as fr, for a base that is told it; detected when not said."),
     ] = None,
+    segment: Annotated[
+        str,
+        Say(
+            "Cut a long recording where it is quiet, where nobody speaks, or every so often.",
+            value="energy|silero|none",
+        ),
+    ] = "energy",
     version: VersionName = None,
     bare: Bare = False,
     device: Device = None,
 ) -> "Iterator[Transcript]":
     """Write down what is said in recordings of any length."""
+    from dlm.clips.segment import WAYS, voice_weights
+
     _there(recordings)
     if language is not None and not LANGUAGE.fullmatch(language):
         what = f"'{language}' is not a language code of ISO 639-1"
         raise UsageError(what, mend=LANGUAGE_MEND)
+    if segment not in WAYS:
+        raise UsageError(f"--segment is {segment}", mend=f"choose {' or '.join(WAYS)}")
+    if segment == "silero":
+        voice_weights()
     files = [file for recording in recordings for file in _files(recording)]
     opened = _opened(path, version, bare=bare, device=device)
     require_sound([Sound(each) for each in files], opened, whole=True)
@@ -116,9 +127,7 @@ def transcribe(
     from dlm.use.transcribe import transcribe as heard
 
     using = ready(opened.base, opened.version, device=opened.device, asked=opened.asked)
-    yield from heard(
-        using, files, auto_resample=opened.asked.audio.auto_resample, language=language
-    )
+    yield from heard(using, files, segment=segment, language=language)
 
 
 def evaluate(
@@ -226,7 +235,9 @@ def _files(recording: Path) -> list[Path]:
     """A recording itself, or those in a folder."""
     if not recording.is_dir():
         return [recording]
-    found = sorted(each for each in recording.rglob("*") if each.suffix.lower() in SUFFIXES)
+    from dlm.clips.walk import is_audio, walk
+
+    found = [each for each in walk(recording).files if is_audio(each)]
     if not found:
         raise ClipError("no recordings in this folder", where=str(recording), mend="name another")
     return found
@@ -241,30 +252,29 @@ def _clips(
     """
     from dlm.clips.chosen import chosen
     from dlm.clips.sources import gather, gather_source
-    from dlm.clips.split import split
+    from dlm.clips.split import sides
     from dlm.document.override import overridden
-    from dlm.document.settings import Source
+    from dlm.document.sources import Source
+    from dlm.verbs.prepare import usable
 
-    asked = opened.asked
     if data is None:
         gathered = gather(opened.document)
-        held_out = split(gathered.clips, asked.held_out, seed=asked.seed)[1]
-        clips = list(gathered.clips if one else held_out)
+        clips = gathered.clips if one else sides(gathered, opened.asked)[1]
         mend = "set training.held_out, or give clips with --data FOLDER"
     else:
         if not data.exists():
             raise UsageError(f"clips not found: {data}", mend="name a folder or a list of clips")
         document = overridden(opened.document, {"training.sources_policy": "permissive"})
         gathered = gather_source(document, Source(path=str(data.absolute())))
-        clips = list(gathered.clips)
+        clips = gathered.clips
         mend = "put recordings and their .txt transcripts there"
-    fatal = [problem for problem in gathered.problems if problem.fatal]
-    if fatal:
-        raise ClipError(fatal[0].what, where=fatal[0].where, mend=fatal[0].mend)
-    if one:
-        clips = list(chosen(clips, [one]))[:1]
+    if one:  # what is wrong with it is told when it is opened
+        usable(opened.document, opened.base, gathered, ())
+        clips = chosen(clips, [one])[:1]
         mend = "name a clip's place, such as my.dlm:12, or its recording"
+    else:
+        clips = usable(opened.document, opened.base, gathered, clips)
     if not clips:
         where = str(data or opened.document.path)
         raise ClipError("no clips to evaluate on", where=where, mend=mend)
-    return clips, gathered.sources if data else ()
+    return list(clips), gathered.sources if data else ()

@@ -32,6 +32,7 @@ class Shown:
     exports: "tuple[Export, ...]"
     store: Path
     size_bytes: int
+    asked: "Version | None" = None  # whose recordings are to be told
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,13 @@ class Health:
     weights: "Inspection | None" = None  # of the base one asks about
 
 
-def show(path: DocumentPath) -> Shown:
+def show(
+    path: DocumentPath,
+    *,
+    version: Annotated[
+        str | None, Say("Tell which recordings a version learned from.", value="VERSION")
+    ] = None,
+) -> Shown:
     """Tell what a document holds and what was learned from it."""
     from dlm.clips.sources import gather
     from dlm.document.parse import read
@@ -80,6 +87,7 @@ def show(path: DocumentPath) -> Shown:
         exports=store.exports(),
         store=store.layout.root,
         size_bytes=store.size_bytes(),
+        asked=store.find(version) if version else None,
     )
 
 
@@ -152,9 +160,10 @@ def doctor(
     ] = None,
 ) -> Health:
     """Look at this machine, and at what a document needs of it."""
-    import soundfile
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    from dlm.clips.audio import heard_with
+    from dlm.clips.ffmpeg import INSTALL, installed
     from dlm.plan.catalogue import CATALOGUE
     from dlm.plan.fits import card, fits
     from dlm.plan.hardware import survey
@@ -167,12 +176,12 @@ def doctor(
     machine = survey(home())
     if gpu:
         machine = replace(machine, gpus=(card(gpu),))
-    checked = prepare(path, machine=machine) if path else None
+    checked, means = prepare(path, machine=machine) if path else None, heard_with()
     found = checked.plan if checked else None
     return Health(
         machine=machine,
-        decoder=f"libsndfile {soundfile.__libsndfile_version__}",
-        resampler=_resampler(),
+        decoder=means["decoder"] + ("" if installed() else f"; m4a, webm, video: {INSTALL}"),
+        resampler=means.get("resampler", "none: pip install soxr"),
         cache=Path(HF_HUB_CACHE),
         cached=tuple(base.key for base in released if snapshot(base.source, base.revision)),
         home=home(),
@@ -193,15 +202,3 @@ def _inspected(name: str) -> "Inspection":
     from dlm.model.tensors import inspect
 
     return inspect(base)
-
-
-def _resampler() -> str:
-    """The resampler that would be used."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    for library in ("soxr", "scipy"):
-        try:
-            return f"{library} {version(library)}"
-        except PackageNotFoundError:
-            continue
-    return "none: pip install soxr"

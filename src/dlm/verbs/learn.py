@@ -1,8 +1,8 @@
-"""init, check, train: from an empty document to a version."""
+"""init, train: from an empty document to a version."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +13,8 @@ from dlm.verbs.overrides import Overrides
 from dlm.verbs.say import Device, DocumentPath, Progress, Say, within
 
 if TYPE_CHECKING:
-    from dlm.batches.show import ShownRow
     from dlm.clips.clip import Clip
+    from dlm.clips.heard import Recording as Recorded
     from dlm.document.document import Document
     from dlm.plan.plan import Plan
     from dlm.store.facts import RunFacts, Version
@@ -76,36 +76,6 @@ def _base_for(name: str, path: Path, *, audio: bool) -> tuple[str, str]:
     return name, facts.adapter
 
 
-def check(
-    path: DocumentPath,
-    *,
-    show_labels: Annotated[bool, Say("Decode one clip's row: what of it is learned.")] = False,
-    overrides: Overrides = None,
-    progress: Progress | None = None,
-) -> "Prepared":
-    """Find every problem that can be known without the model."""
-    from dlm.verbs.prepare import prepare
-
-    checked = prepare(path, overrides=overrides, progress=progress)
-    return replace(checked, row=_shown(checked)) if show_labels else checked
-
-
-def _shown(checked: "Prepared") -> "ShownRow | None":
-    """The first row with sound as it is learned, through the base's tokenizer alone."""
-    from dlm.batches.forms import chat_of
-    from dlm.batches.show import show_row
-    from dlm.model.load import tokenizer_of
-
-    bad = {problem.where for problem in checked.fatal}
-    fine = [clip for clip in checked.learn if clip.place not in bad]
-    clip = next((clip for clip in fine if clip.sounds), fine[0] if fine else None)
-    if clip is None:
-        return None
-    base, taken_in = checked.base, checked.document.settings.training.audio
-    chat = chat_of(tokenizer_of(base), base)
-    return show_row(clip, chat, base.strides, taken_in.most_windows)
-
-
 def train(
     path: DocumentPath,
     *,
@@ -149,16 +119,15 @@ def train(
 
 def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
     """What the run starts from; the same facts make the same version."""
+    from dlm.clips.audio import heard_with
     from dlm.store.facts import Recording, RunFacts
+    from dlm.verbs.streamed import of_shards
 
-    first = {clip.place: clip.sounds[0] for clip in checked.learn if clip.sounds}
-    heard = [
-        (first[each.place], each.sha256) for each in checked.audit.facts if each.place in first
-    ]
-    known = {sound.path: sha256 for sound, sha256 in heard}
+    sounds = {each.recording: each for clip in checked.learn for each in clip.sounds}
+    known = _known(checked, sounds.values())
     # Where the base lies, and how much of it was here when the plan was drawn, change nothing.
     base = {**asdict(plan.model.base), "source": None, "sizes": None, "megabytes": None}
-    return RunFacts(
+    facts = RunFacts(
         document_sha256=checked.document.sha256,
         data_sha256=_data_sha256(checked.learn, known),
         plan={
@@ -169,23 +138,35 @@ def _facts(checked: "Prepared", plan: "Plan") -> "RunFacts":
         seed=plan.model.seed,
         base=plan.model.base.key,
         base_revision=plan.model.base.revision,
-        learned_from=tuple(Recording(sound.name, sha256) for sound, sha256 in heard),
+        learned_from=tuple(Recording(each.name, known[each.recording]) for each in sounds.values()),
         overrides=dict(checked.overrides),
+        heard_with=heard_with(),
     )
+    streamed = checked.document.settings.training.streamed
+    return of_shards(facts, checked.document) if streamed else facts
 
 
-def _data_sha256(clips: "tuple[Clip, ...]", known: dict[Path, str]) -> str:
-    """One hash of all words and sounds. `known` are the hashes of recordings, as far as known."""
+def _known(checked: "Prepared", sounds: Iterable[Sound]) -> "dict[Recorded, str]":
+    """The hash of every recording's bytes, or what stands for it where they are not copied."""
     from dlm.clips.audio import digest
+    from dlm.clips.heard import identity
 
+    known = dict(checked.audit.facts.heard.digests)
+    hashed = digest if checked.copied else identity
+    return known | {
+        sound.recording: hashed(sound) for sound in sounds if sound.recording not in known
+    }
+
+
+def _data_sha256(clips: "tuple[Clip, ...]", known: "Mapping[Recorded, str]") -> str:
+    """One hash of all words and sounds. `known` are the hashes of recordings."""
     data = hashlib.sha256()
     for clip in clips:
+        weight = () if clip.weight == 1 else (f"{clip.weight:g}",)
         turns = [part for turn in clip.turns for part in (turn.role, *turn.parts)]
-        for part in (clip.language or "", *turns):
+        for part in (clip.language or "", *weight, *turns):
             if isinstance(part, Sound):
-                if part.path not in known:
-                    known[part.path] = digest(part)
-                part = f"{known[part.path]} {part.start} {part.end} {part.said or ''}"
+                part = f"{known[part.recording]} {part.start} {part.end} {part.said or ''}"
             data.update(f"{len(part)} {part}".encode())
     return data.hexdigest()
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dlm.errors import ClipError
 from dlm.verbs.ask import Opened, require_sound
 from dlm.verbs.say import Device, DocumentPath, Progress, Say, VersionName, within
 
 if TYPE_CHECKING:
     from dlm.clips.clip import Clip
     from dlm.document.document import Document
+    from dlm.plan.bases import Base
     from dlm.store.facts import Version
     from dlm.use.insight_run import Curves
 
@@ -51,7 +51,7 @@ def insight(
     chosen = device_of(device, survey(home()))
     document, base, kept = learned(path, version)
     opened = Opened(document, base, kept.path, chosen)
-    tried, held_out = _tried(document)
+    tried, held_out = _tried(document, base)
     require_sound([sound for clip in tried for sound in clip.sounds], opened)
     folder = (into or path.with_name(f"{path.stem}-insight-{kept.name}")).absolute()
     make_room(folder)
@@ -74,17 +74,16 @@ def insight(
     return Looked(page, tuple(drawn), kept.name, len(tried), held_out, found.report.scores)
 
 
-def _tried(document: "Document") -> "tuple[list[Clip], bool]":
+def _tried(document: "Document", base: "Base") -> "tuple[list[Clip], bool]":
     """The clips to try it on, and whether they were held out."""
     from dlm.clips.sources import gather
-    from dlm.clips.split import split
+    from dlm.clips.split import sides
+    from dlm.verbs.prepare import usable
 
     gathered, asked = gather(document), document.settings.training
-    fatal = next((problem for problem in gathered.problems if problem.fatal), None)
-    if fatal:
-        raise ClipError(fatal.what, where=fatal.where, mend=fatal.mend)
-    learn, held_out = split(gathered.clips, asked.held_out, seed=asked.seed)
-    return list(held_out or learn[: asked.train_count][:UNHELD_CLIPS]), bool(held_out)
+    learn, held_out = sides(gathered, asked)
+    tried = held_out or learn[: asked.train_count][:UNHELD_CLIPS]
+    return list(usable(document, base, gathered, tried)), bool(held_out)
 
 
 def _told(document: "Document", version: "Version") -> "Curves":

@@ -25,7 +25,7 @@ def tones(
 
     within("--count", count, least=1)
     within("--seed", seed, least=0)
-    _insist_on_room(folder)
+    insist_on_room(folder)
     replace_folder(folder, lambda new: write_tones(new, count=count, seed=seed))
     return folder
 
@@ -50,9 +50,13 @@ def shards(
 
     within("--samples", samples, least=1)
     within("--megabytes", megabytes, least=1)
-    _insist_on_room(folder)
+    insist_on_room(folder)
     checked = prepare(path, wishes=Wishes(device=device), overrides=overrides)
     plan, base = checked.insist(), checked.base
+    if plan.batches.changes:
+        mend = "write what is heard of them as they are: --set training.audio.augment.share=0"
+        what = "training.audio.augment changes its clips in every pass: no features stay"
+        raise TrainingError(what, where=str(path), mend=mend)
     if not plan.batches.heard:
         mend = "set training.freeze_encoder: true, or another training.adapter"
         raise TrainingError("its encoder learns: no features stay", where=str(path), mend=mend)
@@ -76,6 +80,7 @@ def shards(
     return written[0]
 
 
-def _insist_on_room(folder: Path) -> None:
+def insist_on_room(folder: Path) -> None:
+    """Refuse a folder that holds something."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise StoreError("not empty", where=str(folder), mend="name an empty folder")
