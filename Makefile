@@ -34,6 +34,8 @@ check: setup
 test: check
 	@if ! command -v chromium chromium-browser google-chrome > /dev/null; then \
 		echo "test: the browser is missing; on Debian: apt-get install chromium" >&2; exit 1; fi
+	@if ! command -v ffmpeg > /dev/null; then \
+		echo "test: ffmpeg is missing; on Debian: apt-get install ffmpeg" >&2; exit 1; fi
 	@.venv/bin/python -m pytest -q
 
 docs: setup

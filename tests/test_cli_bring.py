@@ -103,7 +103,8 @@ def test_nothing_is_written_unless_it_is_said() -> None:
     Path("my.dlm").write_text(HEAD + "More.\n")
     with pytest.raises(StoreError, match="my.dlm: changed meanwhile; import it again"):
         found.write()
-    dlm.import_source("corpus", into=Path("my.dlm")).write()
+    Path("link.dlm").symlink_to("my.dlm")
+    dlm.import_source("corpus", into=Path("link.dlm")).write()
     assert read(Path("my.dlm")).settings.training.sources[0].path == "corpus"
 
 
@@ -173,6 +174,7 @@ def rows_of_problems(err: str) -> list[str]:
     ("words", "code", "told"),
     [
         ("import nowhere --into my.dlm", 1, "source not found: nowhere; make the folder or"),
+        ("import a\udcff --into my.dlm", 2, "SOURCE: path is 'a\\udcff'; it must be text"),
         ("import corpus --into no.dlm", 1, "no.dlm: there is no such document; dlm init no.dlm"),
         ("import corpus", 2, "Missing option '--into'"),
         ("import corpus --into my.dlm --format foo", 2, "--format: format is 'foo'; it must be"),

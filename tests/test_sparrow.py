@@ -1,6 +1,7 @@
 """The embedded base: it is what its row says, it hears, and it learns a voice."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,17 @@ def test_a_long_recording_is_heard_better_cut_at_its_pauses(document: Path, tmp_
     soundfile.write(long, np.concatenate([soundfile.read(clip)[0] for clip in clips]), 16_000)
     said = " ".join(clip.with_suffix(".txt").read_text().strip() for clip in clips)
     wrong = {}
-    for way in ("energy", "none"):
+    for way in ("energy", "silero", "none"):
         heard = dlm("transcribe", document, long, "--base", "--segment", way).out
         wrong[way] = word_errors([said], [heard]).rate
-    assert wrong["energy"] < 0.75 * wrong["none"], wrong
+    assert max(wrong["energy"], wrong["silero"]) < 0.75 * wrong["none"], wrong
+
+
+def test_a_way_to_cut_that_is_not_there(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("transcribe", document, VOICE / "new.flac", "--base", "--segment")
+    dlm(*asked, "x").refused("--segment is x; choose energy or silero or none", code=2)
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    dlm(*asked, "silero").refused("silero-vad is not installed; pip install 'dlm[voice]'")
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_clips_that_cannot_be_learned_are_left_out_and_counted() -> None:
     seen = [place for step in of.stream(0, 25) for place in places(step)]
     assert len(set(seen)) == len(seen) == 196
     assert of.counts == (4, 200)
+    assert len(list(of.stream(0, 50))) == 50 and of.counts == (8, 400)
     (*_, last) = of.left_out.problems.values()
     assert str(last).endswith("no token of it would be learned; write more")
 

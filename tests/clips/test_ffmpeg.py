@@ -21,7 +21,6 @@ from dlm.clips.sources import gather
 from dlm.errors import ClipError
 from tests.clips.sounds import RATE, document, noise, pair, save
 
-REAL = pytest.mark.skipif(not which("ffmpeg"), reason="ffmpeg is not installed")
 HEAD = b"\0\0\0\x20ftypM4A " + bytes(200)
 SAYS = '{"streams": [{"sample_rate": "16000", "channels": 1, "duration": "1.0"}]}'
 
@@ -81,7 +80,6 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, probe: str, decod
     return path
 
 
-@REAL
 @pytest.mark.parametrize("name", KINDS)
 def test_a_span_is_the_same_samples_as_in_the_whole(made: Path, name: str) -> None:
     header = probe(made / name)
@@ -98,7 +96,6 @@ def test_a_span_is_the_same_samples_as_in_the_whole(made: Path, name: str) -> No
         assert min(away) < 1e-4, f"{name} from {start}: {min(away)}"
 
 
-@REAL
 def test_it_sounds_like_what_it_was_made_of(made: Path) -> None:
     source = decode(Sound(made / "source.wav", 0, 2), rate=RATE, resample=False)
     for name in ("alac.m4a", "a.mkv", "a.wv"):
@@ -106,7 +103,6 @@ def test_it_sounds_like_what_it_was_made_of(made: Path) -> None:
         np.testing.assert_allclose(heard, source, atol=1e-4)
 
 
-@REAL
 @pytest.mark.parametrize("name", ["a.m4a", "a.webm", "a.aac"])
 def test_it_may_lie_in_an_archive(made: Path, tmp_path: Path, name: str) -> None:
     content = (made / name).read_bytes()
@@ -121,7 +117,6 @@ def test_it_may_lie_in_an_archive(made: Path, tmp_path: Path, name: str) -> None
     assert digest(sound) == digest(Sound(made / name))
 
 
-@REAL
 @pytest.mark.parametrize("name", ["-x.m4a", "concat:a|b.m4a", "a b'$(touch gone)%d.m4a", "ü\n.m4a"])
 def test_a_name_is_only_a_name(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -133,13 +128,11 @@ def test_a_name_is_only_a_name(
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
-@REAL
 def test_measured_as_other_sound_is(made: Path) -> None:
     facts = measure(Sound(made / "alac.m4a"))
     assert facts == measure(Sound(made / "source.wav"))
 
 
-@REAL
 def test_a_list_of_other_files_opens_none(made: Path, tmp_path: Path) -> None:
     """A playlist, or one dressed up as a film, is not followed."""
     listed = f"#EXTM3U\n#EXTINF:10,\nfile://{made}/a.aac\n#EXT-X-ENDLIST\n"
@@ -149,7 +142,6 @@ def test_a_list_of_other_files_opens_none(made: Path, tmp_path: Path) -> None:
     assert "ffprobe cannot read it" in refusal(tmp_path / "b.m4a")
 
 
-@REAL
 @pytest.mark.parametrize(("name", "share"), [("a.m4a", 0.5), ("alac.m4a", 0.9), ("a.mov", 0.99)])
 def test_a_film_cut_short(made: Path, tmp_path: Path, name: str, share: float) -> None:
     content = (made / name).read_bytes()
@@ -159,7 +151,6 @@ def test_a_film_cut_short(made: Path, tmp_path: Path, name: str, share: float) -
     assert line.startswith(f"clips/{name}: ffprobe cannot read it (moov atom not found); copy it")
 
 
-@REAL
 def test_a_film_whose_sound_is_cut_short(made: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.m4a"
     words = ["-i", str(made / "a.m4a"), "-c", "copy", "-movflags", "+faststart", str(path)]
@@ -169,7 +160,6 @@ def test_a_film_whose_sound_is_cut_short(made: Path, tmp_path: Path) -> None:
     assert len(decode(Sound(path, 1, 2), rate=RATE, resample=False)) == RATE
 
 
-@REAL
 def test_a_film_without_sound(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     picture = ["-f", "lavfi", "-i", "color=s=16x16:d=1", "-c:v", "mpeg4", str(path)]

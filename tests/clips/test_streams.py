@@ -82,6 +82,9 @@ def test_no_more_clips_of_a_pass_are_given_than_asked(
 def test_shards_come_in_another_order_in_each_pass() -> None:
     orders = [[place for _, place in read(feed([1] * 20), Hand(0, 1), turn)] for turn in (0, 1, 0)]
     assert orders[0] == orders[2] != orders[1]
+    tap = Tap(feed([1] * 20), [Hand(0, 1)], seed=1)
+    passes = [[each.place for each in tap.draw(20, lambda each: each).made] for _ in range(2)]
+    assert passes == orders[:2]
 
 
 @given(

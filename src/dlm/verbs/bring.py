@@ -85,7 +85,7 @@ class Import:
             raise ClipError(what, where=where, mend="mend it, or name another source")
         if self.path.read_bytes() != self.before:
             raise StoreError("changed meanwhile", where=where, mend="import it again")
-        write_atomic(self.path, self.after)
+        write_atomic(self.path.resolve(), self.after)
 
 
 def import_source(
@@ -201,7 +201,8 @@ def _source(given: "Entry") -> "Source":
         return Source.model_validate(given)
     except ValidationError as error:
         mistake = error.errors()[0]
-        flag = "--" + str(mistake["loc"][0]).replace("_", "-")
+        name = str(mistake["loc"][0]).replace("_", "-")
+        flag = "SOURCE" if name == "path" else f"--{name}"
         what, mend = describe(mistake)
         raise UsageError(what, where=flag, mend=mend) from error
 
