@@ -9,6 +9,7 @@ import pytest
 
 import dlm as api
 from dlm.clips.clip import Clip, Sound, Turn
+from dlm.errors import DocumentError
 from dlm.plan.plan import Wishes
 from dlm.store.facts import RunFacts
 from dlm.store.layout import BLOB_BYTES
@@ -16,6 +17,7 @@ from dlm.store.versions import open_store
 from dlm.training.events import LeftOut, Started
 from dlm.verbs.lesson import Asked, teach
 from dlm.verbs.prepare import Prepared, copies_aloud, prepare, recorded_bytes
+from tests.clips.sounds import document, noise, save
 from tests.command import Done, dlm
 from tests.tiny import WORDS, make_tiny, tone
 
@@ -206,3 +208,20 @@ def test_recordings_that_are_too_many_are_not_copied(tiny: Path, folder: Path, h
         asked = Asked(stop=lambda: False)
         list(teach(replace(checked, copied=copied), store, facts, run=None, asked=asked))
         assert len(list(home.glob("store/*/blobs/*"))) == 4 * copied
+
+
+def test_what_is_held_out_may_be_another_split_of_a_source(tmp_path: Path) -> None:
+    for split, names in (("train", "abc"), ("test", "de")):
+        folder = tmp_path / "data" / split
+        rows = [f"{name}.wav,What {name} says." for name in names]
+        for name in names:
+            save(folder / f"{name}.wav", noise(seed=ord(name)))
+        (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
+    head = "training:\n  sources: [{path: data, split: train}]\n"
+    written = document(tmp_path, head=head + "  held_out: {path: data, split: test}\n")
+    found = json.loads(dlm("check", written.path, "--json").out)
+    assert (found["clips"], found["held_out"]) == (5, 2)
+    with pytest.raises(
+        DocumentError, match="my.dlm:7:26: unknown key 'splt'; did you mean 'split'"
+    ):
+        document(tmp_path, head=head + "  held_out: {path: data, splt: test}\n")

@@ -90,10 +90,17 @@ def gather_source(document: Document, source: Source, *, most: int | None = None
 
 def every_source(asked: Training) -> Iterator[tuple[Source, bool]]:
     """Every source, and whether it is kept for testing; one that only held_out names comes last."""
-    named = Path(asked.held_out) if isinstance(asked.held_out, str) else None
-    yield from ((each, Path(each.path) == named) for each in asked.sources)
-    if named is not None and all(Path(each.path) != named for each in asked.sources):
-        yield Source(path=str(asked.held_out)), True
+    named = asked.held_out if isinstance(asked.held_out, Source) else None
+    listed = [(each, named is not None and _is(each, named)) for each in asked.sources]
+    yield from listed
+    if named is not None and not any(tested for _, tested in listed):
+        yield named, True
+
+
+def _is(source: Source, named: Source) -> bool:
+    """Whether a source is the one that is named: by its path alone or by everything."""
+    by_path = named == Source(path=named.path) and Path(source.path) == Path(named.path)
+    return by_path or source == named
 
 
 def rooted(document: Document, source: Source) -> Origin:

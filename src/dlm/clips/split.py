@@ -22,6 +22,7 @@ from dlm.clips.heard import Recording
 from dlm.clips.measure import measure
 from dlm.clips.sources import Gathered
 from dlm.document.settings import SplitBy, Training
+from dlm.document.sources import Source
 from dlm.errors import ClipError
 
 ENOUGH_CLIPS = 10  # from here on a share above zero keeps at least one recording
@@ -74,7 +75,7 @@ def sides(
     """
     clips, by = gathered.clips, asked.split_by
     of = Of(by, asked.seed, contents(clips, known or {}) if by == "content" else {})
-    if isinstance(asked.held_out, str):
+    if isinstance(asked.held_out, Source):
         return _apart(clips, gathered.held_out, of), gathered.held_out
     return split(clips, asked.held_out, of)
 

@@ -78,6 +78,8 @@ def _opened(group: dict[str, Any], step: str, name: str) -> dict[str, Any]:
     below = group.get(step) or {}
     if isinstance(below, str):
         below = {"like": below}
+    if isinstance(below, int | float):  # a number of clips becomes a source
+        below = {}
     if not isinstance(below, dict):
         above = name.rpartition(".")[0]
         what = f"{above} is a list here"

@@ -27,7 +27,7 @@ from dlm.document.record import (
     fields_of,
     values_of,
 )
-from dlm.document.sources import Sources
+from dlm.document.sources import Source, Sources
 from dlm.document.stability import Stability
 from dlm.document.stages import Stages
 from dlm.document.stitching import Stitching, name_or_parts
@@ -59,6 +59,10 @@ def _share_count_or_source(value: object) -> object:
     if whole or (type(value) is float and 0 <= value < 1):
         return value or 0.0
     if isinstance(value, str) and value:
+        return Source(path=value)
+    if isinstance(value, dict):
+        return Source.model_validate(value)
+    if isinstance(value, Source):
         return value
     raise ValueError("must be a share from 0 up to 1, such as 0.1, a number of clips, or a source")
 
@@ -67,7 +71,7 @@ AutoOrCount = Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)]
 AutoOrNames = Annotated[
     Annotated[tuple[str, ...], Strict(False)] | Literal["auto"], BeforeValidator(_auto_or_names)
 ]
-HeldOut = Annotated[float | int | str, BeforeValidator(_share_count_or_source)]
+HeldOut = Annotated[float | int | Source, BeforeValidator(_share_count_or_source)]
 Places = Annotated[
     tuple[Literal["lm", "projector", "encoder"], ...], Strict(False), Field(min_length=1)
 ]
@@ -188,7 +192,7 @@ class Training(Record):
     )
     held_out: Annotated[HeldOut, Flag(("--eval-count",), "N")] = Field(
         default=0.1,
-        description="Clips kept for testing: a share below 1, a number, or the path of a source.",
+        description="Clips kept for testing: a share below 1, a number, or a source (or its path).",
     )
     split_by: SplitBy = Field(
         default="recording", description="What stays on one side: recording, speaker or content."
