@@ -80,12 +80,17 @@ def shuffle_sounds(clips: list[Clip]) -> list[Clip]:
 
 
 def _donors(clips: list[Clip]) -> dict[Sound, Sound]:
-    """A stand-in for each sound: the next one, in a random ring, of a recording not in its clip."""
+    """A stand-in for each sound: the next one, in a random ring, of a recording not in its clip.
+
+    The ring goes by what is said of the sounds: it is the same wherever they lie, in any order.
+    """
     near: dict[Sound, set[object]] = {}
+    said: dict[Sound, list[str]] = {}
     for clip in clips:
         for sound in clip.sounds:
             near.setdefault(sound, set()).update(each.recording for each in clip.sounds)
-    ring = sorted(near, key=repr)
+            said.setdefault(sound, []).append("\n".join(turn.text for turn in clip.turns))
+    ring = sorted(near, key=lambda sound: (sorted(said[sound]), sound.start or 0.0, repr(sound)))
     random.Random(0).shuffle(ring)
     donor = {}
     for place, sound in enumerate(ring):
