@@ -7,6 +7,7 @@ measurement is a process of its own, so that its memory is its own.
 
     list       gather what `list.jsonl` names: clips with turns, nothing opened
     headers    and read the header of every recording
+    check      all of `dlm check`: of more than 2,000 clips a sample is heard whole
     datasets   the same table through `datasets`, its rows one by one, paths alone
     hear       decode 200 clips of 2 to 14 s and make their mel, on one core
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-RATE, WAYS = 16_000, ("list", "headers", "datasets")
+RATE, WAYS = 16_000, ("list", "headers", "check", "datasets")
 HEARD_CLIPS, SHORTEST, LONGEST = 200, 2.0, 14.0  # seconds
 DOCUMENT = """---
 dlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV
@@ -128,14 +129,24 @@ def gathered(folder: Path, *, headers: bool) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "bytes": held() - before}
 
 
+def checked(folder: Path) -> dict[str, float]:
+    """All of `dlm check`, as a verb; what it holds at the end is measured."""
+    import dlm
+
+    before, began = held(), time.perf_counter()
+    found = dlm.check(folder / "my.dlm")
+    assert found.audit.clips > 0 and not found.fatal
+    return {"seconds": time.perf_counter() - began, "bytes": held() - before}
+
+
 def with_datasets(folder: Path) -> dict[str, float]:
     """The same folder through `datasets`, which needs no decoder for paths alone."""
     from datasets import Audio, load_dataset
 
     before, began = held(), time.perf_counter()
-    rows = load_dataset(
-        "csv", data_files=str(folder / "clips/metadata.csv"), split="train"
-    ).map(lambda row: {"audio": str(folder / "clips" / row["file_name"])})
+    rows = load_dataset("csv", data_files=str(folder / "clips/metadata.csv"), split="train").map(
+        lambda row: {"audio": str(folder / "clips" / row["file_name"])}
+    )
     rows = rows.cast_column("audio", Audio(decode=False))
     taken = sum(1 for row in rows if row["audio"]["path"] and row["text"])
     assert taken > 0
@@ -168,7 +179,13 @@ def held() -> int:
     raise OSError("no VmRSS in /proc/self/status")
 
 
-MEASURES = {"list": listed, "headers": with_headers, "datasets": with_datasets, "hear": hear}
+MEASURES = {
+    "list": listed,
+    "headers": with_headers,
+    "check": checked,
+    "datasets": with_datasets,
+    "hear": hear,
+}
 
 
 def write_clips(folder: Path, count: int) -> None:
