@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from dlm.clips.audiofolder import is_audiofolder
+from dlm.clips.formats.audiofolder import is_audiofolder
 from tests.clips.gathering import faults, gathered, spoken
 from tests.clips.sounds import save
 

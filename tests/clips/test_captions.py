@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dlm.clips.captions import audiocaps, clotho, musiccaps
 from dlm.clips.clip import Sound
+from dlm.clips.formats.captions import audiocaps, clotho, musiccaps
 from dlm.clips.origin import Origin
 from dlm.clips.sources import Gathered, gather
 from dlm.document.sources import Source

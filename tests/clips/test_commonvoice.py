@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm.clips.commonvoice import commonvoice, is_commonvoice
+from dlm.clips.formats.commonvoice import commonvoice, is_commonvoice
 from dlm.clips.origin import Origin
 from dlm.document.sources import Source
 from tests.clips.gathering import faults, gathered, spoken

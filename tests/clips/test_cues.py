@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from dlm.clips.cues import Cue, cues
+from dlm.clips.formats.cues import Cue, cues
 from dlm.errors import ClipError
 from tests.clips.gathering import faults, gathered, spoken
 from tests.clips.sounds import noise, save

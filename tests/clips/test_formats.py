@@ -8,7 +8,7 @@ import yaml
 
 from dlm.clips.audio import decode
 from dlm.clips.clip import Clip
-from dlm.clips.formats import FORMATS
+from dlm.clips.formats.every import FORMATS
 from dlm.clips.sources import Gathered, gather
 from dlm.document.sources import SourceFormat
 from tests.clips.keepers import KEEPERS

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from dlm.clips.clip import Clip
-from dlm.clips.hub import hub
+from dlm.clips.formats.hub import hub
 from dlm.clips.origin import Origin
 from dlm.document.sources import Source
 from dlm.files import sha256_file

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm.clips.librispeech import is_librispeech, librispeech
+from dlm.clips.formats.librispeech import is_librispeech, librispeech
 from dlm.clips.origin import Origin
 from dlm.document.sources import Source
 from tests.clips.gathering import faults, gathered, spoken

@@ -8,7 +8,7 @@ import pytest
 
 from dlm.clips.audio import decode
 from dlm.clips.clip import Sound
-from dlm.clips.formats import format_of
+from dlm.clips.formats.every import format_of
 from dlm.clips.origin import Origin
 from dlm.clips.sources import Gathered
 from dlm.document.sources import Source

@@ -12,7 +12,7 @@ from pyarrow import feather, ipc
 
 from dlm.clips.audio import decode
 from dlm.clips.clip import Sound
-from dlm.clips.parquet import is_parquet
+from dlm.clips.formats.parquet import is_parquet
 from tests.clips.gathering import faults, gathered, spoken
 from tests.clips.sounds import RATE, noise, save
 

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from dlm.clips.rows import columns_of, first_row, local, read_rows, seconds_of, suffix_of, text_of
-from dlm.clips.window import LONGEST_ROW, PIECE
+from dlm.clips.formats.rows import (
+    columns_of,
+    first_row,
+    local,
+    read_rows,
+    seconds_of,
+    suffix_of,
+    text_of,
+)
+from dlm.clips.formats.window import LONGEST_ROW, PIECE
 from dlm.errors import ClipError
 
 NUMBERED = [{"n": number, "text": "ünd\n" + "x" * (number % 50)} for number in range(3000)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dlm.clips.audio import decode
 from dlm.clips.clip import Sound
-from dlm.clips.tars import Member, expanded, members
+from dlm.clips.formats.tars import Member, expanded, members
 from dlm.errors import ClipError
 from tests.clips.gathering import faults, gathered, spoken
 from tests.clips.keepers_trees import tar_of

@@ -25,7 +25,7 @@ import soundfile
 
 from dlm.clips.audio import listen
 from dlm.clips.clip import Clip, Sound, Turn
-from dlm.clips.conversations import TAG
+from dlm.clips.formats.conversations import TAG
 from dlm.clips.inline import is_plain
 from dlm.clips.reader import Wave
 from dlm.clips.walk import AUDIO_SUFFIXES, FOREIGN_SUFFIXES

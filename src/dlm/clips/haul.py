@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dlm.clips.clip import Clip, Problem
 from dlm.clips.ffmpeg import INSTALL, installed
+from dlm.clips.formats.rows import FORM, LISTS, TABLES, suffix_of
 from dlm.clips.origin import Skipped, Why
-from dlm.clips.rows import FORM, LISTS, TABLES, suffix_of
 from dlm.clips.walk import FOREIGN_SUFFIXES
 
 NAMES_SHOWN = 5

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dlm.clips.audio import listen
 from dlm.clips.clip import Clip, Problem
-from dlm.clips.formats import format_of
+from dlm.clips.formats.every import format_of
 from dlm.clips.haul import SourceReport
 from dlm.clips.sources import SAMPLE, gather_source, rooted
 from dlm.document.document import Document

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from dlm.clips.benchmarks import refusal
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.formats import format_of
+from dlm.clips.formats.every import format_of
+from dlm.clips.formats.hub import is_hub
+from dlm.clips.formats.parquet import unpacked
+from dlm.clips.formats.tars import expanded
 from dlm.clips.haul import Haul, SourceReport
-from dlm.clips.hub import is_hub
 from dlm.clips.origin import Given, Origin, Skipped
-from dlm.clips.parquet import unpacked
 from dlm.clips.sections import clips_in, opening, place_of
-from dlm.clips.tars import expanded
 from dlm.document.document import Document
 from dlm.document.settings import Training
 from dlm.document.sources import Source

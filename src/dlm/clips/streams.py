@@ -19,7 +19,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from dlm.clips.clip import Clip, Problem
-from dlm.clips.formats import format_of
+from dlm.clips.formats.every import format_of
 from dlm.clips.origin import Given, Shard
 from dlm.clips.sections import clips_in
 from dlm.clips.sources import every_source, rooted, taken

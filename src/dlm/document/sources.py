@@ -28,7 +28,7 @@ Asked = Literal["transcribe", "answer"]
 
 
 class Source(Record):
-    """Recordings and what is said in them, in any of the formats of clips/formats.py."""
+    """Recordings and what is said in them, in any of the formats of clips/formats/every.py."""
 
     path: Text = Field(
         description="Folder or file, relative to the document; hf:org/name[/config] of the Hub."

@@ -19,14 +19,14 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dlm.clips.audiofolder import audiofolder
 from dlm.clips.benchmarks import test_of
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.columns import Columns, column_of
+from dlm.clips.formats.audiofolder import audiofolder
+from dlm.clips.formats.columns import Columns, column_of
+from dlm.clips.formats.parquet import AUDIO, clips_of, library
+from dlm.clips.formats.parts import taken_of
+from dlm.clips.formats.webdataset import webdataset
 from dlm.clips.origin import Given, Origin, Shard
-from dlm.clips.parquet import AUDIO, clips_of, library
-from dlm.clips.parts import taken_of
-from dlm.clips.webdataset import webdataset
 from dlm.errors import ClipError
 from dlm.files import write_atomic
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm.clips.clip import Problem, Sound
-from dlm.clips.cues import cues
+from dlm.clips.formats.cues import cues
 from dlm.clips.origin import EMPTY_TRANSCRIPT, Given, Origin, Shard, Skipped
 from dlm.clips.walk import FOREIGN_SUFFIXES, is_audio, walk
 from dlm.errors import ClipError

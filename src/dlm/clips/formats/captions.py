@@ -20,11 +20,11 @@ from pathlib import Path
 
 from dlm.clips.audio import probe
 from dlm.clips.clip import Clip, Sound
-from dlm.clips.listed import given
-from dlm.clips.manifest import recordings_of
+from dlm.clips.formats.listed import given
+from dlm.clips.formats.manifest import recordings_of
+from dlm.clips.formats.rows import Fields, columns_of, text_of
+from dlm.clips.formats.tables import cell_seconds
 from dlm.clips.origin import Given, Origin, Shard, Skipped
-from dlm.clips.rows import Fields, columns_of, text_of
-from dlm.clips.tables import cell_seconds
 from dlm.clips.walk import is_audio, walk
 from dlm.errors import ClipError
 

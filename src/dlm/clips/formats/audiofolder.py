@@ -18,11 +18,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.columns import Columns
+from dlm.clips.formats.columns import Columns
+from dlm.clips.formats.parquet import packed_rows
+from dlm.clips.formats.parts import part_of, parted
+from dlm.clips.formats.rows import Fields, Row, read_rows, text_of
 from dlm.clips.origin import Given, Origin, Shard, Skipped
-from dlm.clips.parquet import packed_rows
-from dlm.clips.parts import part_of, parted
-from dlm.clips.rows import Fields, Row, read_rows, text_of
 from dlm.clips.walk import is_audio, walk
 from dlm.errors import ClipError
 

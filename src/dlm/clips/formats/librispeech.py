@@ -17,8 +17,8 @@ from pathlib import Path
 
 from dlm.clips.benchmarks import test_of
 from dlm.clips.clip import Problem, Sound
+from dlm.clips.formats.parts import part_of, parted
 from dlm.clips.origin import Given, Ids, Origin, Shard, Skipped
-from dlm.clips.parts import part_of, parted
 from dlm.clips.walk import is_audio
 from dlm.errors import ClipError
 

@@ -15,12 +15,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from dlm.clips.audiofolder import inside
 from dlm.clips.benchmarks import test_of
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.columns import language_code
+from dlm.clips.formats.audiofolder import inside
+from dlm.clips.formats.columns import language_code
+from dlm.clips.formats.parts import parted
 from dlm.clips.origin import Given, Ids, Origin, Shard
-from dlm.clips.parts import parted
 from dlm.errors import ClipError
 
 RECORDINGS = "clips"

@@ -18,11 +18,11 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.columns import Columns
+from dlm.clips.formats.columns import Columns
+from dlm.clips.formats.parts import part_of, part_of_file, parted
+from dlm.clips.formats.rows import Fields
+from dlm.clips.formats.tars import Member, expanded, members, text_at
 from dlm.clips.origin import Given, Origin, Shard, Skipped
-from dlm.clips.parts import part_of, part_of_file, parted
-from dlm.clips.rows import Fields
-from dlm.clips.tars import Member, expanded, members, text_at
 from dlm.clips.walk import FOREIGN_SUFFIXES, is_audio, walk
 from dlm.errors import ClipError
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote
 
-from dlm.clips.window import LONGEST_ROW, Window
+from dlm.clips.formats.window import LONGEST_ROW, Window
 from dlm.errors import ClipError
 
 FORM = 'write {"audio": ..., "text": ...}'

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from dlm.clips.clip import Clip, Sound
-from dlm.clips.columns import LANGUAGES, SPEAKERS, TEXTS, language_code
-from dlm.clips.conversations import FORMS, is_conversation, refuse_tag, turns_of
-from dlm.clips.listed import given, one_shard, take_id
+from dlm.clips.formats.columns import LANGUAGES, SPEAKERS, TEXTS, language_code
+from dlm.clips.formats.conversations import FORMS, is_conversation, refuse_tag, turns_of
+from dlm.clips.formats.listed import given, one_shard, take_id
+from dlm.clips.formats.rows import FORM, LISTS, Fields, local, seconds_of, suffix_of, text_of
 from dlm.clips.origin import Given, Ids, Origin, Shard
-from dlm.clips.rows import FORM, LISTS, Fields, local, seconds_of, suffix_of, text_of
 from dlm.errors import ClipError
 
 KNOWN = {

@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from dlm.clips.clip import Sound
-from dlm.clips.columns import language_code
-from dlm.clips.listed import given, given_by, one_shard, take_id
-from dlm.clips.origin import Given, Ids, Origin, Shard, Skipped
-from dlm.clips.rows import (
+from dlm.clips.formats.columns import language_code
+from dlm.clips.formats.listed import given, given_by, one_shard, take_id
+from dlm.clips.formats.rows import (
     LISTS,
     Fields,
     first_row,
@@ -27,6 +26,7 @@ from dlm.clips.rows import (
     suffix_of,
     text_of,
 )
+from dlm.clips.origin import Given, Ids, Origin, Shard, Skipped
 from dlm.errors import ClipError
 
 Known = dict[str, Sound | None]  # recordings by id; nothing where one cannot be heard

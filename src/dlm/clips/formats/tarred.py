@@ -18,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.listed import given_by, take_id
-from dlm.clips.manifest import recordings_of
+from dlm.clips.formats.listed import given_by, take_id
+from dlm.clips.formats.manifest import recordings_of
+from dlm.clips.formats.rows import PACKED, Fields, Row, row_in, text_of
+from dlm.clips.formats.tars import Member, expanded, members
+from dlm.clips.formats.window import LONGEST_ROW
 from dlm.clips.origin import Given, Ids, Origin, Shard
-from dlm.clips.rows import PACKED, Fields, Row, row_in, text_of
-from dlm.clips.tars import Member, expanded, members
-from dlm.clips.window import LONGEST_ROW
 from dlm.errors import ClipError
 
 ClipOf = Callable[[Origin, Fields, Sound, str], Clip]

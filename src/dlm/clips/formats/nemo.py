@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from dlm.clips.clip import Clip, Sound
-from dlm.clips.columns import language_code
-from dlm.clips.listed import given, one_shard, take_id
-from dlm.clips.manifest import recordings_of, said, who
+from dlm.clips.formats.columns import language_code
+from dlm.clips.formats.listed import given, one_shard, take_id
+from dlm.clips.formats.manifest import recordings_of, said, who
+from dlm.clips.formats.rows import LISTS, Fields, first_row, local, seconds_of, suffix_of, text_of
+from dlm.clips.formats.tarred import tarred
 from dlm.clips.origin import Given, Ids, Origin, Shard
-from dlm.clips.rows import LISTS, Fields, first_row, local, seconds_of, suffix_of, text_of
-from dlm.clips.tarred import tarred
 from dlm.errors import ClipError
 
 LONGEST_TEXT_BYTES = 1 << 20

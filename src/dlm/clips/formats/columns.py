@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dlm.clips.clip import Clip, Sound
+from dlm.clips.formats.rows import Fields, text_of
 from dlm.clips.origin import Origin
-from dlm.clips.rows import Fields, text_of
 from dlm.errors import ClipError
 
 TEXTS = ("text", "sentence", "normalized_text", "transcript", "transcription", "raw_text")

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from dlm.clips.clip import Sound
-from dlm.clips.columns import TEXTS
-from dlm.clips.conversations import FORMS
-from dlm.clips.listed import given, one_shard, take_id
-from dlm.clips.manifest import KNOWN, recordings_of
-from dlm.clips.nemo import clip_of
+from dlm.clips.formats.columns import TEXTS
+from dlm.clips.formats.conversations import FORMS
+from dlm.clips.formats.listed import given, one_shard, take_id
+from dlm.clips.formats.manifest import KNOWN, recordings_of
+from dlm.clips.formats.nemo import clip_of
+from dlm.clips.formats.rows import LISTS, Fields, first_row, name_of, suffix_of, text_of
 from dlm.clips.origin import Given, Ids, Origin, Shard, Skipped
-from dlm.clips.rows import LISTS, Fields, first_row, name_of, suffix_of, text_of
 from dlm.clips.walk import is_audio, walk
 from dlm.errors import ClipError
 

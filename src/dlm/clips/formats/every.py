@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm.clips.audiofolder import audiofolder, is_audiofolder
-from dlm.clips.captions import (
+from dlm.clips.formats.audiofolder import audiofolder, is_audiofolder
+from dlm.clips.formats.captions import (
     audiocaps,
     clotho,
     is_audiocaps,
@@ -17,19 +17,19 @@ from dlm.clips.captions import (
     is_musiccaps,
     musiccaps,
 )
-from dlm.clips.commonvoice import commonvoice, is_commonvoice
-from dlm.clips.folder import folder, is_folder
-from dlm.clips.granary import granary, is_granary
-from dlm.clips.hub import hub, is_hub
-from dlm.clips.kaldi import is_kaldi, kaldi
-from dlm.clips.lhotse import is_lhotse, lhotse
-from dlm.clips.librispeech import is_librispeech, librispeech
-from dlm.clips.manifest import is_manifest, manifest
-from dlm.clips.nemo import is_nemo, nemo
+from dlm.clips.formats.commonvoice import commonvoice, is_commonvoice
+from dlm.clips.formats.folder import folder, is_folder
+from dlm.clips.formats.granary import granary, is_granary
+from dlm.clips.formats.hub import hub, is_hub
+from dlm.clips.formats.kaldi import is_kaldi, kaldi
+from dlm.clips.formats.lhotse import is_lhotse, lhotse
+from dlm.clips.formats.librispeech import is_librispeech, librispeech
+from dlm.clips.formats.manifest import is_manifest, manifest
+from dlm.clips.formats.nemo import is_nemo, nemo
+from dlm.clips.formats.parquet import is_parquet, parquet
+from dlm.clips.formats.tables import is_table, table
+from dlm.clips.formats.webdataset import is_webdataset, webdataset
 from dlm.clips.origin import Origin, Shard
-from dlm.clips.parquet import is_parquet, parquet
-from dlm.clips.tables import is_table, table
-from dlm.clips.webdataset import is_webdataset, webdataset
 from dlm.document.sources import SourceFormat
 from dlm.errors import ClipError
 

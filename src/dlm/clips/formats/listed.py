@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from dlm.clips.clip import Problem
+from dlm.clips.formats.rows import Fields, Row, read_rows, text_of
 from dlm.clips.origin import Given, Ids, Origin, Shard
-from dlm.clips.rows import Fields, Row, read_rows, text_of
 from dlm.errors import ClipError
 
 Make = Callable[[Fields, str], Iterator[Given]]  # of a row and its place

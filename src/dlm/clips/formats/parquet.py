@@ -17,12 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlm.clips.arrows import Kept, arrow_columns, arrow_errors, arrow_rows
 from dlm.clips.clip import Clip, Problem, Sound
-from dlm.clips.columns import Columns, column_of
+from dlm.clips.formats.arrows import Kept, arrow_columns, arrow_errors, arrow_rows
+from dlm.clips.formats.columns import Columns, column_of
+from dlm.clips.formats.parts import part_of_file, parted
+from dlm.clips.formats.rows import Fields
 from dlm.clips.origin import Given, Origin, Shard
-from dlm.clips.parts import part_of_file, parted
-from dlm.clips.rows import Fields
 from dlm.clips.walk import walk
 from dlm.errors import ClipError, MissingExtra
 

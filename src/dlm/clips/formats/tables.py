@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from dlm.clips.listed import given, one_shard
-from dlm.clips.manifest import KNOWN, clip_of
+from dlm.clips.formats.listed import given, one_shard
+from dlm.clips.formats.manifest import KNOWN, clip_of
+from dlm.clips.formats.rows import TABLES, Fields, columns_of, suffix_of, text_of
 from dlm.clips.origin import Given, Origin, Shard
-from dlm.clips.rows import TABLES, Fields, columns_of, suffix_of, text_of
 from dlm.errors import ClipError
 
 SHOWN = 12  # columns in a message

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dlm.clips.rows import Fields
+from dlm.clips.formats.rows import Fields
 from dlm.errors import ClipError, MissingExtra
 
 MAGIC = b"ARROW1"  # of the form that is a file

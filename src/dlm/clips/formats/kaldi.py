@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm.clips.clip import Problem, Sound
-from dlm.clips.columns import language_code
+from dlm.clips.formats.columns import language_code
 from dlm.clips.origin import Given, Ids, Origin, Shard, Skipped
 from dlm.errors import ClipError
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dlm.clips.clip import Part, Role, Sound, Turn
-from dlm.clips.rows import Fields, letters_of, local, text_of
+from dlm.clips.formats.rows import Fields, letters_of, local, text_of
 from dlm.clips.sections import check_end
 from dlm.errors import ClipError
 

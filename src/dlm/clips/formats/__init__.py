@@ -1,0 +1,1 @@
+"""How people keep recordings and what is said in them: one function a format."""
