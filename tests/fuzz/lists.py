@@ -12,7 +12,7 @@ from dlm.clips.clip import Clip, Problem
 from dlm.clips.sources import gather_source
 from dlm.document.document import Document
 from dlm.document.parse import parse
-from dlm.document.sources import Source
+from dlm.document.sources import COLUMNS, Source
 from dlm.errors import ClipError
 from tests.clips.keepers import KEEPERS
 from tests.fuzz.documents import HEAD
@@ -58,7 +58,7 @@ def asked_otherwise(random: Random) -> dict[str, Any]:
         "include": [pattern],
         "exclude": [pattern],
         "split": random.choice(("train", "test", "validation", "../x", "\ufeff")),
-        "columns": {random.choice(NAMES) or "x": random.choice(NAMES) or "text"},
+        "columns": {random.choice(COLUMNS): random.choice(NAMES) or "text"},
         "audio": random.choice((".", "data", "/nowhere", "pipe", "loop", "../..", "\u202e")),
         "max_files": random.choice((1, 2, 10**9)),
         "task": random.choice(("transcribe", "answer")),

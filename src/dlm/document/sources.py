@@ -1,6 +1,6 @@
 """Where clips come from: a folder, a list, an archive or a dataset, and what is taken of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard
 
 from pydantic import BeforeValidator, Field, Strict
 
@@ -25,6 +25,22 @@ SourceFormat = Literal[
     "clotho",
 ]
 Asked = Literal["transcribe", "answer"]
+COLUMNS = (
+    *("audio", "text", "language", "speaker", "prompt", "start", "end", "id"),
+    *("messages", "conversations", "audios"),
+)
+
+
+def _of_ours(value: object) -> object:
+    """Columns by our names, none of them misspelt."""
+    odd = next((name for name in value if name not in COLUMNS), None) if _is_map(value) else None
+    if odd is not None:
+        raise ValueError(f"must name columns of ours, of {', '.join(COLUMNS)}; {odd} is none")
+    return value
+
+
+def _is_map(value: object) -> TypeGuard[dict[object, object]]:
+    return isinstance(value, dict)
 
 
 class Source(Record):
@@ -59,7 +75,7 @@ class Source(Record):
         default=None,
         description="What the model is asked about each clip; the base's own if empty.",
     )
-    columns: dict[Text, Text] = Field(
+    columns: Annotated[dict[Text, Text], BeforeValidator(_of_ours)] = Field(
         default_factory=dict,
         description="Names of its columns by ours, such as {text: sentence, audio: file}.",
     )
