@@ -292,3 +292,31 @@ def test_a_row_that_cannot_be_learned_is_left_out(tmp_path: Path) -> None:
     assert "training.sequence_len is 100" in str(made.left_out.problems["long.wav"])
     told = [place for n in range(made.steps_per_epoch) for place in places(made.rows(n))]
     assert len(told) == 20 and "long.wav" not in told
+
+
+@given(
+    lengths=some.lists(some.integers(2, 200), min_size=1, max_size=40),
+    per_batch=some.integers(1, 4),
+    tokens=some.integers(0, 600),
+    rank=some.integers(0, 1),
+)
+def test_short_rows_fill_a_batch_up_to_its_tokens(
+    lengths: list[int], per_batch: int, tokens: int, rank: int
+) -> None:
+    full = {"tokens_per_batch": tokens, "labels_per_batch": 10_000}
+    made = silent(lengths, clips_per_step=16, clips_per_batch=per_batch, **full)
+    for step in range(made.steps_per_epoch):
+        batches = made.rows(step, (rank, 2))
+        assert all(batches)
+        for batch in batches:
+            padded = len(batch) * -(-max(len(row.ids) for row in batch) // 16) * 16
+            assert len(batch) <= per_batch or padded <= tokens
+        plain = silent(lengths, clips_per_step=16, clips_per_batch=per_batch)
+        assert places(batches) == places(plain.rows(step, (rank, 2)))
+        assert len(batches) <= len(plain.rows(step, (rank, 2)))
+
+
+def test_as_many_words_as_were_planned_for_are_spoken_at_once() -> None:
+    full = {"tokens_per_batch": 1_000, "labels_per_batch": 30}
+    made = silent([11] * 12, clips_per_step=12, clips_per_batch=1, **full)
+    assert [len(batch) for batch in made.rows(0)] == [3, 3, 3, 3]  # ten learned tokens a row

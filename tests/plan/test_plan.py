@@ -173,7 +173,9 @@ def test_the_memory_decides_how_a_step_is_cut(
     assert (drawn.batches.clips_per_batch, drawn.batches.clips_per_step) == (micro, 4)
     assert drawn.model.checkpointing == checkpointing
     lines = {line.name: line for line in drawn.lines}
-    assert lines["batch"].why == f"micro-batch {micro} x {4 // micro}"
+    full = f", or more of short rows, up to {drawn.batches.tokens_per_batch:,} tokens"
+    assert lines["batch"].why == f"micro-batch {micro} x {4 // micro}" + full * (micro < 4)
+    assert drawn.batches.tokens_per_batch >= micro * 600
     assert ("with gradient checkpointing, to fit" in lines["memory"].why) == checkpointing
 
 

@@ -89,15 +89,35 @@ class Batches:
         return next(batch for batch in batches if batch)
 
     def rows(self, number: int, share: Share = WHOLE) -> list[list[Row]]:
-        """The rows of step `number` that fall to one rank, cut into batches of like length."""
+        """The rows of step `number` that fall to one rank, cut into batches of like length.
+
+        They come by their length, so the last of a batch is as long as all are padded to.
+        """
         epoch, place = divmod(number, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._order(epoch))
         rank, ranks = share
-        chosen = [self._rows[index] for index in self._epoch[1][place]]
-        mine = chosen[rank::ranks] or [_mute(chosen[0])]  # every rank takes part in every step
-        size = self._plan.clips_per_batch
-        return [mine[start : start + size] for start in range(0, len(mine), size)]
+        chosen = self._epoch[1][place]
+        if rank >= len(chosen):  # every rank takes part in every step
+            return [[_mute(self._rows[chosen[0]])]]
+        cut: list[list[Row]] = [[]]
+        labels = 0
+        for index in chosen[rank::ranks]:
+            row = self._rows[index]
+            labels += len(row.learned)
+            if cut[-1] and not self._takes(len(cut[-1]) + 1, self._lengths[index], labels):
+                cut.append([])
+                labels = len(row.learned)
+            cut[-1].append(row)
+        return cut
+
+    def _takes(self, rows: int, longest: int, labels: int) -> bool:
+        """Whether a batch may have so many rows: as many as planned, or more that are short."""
+        plan = self._plan
+        if rows <= plan.clips_per_batch:
+            return True
+        tokens = rows * ceil_div(longest, MULTIPLE) * MULTIPLE
+        return tokens <= plan.tokens_per_batch and labels <= plan.labels_per_batch
 
     def stream(
         self, start: int, stop: int, share: Share = WHOLE, cursor: Cursor = ()

@@ -57,7 +57,7 @@ def draw_up(
     model = replace(model, afresh=frozen and (changes is not None or asked.streamed))
     row = row or row_of(base, asked.sequence_len)
     model, at_once = _fitted(asked, model, row, machine, clips)
-    batches = replace(_batches(asked, model, at_once, clips), changes=changes)
+    batches = replace(_batches(asked, model, row, at_once, clips), changes=changes)
     training = _training(asked, wishes, model, batches=batches, clips=clips)
     lines = (
         *_model_aloud(model, why),
@@ -185,10 +185,15 @@ def _micro(asked: Training, base: Base, clips: int) -> int:
     return 1 if is_large(base) else min(CLIPS_PER_STEP, max(clips, 1))
 
 
-def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> BatchPlan:
+def _batches(
+    asked: Training, model: ModelPlan, row: RowSize, at_once: int, clips: int
+) -> BatchPlan:
     micro, accumulate = _micro(asked, model.base, clips), asked.grad_accum
     if accumulate == "auto":
         accumulate = ceil_div(LARGE_CLIPS_PER_STEP, micro) if is_large(model.base) else 1
+    heard = not (model.afresh or model.adapter.trains("encoder"))
+    # What an encoder hears takes as much memory for a short clip, where it hears 30 s of each.
+    filled = at_once if heard and asked.micro_batch_size == "auto" else 0
     return BatchPlan(
         base=model.base,
         clips_per_step=min(micro * accumulate, max(clips, 1)),
@@ -196,9 +201,11 @@ def _batches(asked: Training, model: ModelPlan, at_once: int, clips: int) -> Bat
         longest=asked.sequence_len,
         auto_resample=asked.audio.auto_resample,
         most_windows=asked.audio.most_windows,
-        heard=not (model.afresh or model.adapter.trains("encoder")),
+        heard=heard,
         seed=model.seed,
         read=model.taught,
+        tokens_per_batch=filled * row.tokens,
+        labels_per_batch=filled * row.labels,
     )
 
 
@@ -269,6 +276,8 @@ def _memory_aloud(asked: Training, model: ModelPlan, row: RowSize, at_once: int)
 
 def _steps_aloud(batches: BatchPlan, training: TrainingPlan, clips: int | None) -> tuple[Line, ...]:
     times = ceil_div(batches.clips_per_step, batches.clips_per_batch)
+    full = batches.tokens_per_batch
+    more = f", or more of short rows, up to {full:,} tokens" if full else ""
     over = f"{training.steps * batches.clips_per_step:,} clips of a stream"
     if clips is not None:
         epochs = training.steps / ceil_div(max(clips, 1), batches.clips_per_step)
@@ -277,7 +286,7 @@ def _steps_aloud(batches: BatchPlan, training: TrainingPlan, clips: int | None) 
         Line(
             "batch",
             f"{batches.clips_per_step} clips a step",
-            f"micro-batch {batches.clips_per_batch} x {times}",
+            f"micro-batch {batches.clips_per_batch} x {times}" + (more if times > 1 else ""),
         ),
         Line("steps", f"{training.steps:,}", over),
         Line("rate", f"{training.learning_rate:g}", rate_aloud(training)),

@@ -99,7 +99,8 @@ class BatchPlan:
 
     `heard` when the frozen encoder is cached; `read` when a teacher reads along; `skips` when a
     clip that cannot be used is left out, and does not end the run; `changes` are made to the sounds
-    in each pass.
+    in each pass. A batch has `clips_per_batch` rows, and more of them where they are short: up to
+    so many tokens, padded, and labels.
     """
 
     base: Base
@@ -113,6 +114,8 @@ class BatchPlan:
     read: bool = False
     skips: bool = False
     changes: Changes | None = None
+    tokens_per_batch: int = 0
+    labels_per_batch: int = 0
 
 
 @dataclass(frozen=True)
