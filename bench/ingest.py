@@ -58,7 +58,7 @@ def told(found: dict) -> str:
     for count, row in found["counts"].items():
         for way, each in row.items():
             rate, mega = count / each["seconds"], each["bytes"] / 1e6
-            lines.append(f"{count:>8,} {way:9} {rate:>9,.0f} clips/s {mega:>8.1f} MB more")
+            lines.append(f"{count:>8,} {way:9} {rate:>9,.0f} clips/s {mega:>8.1f} MB at the most")
     counts = sorted(found["counts"])
     for way in WAYS if len(counts) > 1 else ():
         least, most = found["counts"][counts[-2]][way], found["counts"][counts[-1]][way]
@@ -113,44 +113,44 @@ def with_headers(folder: Path) -> dict[str, float]:
 
 
 def gathered(folder: Path, *, headers: bool) -> dict[str, float]:
-    """Gather the clips of the folder's document; what it holds then is measured."""
+    """Gather the clips of the folder's document; what it held at the most is measured."""
     from dlm.clips.audio import probe
     from dlm.clips.sources import gather
     from dlm.document.parse import read
 
     document = read(folder / "my.dlm")
-    before, began = held(), time.perf_counter()
+    before, began = most_held(), time.perf_counter()
     found = gather(document)
     lengths = np.zeros(len(found.clips))
     if headers:
         for number, clip in enumerate(found.clips):
             lengths[number] = probe(clip.sounds[0].path).seconds
     assert not found.problems and len(found.clips) > 0
-    return {"seconds": time.perf_counter() - began, "bytes": held() - before}
+    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
 
 
 def checked(folder: Path) -> dict[str, float]:
-    """All of `dlm check`, as a verb; what it holds at the end is measured."""
+    """All of `dlm check`, as a verb; what it held at the most is measured."""
     import dlm
 
-    before, began = held(), time.perf_counter()
+    before, began = most_held(), time.perf_counter()
     found = dlm.check(folder / "my.dlm")
     assert found.audit.clips > 0 and not found.fatal
-    return {"seconds": time.perf_counter() - began, "bytes": held() - before}
+    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
 
 
 def with_datasets(folder: Path) -> dict[str, float]:
     """The same folder through `datasets`, which needs no decoder for paths alone."""
     from datasets import Audio, load_dataset
 
-    before, began = held(), time.perf_counter()
+    before, began = most_held(), time.perf_counter()
     rows = load_dataset("csv", data_files=str(folder / "clips/metadata.csv"), split="train").map(
         lambda row: {"audio": str(folder / "clips" / row["file_name"])}
     )
     rows = rows.cast_column("audio", Audio(decode=False))
     taken = sum(1 for row in rows if row["audio"]["path"] and row["text"])
     assert taken > 0
-    return {"seconds": time.perf_counter() - began, "bytes": held() - before}
+    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
 
 
 def hear(folder: Path) -> dict[str, float]:
@@ -171,12 +171,12 @@ def hear(folder: Path) -> dict[str, float]:
     return {"times": samples / RATE / (time.perf_counter() - began)}
 
 
-def held() -> int:
-    """Bytes of memory this process holds."""
+def most_held() -> int:
+    """Bytes of memory this process held at the most so far."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
-    raise OSError("no VmRSS in /proc/self/status")
+    raise OSError("no VmHWM in /proc/self/status")
 
 
 MEASURES = {

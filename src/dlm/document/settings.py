@@ -134,7 +134,8 @@ class Training(Record):
         default=2048, ge=64, le=32768, description="Longest row, in tokens of text and sound."
     )
     micro_batch_size: Annotated[AutoOrCount, Flag(("--batch-size",), "N")] = Field(
-        default="auto", description="Clips in one forward pass; auto fills the memory, with more clips where they are short."
+        default="auto",
+        description="Clips in one forward pass; auto fills the memory, with more that are short.",
     )
     grad_accum: Annotated[AutoOrCount, Flag(("--grad-accum",), "N")] = Field(
         default="auto", description="Forward passes in one step; auto completes the batch."
