@@ -124,7 +124,7 @@ def _share(lots: list[tuple[Lot, Group]], share: float) -> list[Group]:
 
 def _groups(clips: Iterable[Clip], of: Of) -> list[Group]:
     """Clips with sound, those that are of one thing together."""
-    numbers: dict[Hashable, int] = {}  # of what clips are of
+    numbers: dict[int, int] = {}  # by the hash of what clips are of, which takes less than that
     leader: list[int] = []
     heard: list[tuple[int, Clip]] = []
 
@@ -135,7 +135,7 @@ def _groups(clips: Iterable[Clip], of: Of) -> list[Group]:
 
     for clip in clips:
         if clip.sounds:
-            found = [numbers.setdefault(key, len(numbers)) for key in of.keys(clip)]
+            found = [numbers.setdefault(hash(key), len(numbers)) for key in of.keys(clip)]
             leader += range(len(leader), len(numbers))
             heard.append((found[0], clip))
             for other in found[1:]:

@@ -266,11 +266,13 @@ def _over(overrides: Mapping[str, Any]) -> Iterator[Line]:
 
 def recorded_bytes(clips: Iterable[Clip]) -> int:
     """Bytes of the recordings, each counted once; those that are not there count nothing."""
-    sizes: dict[tuple[Path, tuple[int, int] | None], int] = {}
+    found, told = 0, set[int]()
     for sound in (sound for clip in clips for sound in clip.sounds):
-        if sound.recording not in sizes:
-            sizes[sound.recording] = sound.inside[1] if sound.inside else _size(sound.path)
-    return sum(sizes.values())
+        key = hash(sound.recording)
+        if key not in told:
+            told.add(key)
+            found += sound.inside[1] if sound.inside else _size(sound.path)
+    return found
 
 
 def _size(path: Path) -> int:
