@@ -76,7 +76,7 @@ def library() -> Any:
         import datasets
     except ImportError as error:
         raise MissingExtra("datasets", "data") from error
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what fails is told by us, once
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     return datasets
