@@ -66,7 +66,7 @@ def arrow_errors() -> Iterator[None]:
         raise MissingExtra("pyarrow", "data") from error
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # of a column, say
         told = " ".join(str(error).split())
         raise ClipError(f"it cannot be read as Arrow or Parquet ({told})", mend=AGAIN) from error
 
