@@ -41,10 +41,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def dlm(*words: object, stdin: str | bytes = b"", terminal: bool = False) -> Done:
-    """Run `dlm words...` here, as the shell would."""
+def dlm(
+    *words: object,
+    stdin: str | bytes = b"",
+    terminal: bool = False,
+    stderr: io.StringIO | None = None,
+) -> Done:
+    """Run `dlm words...` here, as the shell would; what it says of its work may go to `stderr`."""
     given = stdin.encode() if isinstance(stdin, str) else stdin
     out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    err = stderr or err
     before = sys.argv, sys.stdin, signal.getsignal(signal.SIGINT)
     sys.argv = ["dlm", *map(str, words)]
     sys.stdin = io.TextIOWrapper(io.BytesIO(given))

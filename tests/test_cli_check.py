@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 from base64 import b64decode
-from contextlib import redirect_stderr, redirect_stdout
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import pytest
 import soundfile
 
 from dlm.cli.checked import ALIKE
-from dlm.cli.main import main
 from tests.browser import visit
 from tests.command import Terminal, dlm, tree
 from tests.tiny import make_tiny, tone, write_document
@@ -242,16 +240,11 @@ class Impatient(Terminal):
 
 
 @pytest.mark.parametrize("time", [1, 2], ids=["looking", "listening"])
-def test_an_interrupt_ends_it_without_a_page(
-    document: Path, time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["check", str(document), "--listen", "--page", "page.html"]
-    monkeypatch.setattr(sys, "argv", ["dlm", *words])
+def test_an_interrupt_ends_it_without_a_page(document: Path, time: int) -> None:
     shown = Impatient("2 of 6 clips", time)
-    with redirect_stderr(shown), redirect_stdout(io.StringIO()), pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 130
-    assert shown.left == 0 and "Traceback" not in shown.getvalue()
+    done = dlm("check", document, "--listen", "--page", "page.html", stderr=shown)
+    assert done.code == 130
+    assert shown.left == 0 and "Traceback" not in done.err
     assert not Path("page.html").exists()
 
 
