@@ -1,13 +1,12 @@
 """Which recordings of noise a document mixes in: those below the folder it names, in order."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlm.clips.audio import listen
 from dlm.clips.clip import Sound
 from dlm.clips.origin import located
-from dlm.clips.walk import is_audio, walk
+from dlm.clips.walk import escape, is_audio, lies_in, walk
 from dlm.document.augment import SYNTHETIC
 from dlm.document.document import Document
 from dlm.errors import ClipError
@@ -40,17 +39,10 @@ def noises(document: Document) -> tuple[Noise, ...]:
     if not files:
         mend = "put recordings of noise there, or write noise: synthetic"
         raise ClipError(f"no recordings of noise in {written}", mend=mend)
-    if asked.sources_policy == "strict":
-        _check_inside((folder, *files), document.folder, written)
+    home = document.folder if asked.sources_policy == "strict" else None
+    if home and not all(lies_in(home, path) for path in (folder, *files)):
+        raise escape(written)
     return tuple(_noise(path, folder, written) for path in files)
-
-
-def _check_inside(paths: tuple[Path, ...], home: Path, written: str) -> None:
-    """Refuse a folder outside the document's, and a link that leads there."""
-    real = os.path.realpath(home)
-    if not all(Path(os.path.realpath(path)).is_relative_to(real) for path in paths):
-        what = f"{written} lies outside the document's folder, and sources_policy is strict"
-        raise ClipError(what, mend="move it inside, or set `sources_policy: permissive`")
 
 
 def _noise(path: Path, folder: Path, written: str) -> Noise:

@@ -3,7 +3,6 @@
 Nothing is raised: what is wrong is a Problem with its place, so that all can be told at once.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from dlm.clips.formats.tars import expanded
 from dlm.clips.haul import Haul, SourceReport
 from dlm.clips.origin import Given, Origin, Skipped
 from dlm.clips.sections import clips_in, opening, place_of
+from dlm.clips.walk import escape, lies_in
 from dlm.document.document import Document
 from dlm.document.settings import Training
 from dlm.document.sources import Source
@@ -111,8 +111,8 @@ def rooted(document: Document, source: Source) -> Origin:
         what = f"source not found: {source.path}"
         raise ClipError(what, mend="make the folder or mend its path")
     home = _home(document)
-    if home is not None and (afar or not _inside(origin.root, home)):
-        raise _escape(source.path)
+    if home is not None and (afar or not lies_in(home, origin.root)):
+        raise escape(source.path)
     return origin
 
 
@@ -130,7 +130,7 @@ def taken(document: Document, origin: Origin, given: Given) -> Given:
     outside = next((each for each in given.sounds if home and _outside(each.path, home)), None)
     if outside is not None:
         name = "it" if outside.name == given.place else outside.name
-        return Problem.of(_escape(name), given.place)
+        return Problem.of(escape(name), given.place)
     told = given.turns[0].role == "system"
     turns = given.turns if told else (*opening(document), *given.turns)
     return replace(given, turns=turns, weight=origin.source.weight)
@@ -181,18 +181,9 @@ def _below(origin: Origin, sound: Sound) -> str:
     )
 
 
-def _inside(path: Path, folder: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
 def _outside(path: Path, folder: Path) -> bool:
     """Whether a recording lies elsewhere; one that was unpacked lies where its source does."""
-    return not _inside(path, folder) and not unpacked(path)
-
-
-def _escape(name: str) -> ClipError:
-    what = f"{name} lies outside the document's folder, and sources_policy is strict"
-    return ClipError(what, mend="move it inside, or set `sources_policy: permissive`")
+    return not lies_in(folder, path) and not unpacked(path)
 
 
 def _place_of_source(document: Document, source: Source) -> str:

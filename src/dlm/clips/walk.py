@@ -7,6 +7,7 @@
 The walk is sorted, skips what is hidden, and enters a folder once, however many links lead there.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,6 +64,17 @@ def is_audio(path: Path) -> bool:
     """Whether a name is that of a recording which can be read on this machine."""
     suffix = path.suffix.lower()
     return suffix in AUDIO_SUFFIXES or (suffix in FOREIGN_SUFFIXES and installed())
+
+
+def lies_in(folder: Path, path: Path) -> bool:
+    """Whether a path lies below a folder, wherever links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def escape(name: str) -> ClipError:
+    """Why what lies outside the document's folder is not opened."""
+    what = f"{name} lies outside the document's folder, and sources_policy is strict"
+    return ClipError(what, mend="move it inside, or set `sources_policy: permissive`")
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:

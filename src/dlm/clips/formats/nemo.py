@@ -9,7 +9,6 @@ another language than is heard is an answer, not a transcript. The tars lie besi
 where the source says, as a folder or as `audio__OP_0..3_CL_.tar`; recordings stay in them.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from dlm.clips.formats.manifest import recordings_of, said, who
 from dlm.clips.formats.rows import LISTS, Fields, first_row, local, seconds_of, suffix_of, text_of
 from dlm.clips.formats.tarred import tarred
 from dlm.clips.origin import Given, Ids, Origin, Shard
+from dlm.clips.walk import lies_in
 from dlm.errors import ClipError
 
 LONGEST_TEXT_BYTES = 1 << 20
@@ -92,7 +92,7 @@ def _text(origin: Origin, row: Fields) -> str | None:
 def _text_at(folder: Path, written: str) -> str:
     """The words of a file below the manifest; a manifest may not have any other file read."""
     path = folder / written
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    if not lies_in(folder, path):
         what = f"text_filepath {written} leads out of the manifest's folder"
         raise ClipError(what, mend="put the file there, or write its words as text")
     try:
