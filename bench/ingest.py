@@ -9,6 +9,7 @@ measurement is a process of its own, so that its memory is its own.
     headers    and read the header of every recording
     check      all of `dlm check`: of more than 2,000 clips a sample is heard whole
     datasets   the same table through `datasets`, its rows one by one, paths alone
+    folder     `datasets`' own audio folder, where torchcodec is (0.12 goes with torch 2.13)
     hear       decode 200 clips of 2 to 14 s and make their mel, on one core
 """
 
@@ -19,12 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-RATE, WAYS = 16_000, ("list", "headers", "check", "datasets")
+RATE, WAYS = 16_000, ["list", "headers", "check", "datasets"]
+if find_spec("torchcodec"):
+    WAYS.append("folder")
 HEARD_CLIPS, SHORTEST, LONGEST = 200, 2.0, 14.0  # seconds
 DOCUMENT = """---
 dlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV
@@ -153,6 +157,18 @@ def with_datasets(folder: Path) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
 
 
+def with_audiofolder(folder: Path) -> dict[str, float]:
+    """The folder and its table as `datasets` has them, its rows one by one, paths alone."""
+    from datasets import Audio, load_dataset
+
+    before, began = most_held(), time.perf_counter()
+    rows = load_dataset("audiofolder", data_dir=str(folder / "clips"), split="train")
+    rows = rows.cast_column("audio", Audio(decode=False))
+    taken = sum(1 for row in rows if row["audio"]["path"] and row["text"])
+    assert taken > 0
+    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
+
+
 def hear(folder: Path) -> dict[str, float]:
     """Decode and make the mel of every clip, as training does."""
     import torch
@@ -184,6 +200,7 @@ MEASURES = {
     "headers": with_headers,
     "check": checked,
     "datasets": with_datasets,
+    "folder": with_audiofolder,
     "hear": hear,
 }
 
