@@ -54,6 +54,7 @@ def dlm(
     before = sys.argv, sys.stdin, signal.getsignal(signal.SIGINT)
     sys.argv = ["dlm", *map(str, words)]
     sys.stdin = io.TextIOWrapper(io.BytesIO(given))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell ignores it
     code: object = 0
     try:
         with redirect_stdout(out), redirect_stderr(err):
