@@ -19,17 +19,16 @@ import numpy as np
 import soundfile
 import torch
 
-from dlm.clips.audio import decode
-from dlm.clips.clip import Sound
-from dlm.features.augment import Augment
-from dlm.features.ear import Ear
-from dlm.features.noise import KINDS, Chance
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.changes import Changes, Masks
+from dlm.data.audio_io import load_audio
+from dlm.data.types import AudioSegment
+from dlm.features.augment import NOISE_GENERATORS, Augmenter, Rng
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.plan.model_spec import MODEL_CATALOG
+from dlm.plan.types import AugmentationSpec, SpecAugmentMasks
 
 RUNS = 3
-BASE = CATALOGUE["sparrow"]
-RATE = BASE.strides.rate
+BASE = MODEL_CATALOG["sparrow"]
+RATE = BASE.audio_spec.sample_rate
 SECONDS = np.tile(np.linspace(2, 14, 13), 6)
 SNR = {"noise": "synthetic", "snr_db": (5.0, 20.0)}
 WAVES: dict[str, dict[str, object]] = {
@@ -59,44 +58,48 @@ def main() -> None:
 
 
 def works(
-    waves: list[np.ndarray], folder: Path, chance: Chance
+    waves: list[np.ndarray], folder: Path, chance: Rng
 ) -> list[tuple[str, Callable[[], None]]]:
     """Everything that is measured, by name: each goes over all clips once."""
-    ear = Ear(BASE, auto_resample=False)
-    mels = [(each.values, each.frames) for wave in waves for each in ear.taken(wave)]
-    found = [(name, partial(change, waves, Changes(1.0, **how))) for name, how in WAVES.items()]
-    found.append(("all of these", partial(change, waves, Changes(1.0, **{**ALL, **SNR}))))
-    masks = Changes(1.0, time=Masks(2, 100, 0.2), frequency=Masks(2, 27))
+    ear = AudioFeatureExtractor(BASE, auto_resample=False)
+    mels = [(each.values, each.num_frames) for wave in waves for each in ear.extract_features(wave)]
+    found = [
+        (name, partial(change, waves, AugmentationSpec(1.0, **how))) for name, how in WAVES.items()
+    ]
+    found.append(("all of these", partial(change, waves, AugmentationSpec(1.0, **{**ALL, **SNR}))))
+    masks = AugmentationSpec(
+        1.0, time_masks=SpecAugmentMasks(2, 100, 0.2), frequency_masks=SpecAugmentMasks(2, 27)
+    )
     found.append(("masks", partial(mask, mels, masks)))
-    for name, make in KINDS.items():
+    for name, make in NOISE_GENERATORS.items():
         found.append(
             (
                 f"  noise, {name}",
                 partial(each_wave, waves, lambda wave, make=make: make(len(wave), RATE, chance)),
             )
         )
-    found.append(("mel", partial(each_wave, waves, ear.taken)))
+    found.append(("mel", partial(each_wave, waves, ear.extract_features)))
     for suffix in ("wav", "flac"):
-        sounds = [Sound(folder / f"{n}.{suffix}") for n in range(len(waves))]
+        sounds = [AudioSegment(folder / f"{n}.{suffix}") for n in range(len(waves))]
         for sound, wave in zip(sounds, waves, strict=True):
             soundfile.write(sound.path, wave, RATE)
-        heard = partial(decode, rate=RATE, resample=False)
+        heard = partial(load_audio, sample_rate=RATE, resample=False)
         found.append((f"decode {suffix}", partial(each_wave, sounds, heard)))
     return found
 
 
-def change(waves: list[np.ndarray], changes: Changes) -> None:
+def change(waves: list[np.ndarray], changes: AugmentationSpec) -> None:
     """Another version of every clip."""
-    augment = Augment(changes, BASE.strides, "0")
+    augment = Augmenter(changes, BASE.audio_spec, "0")
     for number, wave in enumerate(waves):
-        augment.wave(wave, str(number), 0)
+        augment.augment_waveform(wave, str(number), 0)
 
 
-def mask(mels: list[tuple[torch.Tensor, int]], changes: Changes) -> None:
+def mask(mels: list[tuple[torch.Tensor, int]], changes: AugmentationSpec) -> None:
     """Masks on every mel."""
-    augment = Augment(changes, BASE.strides, "0")
+    augment = Augmenter(changes, BASE.audio_spec, "0")
     for number, (mel, frames) in enumerate(mels):
-        augment.mel(mel, frames, 0, who=str(number), epoch=0)
+        augment.mask_mel(mel, frames, 0, audio_key=str(number), epoch=0)
 
 
 def each_wave(waves: list, work: Callable[..., object]) -> None:

@@ -118,18 +118,18 @@ def with_headers(folder: Path) -> dict[str, float]:
 
 def gathered(folder: Path, *, headers: bool) -> dict[str, float]:
     """Gather the clips of the folder's document; what it held at the most is measured."""
-    from dlm.clips.audio import probe
-    from dlm.clips.sources import gather
-    from dlm.document.parse import read
+    from dlm.config.parser import read_document
+    from dlm.data.audio_io import read_audio_info
+    from dlm.data.load import load_examples
 
-    document = read(folder / "my.dlm")
+    document = read_document(folder / "my.dlm")
     before, began = most_held(), time.perf_counter()
-    found = gather(document)
-    lengths = np.zeros(len(found.clips))
+    found = load_examples(document)
+    lengths = np.zeros(len(found.examples))
     if headers:
-        for number, clip in enumerate(found.clips):
-            lengths[number] = probe(clip.sounds[0].path).seconds
-    assert not found.problems and len(found.clips) > 0
+        for number, clip in enumerate(found.examples):
+            lengths[number] = read_audio_info(clip.audio_segments[0].path).seconds
+    assert not found.issues and len(found.examples) > 0
     return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
 
 
@@ -139,7 +139,7 @@ def checked(folder: Path) -> dict[str, float]:
 
     before, began = most_held(), time.perf_counter()
     found = dlm.check(folder / "my.dlm")
-    assert found.audit.clips > 0 and not found.fatal
+    assert found.validation.num_examples > 0 and not found.fatal_issues
     return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
 
 
@@ -173,17 +173,17 @@ def hear(folder: Path) -> dict[str, float]:
     """Decode and make the mel of every clip, as training does."""
     import torch
 
-    from dlm.clips.clip import Sound
-    from dlm.features.ear import Ear
-    from dlm.plan.catalogue import CATALOGUE
+    from dlm.data.types import AudioSegment
+    from dlm.features.extractor import AudioFeatureExtractor
+    from dlm.plan.model_spec import MODEL_CATALOG
 
     torch.set_num_threads(1)
-    ear = Ear(CATALOGUE["qwen2-audio-7b-instruct"], auto_resample=False)
-    sounds = [Sound(path) for path in sorted(folder.glob("*.wav"))]
+    ear = AudioFeatureExtractor(MODEL_CATALOG["qwen2-audio-7b-instruct"], auto_resample=False)
+    sounds = [AudioSegment(path) for path in sorted(folder.glob("*.wav"))]
     for sound in sounds[:5]:
         ear(sound)
     began = time.perf_counter()
-    samples = sum(each.samples for sound in sounds[5:] for each in ear(sound))
+    samples = sum(each.num_samples for sound in sounds[5:] for each in ear(sound))
     return {"times": samples / RATE / (time.perf_counter() - began)}
 
 

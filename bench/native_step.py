@@ -109,15 +109,15 @@ def one(way: str, folder: Path) -> float:
 def with_dlm(folder: Path) -> float:
     """Clips per second of `dlm train`: from Started to the last step."""
     from dlm import train
-    from dlm.training.events import Started, Step
+    from dlm.training.events import StepCompleted, TrainingStarted
 
     document = folder / "my.dlm"
     document.write_text(DOCUMENT, encoding="utf-8")
     began = last = 0.0
     for event in train(document):
-        if isinstance(event, Started):
+        if isinstance(event, TrainingStarted):
             began = time.perf_counter()
-        if isinstance(event, Step):
+        if isinstance(event, StepCompleted):
             last = time.perf_counter()
     return CLIPS * EPOCHS / (last - began)
 

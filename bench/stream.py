@@ -70,32 +70,37 @@ def of_count(count: int) -> dict[str, dict[str, float]]:
 
 def measured(way: str, folder: Path) -> dict[str, float]:
     """One pass over all clips."""
-    from dlm.batches.bucket import pack
-    from dlm.batches.buffered import buffer
-    from dlm.batches.forms import chat_of
-    from dlm.clips.sources import gather
-    from dlm.clips.streams import feeds
-    from dlm.document.parse import read
-    from dlm.features.ear import Ear
-    from dlm.model.load import tokenizer_of
-    from dlm.plan.draw import draw_up
-    from dlm.plan.hardware import survey
-    from dlm.plan.resolve import resolve
+    from dlm.batching.mistral_chat import build_chat_encoder
+    from dlm.batching.samplers import build_batches
+    from dlm.batching.stream_sampler import build_stream_batches
+    from dlm.config.parser import read_document
+    from dlm.data.load import load_examples
+    from dlm.data.streaming import open_stream_sources
+    from dlm.features.extractor import AudioFeatureExtractor
+    from dlm.models.load import load_tokenizer
+    from dlm.plan.hardware import detect_hardware
+    from dlm.plan.planner import make_plan
+    from dlm.plan.resolve import resolve_model_spec
 
     path = folder / f"{way}.dlm"
     path.write_text(DOCUMENT % str(way == "stream").lower())
-    base = resolve("sparrow", folder)
-    chat = chat_of(tokenizer_of(base), base)
+    base = resolve_model_spec("sparrow", folder)
+    chat = build_chat_encoder(load_tokenizer(base), base)
     count = sum(1 for _ in (folder / "clips/list.jsonl").open())
-    plan = replace(draw_up(read(path), base, count, survey(folder)).batches, heard=False)
-    ear = Ear(base, auto_resample=True, memory_bytes=0)
+    plan = replace(
+        make_plan(read_document(path), base, count, detect_hardware(folder)).batches,
+        use_cached_features=False,
+    )
+    ear = AudioFeatureExtractor(base, auto_resample=True, memory_bytes=0)
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     if way == "list":
-        batches = pack(list(gather(read(path)).clips), plan, chat, ear)
+        batches = build_batches(list(load_examples(read_document(path)).examples), plan, chat, ear)
     else:
-        batches = buffer(feeds(read(path)), plan, chat, ear, lambda clip: clip)
+        batches = build_stream_batches(
+            open_stream_sources(read_document(path)), plan, chat, ear, lambda clip: clip
+        )
     first = 0.0
-    for _ in batches.stream(0, -(-count // CLIPS_PER_STEP)):
+    for _ in batches.iter_batches(0, -(-count // CLIPS_PER_STEP)):
         first = first or time.monotonic() - began
     seconds = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm.cli.main import main
-from dlm.files import hash_tree
+from dlm.io import hash_tree
 
 PYTHON = [sys.executable, "-m", "dlm"]
 

@@ -22,11 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
 
-import dlm.batches.bucket  # noqa: E402
-import dlm.features.ear  # noqa: E402
-import dlm.model.load  # noqa: E402
-import dlm.training.fit  # noqa: E402
-import dlm.use.evaluate  # noqa: E402, F401
+import dlm.batching.samplers  # noqa: E402
+import dlm.features.extractor  # noqa: E402
+import dlm.inference.evaluate  # noqa: E402, F401
 from dlm.cli.main import main  # noqa: E402
 from dlm.store.versions import open_store  # noqa: E402
 from tests.tiny import make_tiny, write_document  # noqa: E402
@@ -96,9 +94,9 @@ def called(name: str, about: tuple, place: Place, moment: Moment, told: list[str
 def look(place: Place) -> list[str]:
     """Open the store: the adapter's sha256 of each version, after every byte was hashed again."""
     store = open_store(DLM_ID, place.home)
-    broken = store.verify()
+    broken = store.verify_versions()
     assert not broken, broken
-    return [each.hashes["adapter_model.safetensors"] for each in store.versions()]
+    return [each.hashes["adapter_model.safetensors"] for each in store.list_versions()]
 
 
 def finish(place: Place, moments: list[Moment]) -> dict:

@@ -36,8 +36,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from dlm.plan.bases import Base, Sizes, Tower
-from dlm.plan.catalogue import CATALOGUE
+from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec, ParameterCounts, TransformerShape
 from tests.tiny import RATE, tiny_tokenizer
 from tests.voxtral import build_voxtral
 
@@ -99,7 +98,7 @@ class Made:
 
 def build(key: str, folder: Path) -> Path:
     """Write the checkpoint of a catalogue key or a family into `folder` and return it."""
-    family = CATALOGUE[key].family if key in CATALOGUE else key
+    family = MODEL_CATALOG[key].family if key in MODEL_CATALOG else key
     if family == "voxtral":
         return build_voxtral(folder, seconds=VOXTRAL_SECONDS)
     torch.manual_seed(0)
@@ -115,27 +114,29 @@ def build(key: str, folder: Path) -> Path:
     return folder
 
 
-def row(key: str, folder: Path, **strides: int) -> Base:
+def row(key: str, folder: Path, **strides: int) -> ModelSpec:
     """The catalogue's row for a small checkpoint in `folder`."""
-    base = CATALOGUE[key]
-    tiny = Tower(40_000, layers=2, width=32, inner=64, heads=2, kv_heads=2)
+    base = MODEL_CATALOG[key]
+    tiny = TransformerShape(
+        40_000, num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, num_kv_heads=2
+    )
     return replace(
         base,
         source=str(folder),
         revision="test",
-        sizes=Sizes(tiny, 2_000, tiny, words=20_000, vocabulary=300),
-        strides=replace(base.strides, **strides),
+        sizes=ParameterCounts(tiny, 2_000, tiny, embedding=20_000, vocab_size=300),
+        audio_spec=replace(base.audio_spec, **strides),
     )
 
 
-def inputs(base: Base, sounds: list[np.ndarray]) -> Inputs:
+def inputs(base: ModelSpec, sounds: list[np.ndarray]) -> Inputs:
     """What the class's own extractor makes of sounds (windows of them), for its own forward."""
     if base.family == "voxtral":
         return _whole_windows(base, sounds)
     mask, alone = EXTRACTORS[base.family]
     if alone is not None:
         return _alone(alone, mask, sounds)
-    seconds = base.strides.window // RATE
+    seconds = base.audio_spec.window_samples // RATE
     ear = WhisperFeatureExtractor(feature_size=128, chunk_length=seconds)
     heard = ear(sounds, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt")
     return {"input_features": heard.input_features, mask: heard.attention_mask}
@@ -269,13 +270,15 @@ def _omni_tokenizer(template: str, begin: str, sound: str, end: str) -> PreTrain
     return named
 
 
-def _whole_windows(base: Base, sounds: list[np.ndarray]) -> Inputs:
+def _whole_windows(base: ModelSpec, sounds: list[np.ndarray]) -> Inputs:
     """As VoxtralProcessor does: each sound filled up to whole windows, its mel cut into them."""
-    size = base.strides.window
+    size = base.audio_spec.window_samples
     ear = WhisperFeatureExtractor(feature_size=128, chunk_length=size // RATE)
     how = {"sampling_rate": RATE, "padding": True, "truncation": False, "return_tensors": "pt"}
     heard = [ear(each, pad_to_multiple_of=size, **how).input_features[0] for each in sounds]
-    cut = [window for mel in heard for window in mel.split(size // base.strides.hop, dim=1)]
+    cut = [
+        window for mel in heard for window in mel.split(size // base.audio_spec.hop_length, dim=1)
+    ]
     return {"input_features": torch.stack(cut)}
 
 

@@ -8,14 +8,14 @@ import soundfile
 import torch
 from peft import PeftModel
 
-from dlm.batches.collate import Padding, collate
-from dlm.batches.forms import chat_of
-from dlm.clips.clip import Sound, Turn
-from dlm.features.ear import Ear
-from dlm.model.load import load_version
-from dlm.model.native import FAMILIES
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.resolve import resolve
+from dlm.batching.collator import PaddingSpec, collate
+from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.data.types import AudioSegment, Message
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.models.load import load_version
+from dlm.models.pretrained import MODEL_FAMILIES
+from dlm.plan.model_spec import MODEL_CATALOG
+from dlm.plan.resolve import resolve_model_spec
 from tests.command import Done, dlm
 from tests.natives import build, inputs
 from tests.tiny import tone
@@ -62,7 +62,7 @@ def test_a_base_is_taught_and_used(
     fine("train", "my.dlm", "--device", "cpu")
     scores = json.loads(fine("eval", "my.dlm", "--data", "clips", "--json").out)
     assert scores["scores"]["wer"] == 0.0, scores
-    question = CATALOGUE[key].prompt
+    question = MODEL_CATALOG[key].default_prompt
     if question:  # Qwen3-ASR has none
         answer = fine("prompt", "my.dlm", question, "--audio", "clips/b.wav").out
         assert answer.strip() == "high"
@@ -82,18 +82,22 @@ def fine(*words: str) -> Done:
 @torch.no_grad()
 def both(folder: Path, version: Path, adapter: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the version here, and of plain transformers and peft."""
-    base = resolve("./base", folder)
+    base = resolve_model_spec("./base", folder)
     model = load_version(base, version, device="cpu")
-    chat = chat_of(model.tokenizer, base)
+    chat = build_chat_encoder(model.tokenizer, base)
     path = folder / "clips/a.wav"
-    asked = chat.question((Turn("user", (Sound(path),)),), "here")
-    padding = Padding(chat.pad, chat.placeholder)
-    batch = collate([asked], Ear(base, auto_resample=False), padding)
-    mine = model.speak(model.think(model.merge(batch), batch.attention))
-    whole = FAMILIES[base.family].architecture.from_pretrained(folder / "base")
+    asked = chat.encode_prompt((Message("user", (AudioSegment(path),)),), "here")
+    padding = PaddingSpec(chat.pad_token_id, chat.audio_token_id)
+    batch = collate([asked], AudioFeatureExtractor(base, auto_resample=False), padding)
+    mine = model.compute_logits(
+        model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
+    )
+    whole = MODEL_FAMILIES[base.family].architecture.from_pretrained(folder / "base")
     learned = PeftModel.from_pretrained(whole, adapter).eval()
     heard = inputs(base, [soundfile.read(path, dtype="float32")[0]])
-    return mine, learned(input_ids=batch.ids, attention_mask=batch.attention, **heard).logits
+    return mine, learned(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **heard
+    ).logits
 
 
 def test_the_page_of_bases_tells_the_rows() -> None:
@@ -101,20 +105,20 @@ def test_the_page_of_bases_tells_the_rows() -> None:
     page = (Path(__file__).parent.parent / "docs" / "bases.md").read_text(encoding="utf-8")
     table = page.partition("## Released models")[2].partition("\n\nA sound")[0].strip()
     told = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    rows = [base for base in CATALOGUE.values() if base.kind == "native"]
+    rows = [base for base in MODEL_CATALOG.values() if base.kind == "native"]
     assert told == [
         [
             f"`{base.key}`",
             f"[{base.source}](https://huggingface.co/{base.source})",
             f"`{str(base.revision)[:12]}`",
             base.license,
-            f"{base.strides.rate // 1000} kHz",
-            f"{base.strides.window_seconds:g} s",
-            f"{base.strides.tokens_per_second:g}",
+            f"{base.audio_spec.sample_rate // 1000} kHz",
+            f"{base.audio_spec.window_seconds:g} s",
+            f"{base.audio_spec.tokens_per_second:g}",
             "`" + base.placeholder.replace("|", "\\|") + "`",
             f"{base.megabytes / 1000:.1f}",
         ]
         for base in rows
     ]
-    assert {base.family for base in rows} == FAMILIES.keys()
-    assert all(f"`{family}`" in page for family in FAMILIES)
+    assert {base.family for base in rows} == MODEL_FAMILIES.keys()
+    assert all(f"`{family}`" in page for family in MODEL_FAMILIES)

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 import dlm
-from dlm.clips.sources import gather
-from dlm.document.parse import read
+from dlm.config.parser import read_document
+from dlm.data.load import load_examples
 from dlm.errors import StoreError
 from tests.command import PYTHON
 from tests.command import dlm as run
@@ -77,7 +77,7 @@ def test_all_that_an_entry_may_say() -> None:
     given += " --task answer --prompt What?"
     done = run("import", "data/list.tsv", "--into", "deep/my.dlm", "--yes", *given.split())
     assert done.code == 0, done
-    (source,) = read(Path("deep/my.dlm")).settings.training.sources
+    (source,) = read_document(Path("deep/my.dlm")).config.training.sources
     assert source.model_dump(exclude_unset=True) == {
         "path": "../data/list.tsv",
         "format": "table",
@@ -90,7 +90,10 @@ def test_all_that_an_entry_may_say() -> None:
         "max_files": 5,
         "weight": 0.5,
     }
-    assert [clip.target for clip in gather(read(Path("deep/my.dlm"))).clips] == ["one", "two"]
+    assert [clip.target for clip in load_examples(read_document(Path("deep/my.dlm"))).examples] == [
+        "one",
+        "two",
+    ]
 
 
 def test_nothing_is_written_unless_it_is_said() -> None:
@@ -99,13 +102,13 @@ def test_nothing_is_written_unless_it_is_said() -> None:
     assert (done.code, done.err) == (1, "nothing is written: look at the above and say --yes\n")
     assert Path("my.dlm").read_text() == HEAD
     found = dlm.import_source("corpus", into=Path("my.dlm"))
-    assert (found.written, found.added, found.preview.hours) == (False, 3, 1.5 / 3600)
+    assert (found.written, found.num_added, found.preview.hours) == (False, 3, 1.5 / 3600)
     Path("my.dlm").write_text(HEAD + "More.\n")
     with pytest.raises(StoreError, match="my.dlm: changed meanwhile; import it again"):
         found.write()
     Path("link.dlm").symlink_to("my.dlm")
     dlm.import_source("corpus", into=Path("link.dlm")).write()
-    assert read(Path("my.dlm")).settings.training.sources[0].path == "corpus"
+    assert read_document(Path("my.dlm")).config.training.sources[0].path == "corpus"
 
 
 @pytest.mark.parametrize(("said", "code"), [("y\n", 0), ("\n", 1)])
@@ -131,7 +134,7 @@ def test_as_json() -> None:
     assert told["source"] == {"path": "corpus", "stream": True}
     assert (told["clips"], told["rates"], told["partly"]) == (3, {"16000": 3}, True)
     assert (told["transcripts_per_minute"], told["words_per_minute"]) == (120, 480)
-    row = {"place": "corpus/0.wav", "seconds": 0.5, "text": 'Number "0" it is.'}
+    row = {"location": "corpus/0.wav", "seconds": 0.5, "text": 'Number "0" it is.'}
     assert told["first"][0] == row
     assert (told["added"], told["written"], told["problems"]) == (3, False, [])
 
@@ -161,7 +164,10 @@ def test_inline() -> None:
         ' language="en"::\n\n::conversation::\n### User\n<audio>corpus/1.wav</audio> Who?\n'
         "### Assistant\nMe.\n"
     )
-    assert [clip.target for clip in gather(read(Path("my.dlm"))).clips] == ['Say "no".', "Me."]
+    assert [clip.target for clip in load_examples(read_document(Path("my.dlm"))).examples] == [
+        'Say "no".',
+        "Me.",
+    ]
     again = run("import", "list.jsonl", "--into", "my.dlm", "--inline", "--yes")
     again.refused("my.dlm: corpus/0.wav has a section of it already", code=2)
 
@@ -241,7 +247,7 @@ def test_data_goes_out_and_comes_back(form: str) -> None:
     command = re.search(r"`dlm (import \S+) ", done.err)[1]
     Path("other.dlm").write_text(HEAD)
     assert run(*command.split(), "--into", "other.dlm", "--yes").code == 0
-    held = gather(read(Path("other.dlm"))).clips
+    held = load_examples(read_document(Path("other.dlm"))).examples
     assert len(held) == counts[2] and {clip.language for clip in held} == {"en"}
 
 

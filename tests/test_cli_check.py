@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from dlm.cli.checked import ALIKE
+from dlm.cli.render import MAX_ISSUES_PER_HINT
 from tests.browser import visit
 from tests.command import Terminal, dlm, tree
 from tests.tiny import make_tiny, tone, write_document
@@ -117,15 +117,19 @@ def test_what_is_held_out_and_learned_is_told(document: Path) -> None:
 
 
 def test_very_many_problems_are_counted(document: Path) -> None:
-    body = "".join(f'::audio path="gone/{n}.wav" transcript="{n}"::\n' for n in range(ALIKE + 5))
+    body = "".join(
+        f'::audio path="gone/{n}.wav" transcript="{n}"::\n' for n in range(MAX_ISSUES_PER_HINT + 5)
+    )
     document.write_text(f"{document.read_text()}\n{body}")
     done = dlm("check", document, "--set", "training.bad_clips=error")
     assert done.code == 1
-    assert done.err.count("audio not found") == ALIKE
+    assert done.err.count("audio not found") == MAX_ISSUES_PER_HINT
     assert "and 5 more (put the file there or mend the path): `dlm check --json` names" in done.err
-    assert f"{ALIKE + 5} problems would stop training" in done.err
+    assert f"{MAX_ISSUES_PER_HINT + 5} problems would stop training" in done.err
     told = dlm("check", document, "--json", "--set", "training.bad_clips=error")
-    assert sum(each["fatal"] for each in json.loads(told.out)["problems"]) == ALIKE + 5
+    assert (
+        sum(each["fatal"] for each in json.loads(told.out)["problems"]) == MAX_ISSUES_PER_HINT + 5
+    )
 
 
 def test_a_sample_of_very_many_is_told(tiny: Path, home: Path, tmp_path: Path) -> None:
@@ -143,14 +147,14 @@ def test_a_sample_of_very_many_is_told(tiny: Path, home: Path, tmp_path: Path) -
 
 def test_exchanged_transcripts_come_first(voice: tuple[Path, dict]) -> None:
     heard = voice[1]["dictation"]
-    first = {each["place"]: each["seems"] for each in heard["clips"][:2]}
+    first = {each["location"]: each["better_match"] for each in heard["transcripts"][:2]}
     one, two = (f"clips/{name}.flac" for name in SWAPPED)
     assert first == {one: two, two: one}
-    assert all(each["seems"] is None for each in heard["clips"][2:])
-    worst = [each["wer"] for each in heard["clips"][2:]]
+    assert all(each["better_match"] is None for each in heard["transcripts"][2:])
+    worst = [each["wer"] for each in heard["transcripts"][2:]]
     assert worst == sorted(worst, reverse=True) and min(worst) < 1
-    assert (heard["of"], len(heard["clips"])) == (10, 10)
-    assert heard["model"] == "sparrow as it was released" and 0.3 < heard["wer"] < 1
+    assert (heard["num_candidates"], len(heard["transcripts"])) == (10, 10)
+    assert heard["model_name"] == "sparrow as it was released" and 0.3 < heard["wer"] < 1
     told = {each["where"]: each["what"] for each in voice[1]["problems"]}
     assert told[one] == f"its transcript fits what is heard in {two} better than its own sound"
 

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlm.clips.ffmpeg import installed
+from dlm.data.audio_decoders import is_ffmpeg_installed
 from tests.command import dlm
 from tests.tiny import make_tiny, write_document
 
@@ -23,15 +23,15 @@ def test_a_base_that_is_whole(home: Path) -> None:
     (line,) = [line for line in done.out.splitlines() if line.startswith("sparrow:")]
     assert "every number of" in line and "finite" in line
     told = json.loads(dlm("doctor", "--weights", "sparrow", "--json").out)["weights"]
-    assert {each["part"] for each in told["formats"]} == {"encoder", "projector", "lm"}
-    size = sum(each["size_bytes"] for each in told["formats"])
-    assert 5e6 < size < 10e6 and told["faults"] == []
+    assert {each["component"] for each in told["dtype_counts"]} == {"encoder", "projector", "lm"}
+    size = sum(each["size_bytes"] for each in told["dtype_counts"])
+    assert 5e6 < size < 10e6 and told["non_finite_tensors"] == []
 
 
 def test_it_says_what_decodes(monkeypatch: pytest.MonkeyPatch, request) -> None:
-    request.addfinalizer(installed.cache_clear)
+    request.addfinalizer(is_ffmpeg_installed.cache_clear)
     for path, there in ((os.environ["PATH"], which("ffmpeg")), ("/nowhere", None)):
-        installed.cache_clear()
+        is_ffmpeg_installed.cache_clear()
         monkeypatch.setenv("PATH", path)
         lines = dlm("doctor").out.splitlines()
         (decoder,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoder")]

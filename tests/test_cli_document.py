@@ -134,7 +134,13 @@ def test_check_as_json(tiny: Path) -> None:
     assert [(each["where"], each["what"]) for each in fatal] == [
         ("my.dlm:13", "audio not found: clips/1.wav")
     ]
-    assert told["facts"][0].keys() >= {"seconds", "rate", "peak", "words_per_second", "sha256"}
+    assert told["facts"][0].keys() >= {
+        "seconds",
+        "sample_rate",
+        "peak",
+        "words_per_second",
+        "sha256",
+    }
     assert {line["name"] for line in told["plan"]} >= {"steps", "memory", "device"}
 
 

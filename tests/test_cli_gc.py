@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import dlm as api
-from dlm.document.parse import read
+from dlm.config.parser import read_document
 from dlm.store.versions import open_store
-from dlm.training.events import Started
+from dlm.training.events import TrainingStarted
 from tests.command import dlm, tree
 from tests.tiny import make_tiny, tone, write_document
 
@@ -43,8 +43,8 @@ def test_a_version_says_which_recordings_it_learned_from(document: Path) -> None
     names = [f"clips/{number}.wav" for number in range(4)]
     assert told == [[sha256(Path(name).read_bytes()).hexdigest()[:12], name] for name in names]
     shown = json.loads(dlm("show", document, "--version", "v0001", "--json").out)
-    assert [each["path"] for each in shown["learned_from"]] == names
-    assert "learned_from" not in json.loads(dlm("show", document, "--json").out)
+    assert [each["path"] for each in shown["train_recordings"]] == names
+    assert "train_recordings" not in json.loads(dlm("show", document, "--json").out)
     dlm("show", document, "--version", "v0009").refused("no version 'v0009'; known: v0001")
 
 
@@ -88,7 +88,7 @@ def test_a_recording_that_nothing_learned_from_is_removed(document: Path, home: 
     tone(Path("clips/9.wav"), hertz=900)
     more = '\n::audio path="clips/9.wav" transcript="Nine."::\n'
     document.write_text(document.read_text() + more)
-    next(event for event in api.train(document, steps=1) if isinstance(event, Started))
+    next(event for event in api.train(document, steps=1) if isinstance(event, TrainingStarted))
     gone = without(document, 9)
     blob = next(home.glob(f"store/*/blobs/{gone}"))
     done = dlm("gc", document, "--dry-run")
@@ -116,6 +116,6 @@ def test_a_source_that_is_away_is_not_taken_for_removed(document: Path, home: Pa
 
 
 def test_nothing_is_removed_while_another_writes(document: Path) -> None:
-    with open_store(read(document).settings.dlm_id).lock():
+    with open_store(read_document(document).config.dlm_id).lock():
         dlm("gc", document).refused("is training this document; wait for it to end")
         assert dlm("gc", document, "--dry-run").code == 0

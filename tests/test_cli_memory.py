@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlm.document.settings import Training
+from dlm.config.schema import TrainingConfig
 from tests.command import dlm
 from tests.natives import build
 from tests.tiny import make_tiny, tone, write_document
@@ -91,7 +91,7 @@ def test_doctor_shows_every_base_for_a_card() -> None:
         assert any(line.startswith(f"{base} ") for line in done.out.splitlines())
     shown = json.loads(dlm("doctor", "--gpu", "80", "--json").out)
     assert shown["machine"]["gpus"][0]["memory"] == 80 << 30
-    modes = {each["mode"] for each in shown["fits"] if each["base"] == BIG}
+    modes = {each["mode"] for each in shown["fits"] if each["model_key"] == BIG}
     assert modes == {"lora", "qlora, 8 bits", "qlora, 4 bits", "full"}
     assert json.loads(dlm("doctor", "--json").out)["fits"] == []
 
@@ -105,7 +105,7 @@ def test_the_page_says_what_is_so() -> None:
     """Its table is compared by scripts/docs --check; its settings can be read."""
     page = (Path(__file__).parent.parent / "docs/recipes/memory.md").read_text(encoding="utf-8")
     (settings,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    assert Training(**yaml.safe_load(settings)["training"]).bits == 4
+    assert TrainingConfig(**yaml.safe_load(settings)["training"]).bits == 4
     assert "| `qwen2-audio-7b-instruct` | lora | 17.6 | no | 1\\* | 2 | 4 |" in page
 
 

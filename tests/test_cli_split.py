@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 import dlm as api
-from dlm.clips.clip import Clip, Sound, Turn
+from dlm.commands.preflight import Preflight, copy_summary, count_recording_bytes, run_preflight
+from dlm.commands.train import RunOptions, run_training
+from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DocumentError
-from dlm.plan.plan import Wishes
-from dlm.store.facts import RunFacts
-from dlm.store.layout import BLOB_BYTES
+from dlm.plan.types import CliOverrides
+from dlm.store.layout import MAX_BLOB_BYTES
+from dlm.store.records import RunRecord
 from dlm.store.versions import open_store
-from dlm.training.events import LeftOut, Started
-from dlm.verbs.lesson import Asked, teach
-from dlm.verbs.prepare import Prepared, copies_aloud, prepare, recorded_bytes
-from tests.clips.sounds import document, noise, save
+from dlm.training.events import ExamplesSkipped, TrainingStarted
 from tests.command import Done, dlm
+from tests.data.sounds import document, noise, save
 from tests.tiny import WORDS, make_tiny, tone
 
 FRONT = "---\ndlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV\ndlm_version: 11\nbase_model: {}\ntraining:\n"
@@ -62,7 +62,9 @@ def test_a_source_is_held_out_and_tested_on(tiny: Path, folder: Path) -> None:
     told = lines(done)
     assert told["held out"] == "2 (never learned from)"
     assert "over 6 clips" in told["steps"] and "2 clips held out: WER" in done.out
-    learned = json.loads(dlm("show", document, "--version", "v0001", "--json").out)["learned_from"]
+    learned = json.loads(dlm("show", document, "--version", "v0001", "--json").out)[
+        "train_recordings"
+    ]
     assert {Path(each["path"]).parts[0] for each in learned} == {"corpus"}
     assert json.loads(dlm("eval", document, "--json").out)["clips"] == 2
     written(tiny, "sources: [corpus, dev]", "held_out: dev")
@@ -136,13 +138,13 @@ def test_a_run_goes_on_without_a_bad_clip(tiny: Path, folder: Path, home: Path) 
     told = "my.dlm: 1 of 24 clips cannot be used and is left out: corpus/007.wav; nothing to do"
     assert told in done.err and done.err.count("007") == 1
     shown = json.loads(dlm("show", document, "--version", "v0001", "--json").out)
-    names = {each["path"] for each in shown["learned_from"]}
+    names = {each["path"] for each in shown["train_recordings"]}
     assert "corpus/007.wav" not in names and len(names) in (19, 20)
     (log,) = home.glob("store/*/runs/*/log.jsonl")
     events = map(json.loads, log.read_text().splitlines())
-    (event,) = [each for each in events if each["event"] == "LeftOut"]
-    assert (event["step"], event["clips"]) == (0, 1)
-    assert event["problems"][0].startswith("corpus/007.wav: ")
+    (event,) = [each for each in events if each["event"] == "ExamplesSkipped"]
+    assert (event["step"], event["num_skipped"]) == (0, 1)
+    assert event["issues"][0].startswith("corpus/007.wav: ")
     assert dlm("eval", document).code == 0
     checked = json.loads(dlm("check", document, "--json").out)
     assert [each["where"] for each in checked["left_out"]] == ["corpus/007.wav"]
@@ -167,18 +169,18 @@ def test_a_clip_that_vanishes_while_it_learns_is_told_of(
 ) -> None:
     corpus("corpus", 24)
     document = written(tiny, "sources: [corpus]", "held_out: 4", "bad_clips: skip")
-    found: list[LeftOut] = []
+    found: list[ExamplesSkipped] = []
     for event in api.train(document, steps=4):
-        if isinstance(event, Prepared):
-            clips = {"learn": event.learn, "held_out": event.held_out}[side]
-        elif isinstance(event, Started):
-            gone = clips[0].sounds[0].path
+        if isinstance(event, Preflight):
+            clips = {"learn": event.train_examples, "held_out": event.held_out_examples}[side]
+        elif isinstance(event, TrainingStarted):
+            gone = clips[0].audio_segments[0].path
             gone.unlink()
-        elif isinstance(event, LeftOut):
+        elif isinstance(event, ExamplesSkipped):
             found.append(event)
     (event,) = found
-    assert (event.step, event.clips, event.of) == (4, 1, 24)
-    assert event.problems[0].startswith(f"corpus/{gone.name}: audio not found")
+    assert (event.step, event.num_skipped, event.num_examples) == (4, 1, 24)
+    assert event.issues[0].startswith(f"corpus/{gone.name}: audio not found")
 
 
 def test_a_test_split_is_refused_before_anything_is_loaded(tiny: Path, folder: Path) -> None:
@@ -194,19 +196,33 @@ def test_a_test_split_is_refused_before_anything_is_loaded(tiny: Path, folder: P
 
 def test_recordings_that_are_too_many_are_not_copied(tiny: Path, folder: Path, home: Path) -> None:
     corpus("corpus", 4)
-    checked = prepare(written(tiny, "sources: [corpus]", "held_out: 0"), wishes=Wishes(steps=1))
-    assert checked.copied and list(copies_aloud(recorded_bytes(checked.learn))) == []
-    parts = [Sound(Path("a.tar"), inside=(at, 1 << 30)) for at in (0, 1 << 30, 2 << 30, 3 << 30, 0)]
-    clips = [Clip((Turn("user", (part,)),), "a", "transcribe") for part in parts]
-    assert recorded_bytes(clips) == BLOB_BYTES and list(copies_aloud(BLOB_BYTES)) == []
-    (line,) = copies_aloud(BLOB_BYTES + 1)
+    checked = run_preflight(
+        written(tiny, "sources: [corpus]", "held_out: 0"), cli_overrides=CliOverrides(steps=1)
+    )
+    assert (
+        checked.copy_recordings
+        and list(copy_summary(count_recording_bytes(checked.train_examples))) == []
+    )
+    parts = [
+        AudioSegment(Path("a.tar"), byte_range=(at, 1 << 30))
+        for at in (0, 1 << 30, 2 << 30, 3 << 30, 0)
+    ]
+    clips = [Example((Message("user", (part,)),), "a", "transcribe") for part in parts]
+    assert (
+        count_recording_bytes(clips) == MAX_BLOB_BYTES and list(copy_summary(MAX_BLOB_BYTES)) == []
+    )
+    (line,) = copy_summary(MAX_BLOB_BYTES + 1)
     assert line.value == "4.0 GiB, not copied into the store"
 
-    store = open_store(checked.document.settings.dlm_id)
-    facts = RunFacts(document_sha256="", data_sha256="", plan={}, seed=1, base="tiny")
+    store = open_store(checked.document.config.dlm_id)
+    facts = RunRecord(document_sha256="", data_sha256="", plan={}, seed=1, base="tiny")
     for copied in (False, True):
-        asked = Asked(stop=lambda: False)
-        list(teach(replace(checked, copied=copied), store, facts, run=None, asked=asked))
+        asked = RunOptions(stop_fn=lambda: False)
+        list(
+            run_training(
+                replace(checked, copy_recordings=copied), store, facts, run=None, options=asked
+            )
+        )
         assert len(list(home.glob("store/*/blobs/*"))) == 4 * copied
 
 

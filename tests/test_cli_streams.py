@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dlm.batches.chat import Chat
-from dlm.batches.course import Course
-from dlm.features.ear import Ear
-from dlm.model.load import load
-from dlm.verbs.learn import train
-from dlm.verbs.prepare import prepare
-from dlm.verbs.streamed import course
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.staged_loader import StagedLoader
+from dlm.commands.preflight import make_stream_loader, run_preflight
+from dlm.commands.train import train
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.models.load import load_model
 from tests.command import dlm
 from tests.tiny import WORDS, make_tiny, tone, write_document
 
@@ -53,20 +52,20 @@ def write(folder: Path, training: str = "", *, shards: int = SHARDS, more: str =
     return write_document(folder, base="base", training=asked, clips=1).relative_to(folder)
 
 
-def streamed(document: Path) -> Course:
+def streamed(document: Path) -> StagedLoader:
     """What a run learns from."""
-    checked = prepare(document)
-    plan = checked.insist()
-    model = load(plan.model)
-    ear = Ear(plan.batches.base, auto_resample=False, memory_bytes=0)
-    chat = Chat(model.tokenizer, model.base)
-    given = {"plan": plan, "chat": chat, "listen": lambda stage: ear}
-    return course(checked.document, checked.held_out, **given)
+    checked = run_preflight(document)
+    plan = checked.require_plan()
+    model = load_model(plan.model)
+    ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, memory_bytes=0)
+    chat = ChatEncoder(model.tokenizer, model.spec)
+    given = {"plan": plan, "chat_encoder": chat, "extractor_fn": lambda stage: ear}
+    return make_stream_loader(checked.document, checked.held_out_examples, **given)
 
 
 def seen(document: Path, steps: int) -> list[str]:
-    batches = [each for step in streamed(document).stream(0, steps) for each in step]
-    return [place for batch in batches for place in batch.places]
+    batches = [each for step in streamed(document).iter_batches(0, steps) for each in step]
+    return [place for batch in batches for place in batch.locations]
 
 
 def test_the_plan_says_that_it_streams(folder: Path) -> None:
@@ -109,7 +108,7 @@ def test_steps_may_be_said_on_the_command_line_and_in_stages(folder: Path) -> No
 def test_a_version_names_the_shards_and_no_recording_is_copied(folder: Path, home: Path) -> None:
     assert dlm("train", write(folder, "  steps: 2\n  held_out: 0\n")).code == 0
     (version,) = json.loads(dlm("versions", "my.dlm", "--json").out)
-    names = [each["path"] for each in version["learned_from"]]
+    names = [each["path"] for each in version["train_recordings"]]
     assert names == ["clips/0.wav", *(f"{shard}.jsonl" for shard in range(SHARDS))]
     (store,) = (home / "store").iterdir()
     assert not [*store.glob("blobs/*")] and not [*store.glob("features/*")]
@@ -137,19 +136,19 @@ def test_what_is_only_looked_at_is_not_taken_for_all_there_is(folder: Path) -> N
 def test_what_is_held_out_is_never_learned(folder: Path) -> None:
     training = "  steps: 30\n  held_out: 6\n"
     document = write(folder, training)
-    held = {each.place for each in prepare(document).held_out}
+    held = {each.location for each in run_preflight(document).held_out_examples}
     learned = seen(document, 30)
     assert len(held) == 6 and not held & set(learned)
     assert len(set(learned)) == 1 + SHARDS * CLIPS - 6
     speakers = write(folder, training + "  split_by: speaker\n")
-    held = {each.speaker for each in prepare(speakers).held_out}
+    held = {each.speaker for each in run_preflight(speakers).held_out_examples}
     rows = {f"{shard}.jsonl:{row + 1}": f"s{row}" for shard in range(4) for row in range(CLIPS)}
     assert held and not held & {rows.get(place) for place in seen(speakers, 30)}
 
 
 def test_a_source_may_be_held_out_whole(folder: Path) -> None:
     document = write(folder, "  steps: 30\n  held_out: 3.jsonl\n")
-    assert len(prepare(document).held_out) == CLIPS
+    assert len(run_preflight(document).held_out_examples) == CLIPS
     learned = seen(document, 30)
     assert not [place for place in learned if place.startswith("3.jsonl")]
     assert len(set(learned)) == 1 + 3 * CLIPS
@@ -170,9 +169,9 @@ def test_rows_that_cannot_be_used_are_told_at_the_end(folder: Path, home: Path) 
     assert "2 of 301 clips" in done.err
     (log,) = (home / "store").glob("*/runs/*/log.jsonl")
     lines = map(json.loads, log.read_text().splitlines())
-    (told,) = (each for each in lines if each["event"] == "LeftOut")
-    assert (told["clips"], told["of"]) == (2, 301)
-    assert told["problems"][0].startswith("0.jsonl:271: not an object; write")
+    (told,) = (each for each in lines if each["event"] == "ExamplesSkipped")
+    assert (told["num_skipped"], told["num_examples"]) == (2, 301)
+    assert told["issues"][0].startswith("0.jsonl:271: not an object; write")
 
 
 def test_one_of_them_ends_the_run_where_none_is_to_be_left_out(folder: Path) -> None:

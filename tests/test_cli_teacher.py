@@ -38,7 +38,7 @@ def test_a_run_with_a_teacher_goes_on_to_the_same_bits(
     for kept in home.rglob("features/*"):
         kept.unlink()  # nobody remembers what was said
     with monkeypatch.context() as patch:
-        patch.setattr("dlm.cli.live.stop_on_interrupt", lambda: lambda: True)
+        patch.setattr("dlm.cli.progress.stop_on_interrupt", lambda: lambda: True)
         assert dlm("train", document, "--steps", 4).code == 130
     assert dlm("train", document, "--steps", 4, "--resume").code == 0
     one, other = hashes(document)

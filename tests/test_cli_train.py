@@ -34,7 +34,7 @@ def adapter(version: dict) -> str:
 def stopped(document: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> Done:
     """Train until Ctrl-C is pressed at once."""
     with monkeypatch.context() as patch:
-        patch.setattr("dlm.cli.live.stop_on_interrupt", lambda: lambda: True)
+        patch.setattr("dlm.cli.progress.stop_on_interrupt", lambda: lambda: True)
         return dlm("train", document, *words)
 
 
@@ -175,13 +175,13 @@ def test_saving_often_changes_nothing(document: Path) -> None:
 def test_a_version_says_what_it_learned_from(document: Path) -> None:
     assert dlm("train", document, "--steps", 1).code == 0
     (version,) = kept(document)
-    paths = {each["path"] for each in version["learned_from"]}
+    paths = {each["path"] for each in version["train_recordings"]}
     assert len(paths) == 4
     assert paths < {f"clips/{number}.wav" for number in range(6)}
     assert version["base"] == "tiny"
     assert version["scores"].keys() == {"loss", "shuffled_loss", "gap", "wer", "cer"}
     blobs = Path(version["path"]).parents[2] / "blobs"
-    assert {each["sha256"] for each in version["learned_from"]} == {
+    assert {each["sha256"] for each in version["train_recordings"]} == {
         blob.name for blob in blobs.iterdir()
     }
 

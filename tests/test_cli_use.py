@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm.plan.bases import FACTS
+from dlm.plan.model_spec import MODEL_SPEC_FILE
 from tests.command import dlm, tree
 from tests.tiny import make_tiny, tone, write_document
 
@@ -49,7 +49,7 @@ def test_an_answer_is_on_stdout_and_ends_its_line(document: Path) -> None:
 
 def test_an_answer_is_streamed(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("dlm.cli.tell.answer", lambda text="", end="\n": told.append(text))
+    monkeypatch.setattr("dlm.cli.render.print_result", lambda text="", end="\n": told.append(text))
     prompt(document, "What?")
     assert len([piece for piece in told if piece]) > 2
 
@@ -126,7 +126,7 @@ def test_eval_counts_held_out_clips(document: Path) -> None:
     edits = told["substitutions"] + told["deletions"] + told["insertions"]
     assert told["wer"] == pytest.approx(edits / 2)
     assert told["scores"].keys() == {"loss", "shuffled_loss", "gap", "wer", "cer"}
-    assert {"place", "said", "heard", "wer"} == told["worst"][0].keys()
+    assert {"location", "reference", "hypothesis", "wer"} == told["worst"][0].keys()
     bare = json.loads(dlm("eval", document, "--json", "--base").out)
     assert bare["scores"]["loss"] != told["scores"]["loss"]
     assert json.loads(dlm("eval", document, "--json", "--version", "v0001").out) == told
@@ -174,7 +174,7 @@ def test_an_export_is_a_base_of_its_own(document: Path, tmp_path: Path) -> None:
     done = dlm("export", document, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert done.out.strip() == str(tmp_path / "out")
-    assert (tmp_path / "out" / FACTS).is_file()
+    assert (tmp_path / "out" / MODEL_SPEC_FILE).is_file()
     dlm("export", document, "--out", tmp_path / "out").refused("not empty", "--out")
     path = write_document(tmp_path / "next", base=tmp_path / "out", clips=2)
     told = dlm("prompt", path, "--base", "--audio", "clips/1.wav", "--max-tokens", 12, "What?")

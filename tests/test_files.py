@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import StoreError
-from dlm.files import (
-    Lock,
-    disk_full,
+from dlm.io import (
+    FileLock,
+    find_stale_temp_files,
+    fsync_tree,
     hash_tree,
-    leftovers,
+    make_temp_path,
     sha256_file,
-    sync_tree,
-    temporary,
+    to_disk_full_error,
     write_atomic,
 )
 
@@ -27,7 +27,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
 from pathlib import Path
 from dlm.errors import StoreError
-from dlm.files import write_atomic
+from dlm.io import write_atomic
 try:
     write_atomic(Path(sys.argv[1]), b"x" * 5_000)
 except StoreError as error:
@@ -65,13 +65,13 @@ def test_a_full_disk_leaves_the_old_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_a_full_disk_is_known_in_every_dress(tmp_path: Path, error: Exception) -> None:
-    full = disk_full(error, tmp_path / "not" / "yet")
+    full = to_disk_full_error(error, tmp_path / "not" / "yet")
     assert full is not None and "the disk is full (" in str(full) and "bytes free)" in str(full)
 
 
 def test_other_errors_are_not_a_full_disk(tmp_path: Path) -> None:
-    assert disk_full(OSError(errno.EACCES, "Permission denied"), tmp_path) is None
-    assert disk_full(RuntimeError("a tensor is lost"), tmp_path) is None
+    assert to_disk_full_error(OSError(errno.EACCES, "Permission denied"), tmp_path) is None
+    assert to_disk_full_error(RuntimeError("a tensor is lost"), tmp_path) is None
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_trees_are_hashed_by_relative_path(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c.bin").write_bytes(b"c")
     (tmp_path / "a.bin").write_bytes(b"")
-    sync_tree(tmp_path)
+    fsync_tree(tmp_path)
     c = sha256(b"c").hexdigest()
     assert hash_tree(tmp_path) == {"a.bin": sha256().hexdigest(), "b/c.bin": c}
     assert sha256_file(tmp_path / "b" / "c.bin") == c
@@ -94,11 +94,11 @@ def test_trees_are_hashed_by_relative_path(tmp_path: Path) -> None:
 
 
 def test_only_the_dead_leave_things_over(tmp_path: Path) -> None:
-    mine = temporary(tmp_path)
+    mine = make_temp_path(tmp_path)
     mine.touch()
     (tmp_path / ".pending-999999999-0").touch()
     (tmp_path / ".pending-strange").touch()
-    assert [path.name for path in leftovers(tmp_path)] == [
+    assert [path.name for path in find_stale_temp_files(tmp_path)] == [
         ".pending-999999999-0",
         ".pending-strange",
     ]
@@ -106,12 +106,12 @@ def test_only_the_dead_leave_things_over(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_once_and_can_be_entered_twice(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    mine, other = Lock(path), Lock(path)
+    mine, other = FileLock(path), FileLock(path)
     with mine, mine:
-        assert not other.take()
+        assert not other.acquire()
     with other:
-        assert not mine.take()
-    assert mine.take() and not other.take()
+        assert not mine.acquire()
+    assert mine.acquire() and not other.acquire()
     mine.release()
     assert path.read_text() == ""
 
@@ -119,33 +119,33 @@ def test_a_lock_is_held_once_and_can_be_entered_twice(tmp_path: Path) -> None:
 def test_a_lock_file_of_another_time_is_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.write_text('{"pid": 1, "host": "elsewhere", "since": "2001"}')
-    with Lock(path):
+    with FileLock(path):
         assert f'"pid": {os.getpid()}' in path.read_text()
 
 
 def test_a_lock_whose_holder_is_not_told_is_still_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with Lock(path):
+    with FileLock(path):
         path.write_text("")
         with pytest.raises(StoreError, match="^another dlm is training this document; wait"):
-            Lock(path).__enter__()
+            FileLock(path).__enter__()
 
 
 def test_a_lock_held_on_another_machine_names_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with Lock(path):
+    with FileLock(path):
         path.write_text('{"pid": 7, "host": "elsewhere", "since": "2001"}')
         with pytest.raises(StoreError, match=r"pid 7 on elsewhere, since 2001.*`kill 7` there$"):
-            Lock(path).__enter__()
+            FileLock(path).__enter__()
 
 
 def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from dlm.files import Lock
-lock = Lock(Path(sys.argv[1]))
-lock.take()
+from dlm.io import FileLock
+lock = FileLock(Path(sys.argv[1]))
+lock.acquire()
 if os.fork() == 0:
     os.close(1)
     time.sleep(20)
@@ -157,10 +157,10 @@ time.sleep(20)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout and process.stdout.readline() == b"ready\n"
-        assert not Lock(path).take()
+        assert not FileLock(path).acquire()
         process.kill()
         process.wait()
-        with Lock(path):
+        with FileLock(path):
             pass
     finally:
         os.killpg(process.pid, 9)

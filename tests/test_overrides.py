@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import dlm as api
-from dlm.document.override import overridable, overridden
-from dlm.document.parse import read
-from dlm.document.settings import every_value
+from dlm.config.overrides import apply_overrides, iter_config_options
+from dlm.config.parser import read_document
+from dlm.config.schema import iter_config_values
 from dlm.errors import UsageError
 from tests.command import Done, dlm
 from tests.tiny import make_tiny, tone, write_document
@@ -70,20 +70,22 @@ def test_options_are_known_after_options_of_dlm_itself(document: Path, tmp_path:
 
 
 def test_every_field_can_be_set_but_the_documents_own(document: Path) -> None:
-    written = read(document)
-    for name, info in every_value():
+    written = read_document(document)
+    for name, info in iter_config_values():
         value = info.get_default(call_default_factory=True)
         if name in ("dlm_id", "dlm_version"):
             with pytest.raises(UsageError, match="is the document's own"):
-                overridden(written, {name: value})
+                apply_overrides(written, {name: value})
         elif not name.startswith(("base_model", "training.held_out.")):
-            settings = overridden(written, {name: value}).settings.model_dump()
+            settings = apply_overrides(written, {name: value}).config.model_dump()
             for step in name.split("."):
                 settings = settings[step]
             assert settings == value, name
-    flags = [flag for each in overridable() for flag in each.names]
+    flags = [flag for each in iter_config_options() for flag in each.flags]
     assert len(flags) == len(set(flags))
-    assert {each.field for each in overridable()} <= {name for name, _ in every_value()}
+    assert {each.field for each in iter_config_options()} <= {
+        name for name, _ in iter_config_values()
+    }
 
 
 REFUSED = {
@@ -124,7 +126,7 @@ def test_nothing_would_learn(document: Path) -> None:
 def test_a_run_goes_on_only_as_it_was_asked(document: Path) -> None:
     asked = {"training.save_steps": 1, "training.learning_rate": 1e-4}
     for event in api.train(document, steps=4, overrides=asked):
-        if type(event).__name__ == "Saved":
+        if type(event).__name__ == "CheckpointSaved":
             break
     dlm("train", document, "--steps", 4, "--resume").refused(
         "started from another plan", "put that back", "--set training.learning_rate=0.0001"
@@ -157,7 +159,7 @@ def test_a_log_has_a_line_for_so_many_steps(document: Path) -> None:
 def test_a_state_is_saved_for_so_many_steps(document: Path) -> None:
     asked = {"training.save_steps": 2}
     events = [type(each).__name__ for each in api.train(document, steps=5, overrides=asked)]
-    assert events.count("Saved") == 3  # after 2, after 4, and the last
+    assert events.count("CheckpointSaved") == 3  # after 2, after 4, and the last
 
 
 @pytest.mark.parametrize(("policy", "seconds"), [("split", 8.0), ("truncate", 5.0)])
@@ -166,9 +168,9 @@ def test_what_is_heard_of_a_long_clip(policy: str, seconds: float, document: Pat
     tone(Path("clips/0.wav"), hertz=200, seconds=5.0)
     asked = {"training.audio.long_clips": policy, "training.adapter": "projector"}
     events = list(api.train(document, steps=1, overrides=asked))
-    heard = [each.audio_seconds for each in events if type(each).__name__ == "Step"]
+    heard = [each.audio_seconds for each in events if type(each).__name__ == "StepCompleted"]
     assert heard == pytest.approx([seconds])
-    told = [problem.what for problem in events[0].problems]
+    told = [problem.what for problem in events[0].issues]
     assert any(what.startswith("1 clip is longer than 2 s") for what in told), told
 
 

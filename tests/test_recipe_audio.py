@@ -16,9 +16,9 @@ import soundfile
 import yaml
 from huggingface_hub import constants
 
-from dlm.files import hash_tree, sha256_file
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.resolve import resolve
+from dlm.io import hash_tree, sha256_file
+from dlm.plan.model_spec import MODEL_CATALOG
+from dlm.plan.resolve import resolve_model_spec
 from tests.command import Done, dlm
 from tests.natives import build
 from tests.snapshots import dlm_says, readme_says
@@ -38,7 +38,7 @@ SNAPSHOT = "hf-audio-snapshot"
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """HF_HOME with the recipe's base in it, as a download leaves it, but tiny."""
     place = tmp_path_factory.mktemp("huggingface")
-    repository = place / "hub" / f"models--{CATALOGUE[KEY].source.replace('/', '--')}"
+    repository = place / "hub" / f"models--{MODEL_CATALOG[KEY].source.replace('/', '--')}"
     build(KEY, repository / "snapshots" / REVISION)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(REVISION)
@@ -342,7 +342,9 @@ def test_the_readme_of_the_snapshot(
     shutil.copy(walked[0] / "clips/new-clip.wav", folder / "clip.wav")
     monkeypatch.chdir(folder)
     ids, logits = readme_says()
-    expected_ids, expected = dlm_says(resolve(KEY, here), kept / "adapter/versions/v0002")
+    expected_ids, expected = dlm_says(
+        resolve_model_spec(KEY, here), kept / "adapter/versions/v0002"
+    )
     assert ids == expected_ids
     assert (logits - expected).abs().max() < 1e-4
 

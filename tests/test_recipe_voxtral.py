@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors import safe_open
 
-from dlm.plan.resolve import find
+from dlm.plan.resolve import find_catalog_spec
 from tests.command import Done, dlm
 from tests.tiny import tone
 from tests.voxtral import build_voxtral
@@ -43,7 +43,7 @@ def test_every_command_of_the_page_runs(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the small checkpoint where the hub's cache would have the released one."""
-    base = find("voxtral-mini-3b")
+    base = find_catalog_spec("voxtral-mini-3b")
     place = tmp_path / "hub" / f"models--{base.source.replace('/', '--')}"
     shutil.copytree(checkpoint, place / "snapshots" / str(base.revision))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

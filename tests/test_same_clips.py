@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dlm.files import sha256_file
-from tests.clips.keepers import KEEPERS
+from dlm.io import sha256_file
 from tests.command import dlm
+from tests.data.keepers import KEEPERS
 from tests.tiny import make_tiny
 
 FORMS = ("folder", "json", "webdataset", "parquet", "nemo tarred")

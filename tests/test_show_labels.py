@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from dlm.batches.forms import chat_of
-from dlm.batches.show import Stretch, show_row
-from dlm.clips.clip import Clip, Sound, Turn
-from dlm.model.load import tokenizer_of
-from dlm.plan.bases import read_facts
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.frames import tokens
+from dlm.batching.inspect_labels import LabelSpan, make_label_view
+from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.models.load import load_tokenizer
+from dlm.plan.audio_lengths import count_audio_tokens
+from dlm.plan.model_spec import MODEL_CATALOG, read_model_spec
 from tests.command import dlm
 from tests.tiny import make_tiny, spoken, tone, write_document
 from tests.voxtral import write_tekken
@@ -59,9 +58,9 @@ def test_a_row_is_shown_as_it_is_learned(document: Path, home: Path) -> None:
 
 def test_labels_are_in_json(document: Path) -> None:
     found = json.loads(dlm("check", document, "--show-labels", "--json").out)["labels"]
-    assert found["place"] == "my.dlm:10"
-    assert sum(each["tokens"] for each in found["stretches"]) == found["tokens"]
-    learned = [each["text"] for each in found["stretches"] if each["learned"]]
+    assert found["location"] == "my.dlm:10"
+    assert sum(each["num_tokens"] for each in found["spans"]) == found["num_tokens"]
+    learned = [each["text"] for each in found["spans"] if each["has_loss"]]
     assert learned == ["one<|im_end|>"]
     assert json.loads(dlm("check", document, "--json").out)["labels"] is None
 
@@ -84,37 +83,47 @@ def test_labels_are_coloured_where_somebody_looks(document: Path) -> None:
 
 
 def test_prose_is_learned_but_for_its_first_token(tiny: Path, tmp_path: Path) -> None:
-    base = read_facts(tiny)
-    prose = Clip((Turn("assistant", ("Hi there",)),), "my.dlm:9", "text")
-    shown = show_row(prose, chat_of(tokenizer_of(base), base), base.strides, None)
-    assert shown.stretches == (
-        Stretch("H", 1, False),
-        Stretch("i there<|im_end|>", 8, True),
+    base = read_model_spec(tiny)
+    prose = Example((Message("assistant", ("Hi there",)),), "my.dlm:9", "text")
+    shown = make_label_view(
+        prose, build_chat_encoder(load_tokenizer(base), base), base.audio_spec, None
+    )
+    assert shown.spans == (
+        LabelSpan("H", 1, False),
+        LabelSpan("i there<|im_end|>", 8, True),
     )
 
 
 def test_several_sounds_and_windows_are_counted(tiny: Path, tmp_path: Path) -> None:
-    base = read_facts(tiny)
+    base = read_model_spec(tiny)
     short = tone(tmp_path / "a.wav", hertz=200, seconds=0.5)
     long = tone(tmp_path / "b.wav", hertz=300, seconds=5.0)
-    turns = (Turn("user", (Sound(short), Sound(long), "Which?")), Turn("assistant", ("B",)))
-    chat = chat_of(tokenizer_of(base), base)
+    turns = (
+        Message("user", (AudioSegment(short), AudioSegment(long), "Which?")),
+        Message("assistant", ("B",)),
+    )
+    chat = build_chat_encoder(load_tokenizer(base), base)
     for most in (None, 1):
-        shown = show_row(Clip(turns, "x", "answer"), chat, base.strides, most)
-        runs = [each.tokens for each in shown.stretches if " x " in each.text]
-        assert runs == [tokens(8_000, base.strides), tokens(80_000, base.strides, most)]
+        shown = make_label_view(Example(turns, "x", "answer"), chat, base.audio_spec, most)
+        runs = [each.num_tokens for each in shown.spans if " x " in each.text]
+        assert runs == [
+            count_audio_tokens(8_000, base.audio_spec),
+            count_audio_tokens(80_000, base.audio_spec, most),
+        ]
 
 
 def test_voxtrals_form(tmp_path: Path) -> None:
     write_tekken(tmp_path / "tekken.json")
-    base = replace(CATALOGUE["voxtral-mini-3b"], source=str(tmp_path))
+    base = replace(MODEL_CATALOG["voxtral-mini-3b"], source=str(tmp_path))
     clip = spoken(tone(tmp_path / "a.wav", hertz=200), "Bonjour.")
     clip = replace(clip, language="fr")
-    shown = show_row(clip, chat_of(tokenizer_of(base), base), base.strides, None)
-    texts = [each.text for each in shown.stretches]
+    shown = make_label_view(
+        clip, build_chat_encoder(load_tokenizer(base), base), base.audio_spec, None
+    )
+    texts = [each.text for each in shown.spans]
     assert texts[:2] == ["<s>[INST][BEGIN_AUDIO]", "[AUDIO] x 375"]
     assert texts[2].startswith("[/INST]") and "[TRANSCRIBE]" in texts[2]
-    assert texts[3] == "Bonjour.</s>" and shown.stretches[3].learned
+    assert texts[3] == "Bonjour.</s>" and shown.spans[3].has_loss
 
 
 REFUSED = {

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from dlm.clips.audio import heard_with
-from dlm.document.parse import read
-from dlm.model.load import folder_of, load_base
-from dlm.plan.bases import read_facts
-from dlm.plan.resolve import find
+from dlm.config.parser import read_document
+from dlm.data.audio_io import get_audio_backends
+from dlm.inference.metrics import compute_word_errors
+from dlm.models.load import get_checkpoint_dir, load_base_model
+from dlm.plan.model_spec import read_model_spec
+from dlm.plan.resolve import find_catalog_spec
 from dlm.store.versions import open_store
-from dlm.use.metrics import word_errors
 from tests.command import dlm
 
 VOICE = Path(__file__).parent.parent / "examples" / "voice"
@@ -35,21 +35,21 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_row_is_what_lies_in_the_folder() -> None:
     """Facts in the catalogue and beside the weights agree, and the parameters are counted."""
-    base = find("sparrow")
-    beside = read_facts(folder_of(base))
-    assert (beside.strides, beside.bins, beside.placeholder, beside.prompt) == (
-        base.strides,
-        base.bins,
+    base = find_catalog_spec("sparrow")
+    beside = read_model_spec(get_checkpoint_dir(base))
+    assert (beside.audio_spec, beside.num_mel_bins, beside.placeholder, beside.default_prompt) == (
+        base.audio_spec,
+        base.num_mel_bins,
         base.placeholder,
-        base.prompt,
+        base.default_prompt,
     )
-    counted = sum(each.numel() for each in load_base(base).parameters())
-    assert counted == pytest.approx(base.sizes.parameters, rel=0.001)
+    counted = sum(each.numel() for each in load_base_model(base).parameters())
+    assert counted == pytest.approx(base.sizes.num_parameters, rel=0.001)
 
 
 def test_the_weights_fit_the_package() -> None:
     """At most 10 MB of safetensors, and nothing that is not data."""
-    files = list(folder_of(find("sparrow")).iterdir())
+    files = list(get_checkpoint_dir(find_catalog_spec("sparrow")).iterdir())
     assert (
         sum(each.stat().st_size for each in files if each.suffix == ".safetensors") <= 10 * MEGABYTE
     )
@@ -71,8 +71,11 @@ def test_a_few_steps_make_it_hear_the_voice_better(document: Path) -> None:
     assert dlm("train", document, "--steps", "20").code == 0
     after = json.loads(dlm("eval", document, "--json").out)["wer"]
     assert after < 0.9 * before
-    (version,) = open_store(read(document).settings.dlm_id).versions()
-    assert version.heard_with == heard_with() and "libsndfile" in version.heard_with["decoder"]
+    (version,) = open_store(read_document(document).config.dlm_id).list_versions()
+    assert (
+        version.audio_backends == get_audio_backends()
+        and "libsndfile" in version.audio_backends["decoder"]
+    )
 
 
 def test_a_long_recording_is_heard_better_cut_at_its_pauses(document: Path, tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_a_long_recording_is_heard_better_cut_at_its_pauses(document: Path, tmp_
     wrong = {}
     for way in ("energy", "silero", "none"):
         heard = dlm("transcribe", document, long, "--base", "--segment", way).out
-        wrong[way] = word_errors([said], [heard]).rate
+        wrong[way] = compute_word_errors([said], [heard]).rate
     assert max(wrong["energy"], wrong["silero"]) < 0.75 * wrong["none"], wrong
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import dlm
-from dlm.batches.forms import chat_of
-from dlm.clips.sources import gather
-from dlm.model.load import load_base, load_version
-from dlm.model.stitched import Stitched
-from dlm.plan.bases import read_facts
-from dlm.store.facts import Version
-from dlm.training.events import Skipped, Step
-from dlm.use.export import write_base
-from dlm.verbs.prepare import opened
+from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.commands.preflight import resolve_document
+from dlm.data.load import load_examples
+from dlm.exporters.merged import write_merged_model
+from dlm.models.composed import ComposedAudioLM
+from dlm.models.load import load_base_model, load_version
+from dlm.plan.model_spec import read_model_spec
+from dlm.store.records import Version
+from dlm.training.events import StepCompleted, StepSkipped
 from tests.command import dlm as command
-from tests.model.twin import batch_of, logits_of
+from tests.models.twin import batch_of, logits_of
 from tests.stitched import ENCODERS, LMS, PROJECTORS, recipe, write_stitched
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
@@ -32,36 +32,40 @@ def test_every_pairing_learns_and_stays_itself(
     path = write_stitched(tmp_path, recipe(encoder, projector, lm), adapter="projector")
     *events, version = dlm.train(path, steps=2)
     assert isinstance(version, Version)
-    learned = [event for event in events if isinstance(event, Step | Skipped)]
-    assert [type(event) for event in learned] == [Step, Step]
-    document, base = opened(path)
+    learned = [event for event in events if isinstance(event, StepCompleted | StepSkipped)]
+    assert [type(event) for event in learned] == [StepCompleted, StepCompleted]
+    document, base = resolve_document(path)
     model = load_version(base, version.path, device="cpu")
-    batch = batch_of(model, list(gather(document).clips))
+    batch = batch_of(model, list(load_examples(document).examples))
     before = logits_of(model, batch)
-    write_base(cast(Stitched, model), version, tmp_path / "out")
-    again = load_base(read_facts(tmp_path / "out"))
+    write_merged_model(cast(ComposedAudioLM, model), version, tmp_path / "out")
+    again = load_base_model(read_model_spec(tmp_path / "out"))
     assert torch.equal(logits_of(again, batch), before)
     assert isinstance(
         "".join(dlm.prompt(path, "what?", audio=(tmp_path / "clips/0.wav",), max_tokens=3)), str
     )
-    assert chat_of(again.tokenizer, again.base).placeholder == model.placeholder
+    assert build_chat_encoder(again.tokenizer, again.spec).audio_token_id == model.audio_token_id
 
 
 def test_a_stitched_folder_is_the_base_it_was_stitched_from(tmp_path: Path) -> None:
     path = write_stitched(tmp_path, recipe("wavlm", "qformer", "gpt2"))
     done = command("stitch", path, "--out", tmp_path / "base")
     assert done.code == 0 and done.out.strip() == str(tmp_path / "base")
-    document, base = opened(path)
-    folder = read_facts(tmp_path / "base")
-    assert (folder.key, folder.revision, folder.strides) == (base.key, base.revision, base.strides)
-    model, again = load_base(base), load_base(folder)
-    batch = batch_of(model, list(gather(document).clips))
+    document, base = resolve_document(path)
+    folder = read_model_spec(tmp_path / "base")
+    assert (folder.key, folder.revision, folder.audio_spec) == (
+        base.key,
+        base.revision,
+        base.audio_spec,
+    )
+    model, again = load_base_model(base), load_base_model(folder)
+    batch = batch_of(model, list(load_examples(document).examples))
     assert torch.equal(logits_of(again, batch), logits_of(model, batch))
     command("stitch", path, "--out", tmp_path / "base").refused("not empty")
     other = write_stitched(tmp_path / "other", str(tmp_path / "base"), adapter="projector")
     command("stitch", other, "--out", tmp_path / "more").refused("is a base already", code=2)
     *_, version = dlm.train(other, steps=1)
-    assert load_version(base, version.path, device="cpu").base.recipe
+    assert load_version(base, version.path, device="cpu").spec.composition
 
 
 def test_what_was_learned_over_the_document_is_shown_so(tmp_path: Path) -> None:
@@ -69,4 +73,4 @@ def test_what_was_learned_over_the_document_is_shown_so(tmp_path: Path) -> None:
     path = write_stitched(tmp_path, missing, adapter="projector")
     asked = {"base_model.encoder": {"from_scratch": ENCODERS["whisper"]}}
     *_, version = dlm.train(path, steps=1, overrides=asked)
-    assert dlm.show(path).base.key == version.base
+    assert dlm.show(path).spec.key == version.base

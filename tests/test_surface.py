@@ -14,9 +14,9 @@ import yaml
 from typer.main import get_command
 
 import dlm
-from dlm.cli.main import application
-from dlm.document.parse import parse
-from dlm.document.settings import Training
+from dlm.cli.main import build_app
+from dlm.config.parser import parse_document
+from dlm.config.schema import TrainingConfig
 
 ROOT = Path(__file__).parent.parent
 VERBS = (
@@ -35,19 +35,19 @@ finally:
 
 
 def test_the_verbs() -> None:
-    assert list(get_command(application()).commands) == VERBS
+    assert list(get_command(build_app()).commands) == VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_argument_and_option_is_explained(verb: str) -> None:
-    command = get_command(application()).commands[verb]
+    command = get_command(build_app()).commands[verb]
     assert command.help, f"dlm {verb} says nothing of itself"
     silent = [each.name for each in command.params if each.name != "help" and not each.help]
     assert not silent, f"dlm {verb}: no word on {silent}"
 
 
 def test_the_verbs_are_a_python_api() -> None:
-    import_module("dlm.use.metrics")  # a room of the same name must not hide a verb
+    import_module("dlm.inference.metrics")  # a room of the same name must not hide a verb
     names = {"eval": "evaluate", "use": "use_version"}
     names |= {"import": "import_source", "export-data": "export_data"}
     assert sorted(dlm.__all__) == sorted(names.get(verb, verb) for verb in VERBS)
@@ -97,7 +97,7 @@ def test_pages_speak_of_what_there_is(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     spoken = re.findall(r"(?:^|`)dlm ([a-z][a-z-]*)", text, flags=re.MULTILINE)
     assert set(spoken) <= set(VERBS), f"{page} speaks of {set(spoken) - set(VERBS)}"
-    commands = get_command(application()).commands
+    commands = get_command(build_app()).commands
     for verb, rest in re.findall(r"(?:^|`)dlm ([a-z][a-z-]*)([^`\n#]*)", text, flags=re.MULTILINE):
         known = {flag for param in commands[verb].params for flag in param.opts} | {"--help"}
         unknown = set(re.findall(r"--[a-z][a-z-]*", rest)) - known
@@ -114,8 +114,8 @@ def test_the_readme_names_every_verb() -> None:
 def test_documents_in_the_pages_can_be_read() -> None:
     page = (ROOT / "docs" / "document.md").read_text(encoding="utf-8")
     (whole,) = re.findall(r"^```\n(---\n.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    kinds = [section.kind for section in parse(whole, Path("page.dlm")).sections]
+    kinds = [section.kind for section in parse_document(whole, Path("page.dlm")).sections]
     assert kinds == ["audio", "instruction", "conversation"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (settings,) = re.findall(r"^```yaml\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
-    assert Training(**yaml.safe_load(settings)["training"]).sources[0].path == "recordings"
+    assert TrainingConfig(**yaml.safe_load(settings)["training"]).sources[0].path == "recordings"

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import dlm
-from dlm.training.events import Checked, Step
+from dlm.training.events import Evaluated, StepCompleted
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HERE = {"base_model.encoder": "sparrow"}
@@ -16,8 +16,8 @@ VOCABULARY = 260
 def taught(path: Path) -> tuple[list[float], float]:
     """The loss of every step, and the listening gap on the clips held out."""
     events = list(dlm.train(path, overrides=HERE))
-    losses = [event.loss for event in events if isinstance(event, Step)]
-    (checked,) = (event for event in events if isinstance(event, Checked))
+    losses = [event.loss for event in events if isinstance(event, StepCompleted)]
+    (checked,) = (event for event in events if isinstance(event, Evaluated))
     return losses, checked.scores["gap"]
 
 

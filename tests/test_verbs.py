@@ -8,16 +8,22 @@ from pathlib import Path
 import pytest
 
 import dlm
-from dlm.errors import ClipError, StoreError, UsageError
-from dlm.plan.bases import FACTS
-from dlm.store.facts import Version
-from dlm.training.events import Checked, Finished, Saved, Started, Step
-from dlm.verbs.prepare import Prepared
+from dlm.commands.preflight import Preflight
+from dlm.errors import DataError, StoreError, UsageError
+from dlm.plan.model_spec import MODEL_SPEC_FILE
+from dlm.store.records import Version
+from dlm.training.events import (
+    CheckpointSaved,
+    Evaluated,
+    StepCompleted,
+    TrainingFinished,
+    TrainingStarted,
+)
 from tests.tiny import make_tiny, write_document
 
 NOTHING_HEAVY = """
 import sys, dlm
-assert "dlm.verbs" not in sys.modules
+assert "dlm.commands" not in sys.modules
 from dlm import *
 heavy = {"torch", "transformers", "peft", "accelerate", "typer"} & set(sys.modules)
 assert not heavy, heavy
@@ -49,8 +55,18 @@ def test_there_is_nothing_else() -> None:
 def test_train_yields_everything_in_order(document: Path) -> None:
     found = list(dlm.train(document, steps=2, overrides={"training.save_steps": 1}))
     kinds = [type(each) for each in found]
-    assert kinds == [Prepared, Started, Step, Saved, Step, Checked, Saved, Finished, Version]
-    assert found[0].plan.training.steps == 2
+    assert kinds == [
+        Preflight,
+        TrainingStarted,
+        StepCompleted,
+        CheckpointSaved,
+        StepCompleted,
+        Evaluated,
+        CheckpointSaved,
+        TrainingFinished,
+        Version,
+    ]
+    assert found[0].plan.training.num_steps == 2
     assert found[-1] == dlm.versions(document).versions[-1]
     assert found[-1].scores == found[-2].scores
 
@@ -63,10 +79,12 @@ def test_nothing_runs_until_it_is_asked_for(document: Path, home: Path) -> None:
 
 def test_a_training_that_is_left_can_go_on(document: Path) -> None:
     for event in dlm.train(document, steps=4, overrides={"training.save_steps": 1}):
-        if isinstance(event, Step) and event.step == 3:
+        if isinstance(event, StepCompleted) and event.step == 3:
             break
     assert dlm.show(document).versions == ()
-    started = [e for e in dlm.train(document, steps=4, resume=True) if isinstance(e, Started)]
+    started = [
+        e for e in dlm.train(document, steps=4, resume=True) if isinstance(e, TrainingStarted)
+    ]
     assert started[0].step == 2
     assert [version.steps for version in dlm.show(document).versions] == [4]
 
@@ -88,11 +106,11 @@ def test_progress_is_told(document: Path) -> None:
 
 def test_mistakes_carry_their_place_and_mend(document: Path) -> None:
     (document.parent / "clips/1.wav").unlink()
-    with pytest.raises(ClipError) as caught:
+    with pytest.raises(DataError) as caught:
         list(dlm.train(document))
     assert caught.value.where == "my.dlm:12"
     assert caught.value.what == "audio not found: clips/1.wav"
-    assert caught.value.mend and caught.value.exit_code == 1
+    assert caught.value.hint and caught.value.exit_code == 1
     with pytest.raises(UsageError, match="at least one --audio PATH"):
         next(dlm.prompt(document, "What?"))
     with pytest.raises(StoreError, match="no version 'v0001'"):
@@ -104,8 +122,8 @@ def test_a_run_goes_on_when_its_base_has_told_its_sizes(tmp_path: Path) -> None:
     base = make_tiny(tmp_path / "tiny")
     document = write_document(tmp_path, base=base)
     stopped = list(dlm.train(document, steps=2, stop=lambda: True))
-    assert [each.reason for each in stopped if isinstance(each, Finished)] == ["stopped"]
-    facts = json.loads((base / FACTS).read_text())
-    facts["megabytes"], facts["sizes"]["words"] = 7, facts["sizes"]["words"] + 1
-    (base / FACTS).write_text(json.dumps(facts))
+    assert [each.reason for each in stopped if isinstance(each, TrainingFinished)] == ["stopped"]
+    facts = json.loads((base / MODEL_SPEC_FILE).read_text())
+    facts["megabytes"], facts["sizes"]["embedding"] = 7, facts["sizes"]["embedding"] + 1
+    (base / MODEL_SPEC_FILE).write_text(json.dumps(facts))
     assert isinstance(list(dlm.train(document, steps=2, resume=True))[-1], Version)

@@ -45,7 +45,7 @@ def test_the_wheel_walks_the_road(program: Path, tmp_path: Path) -> None:
     where = "import dlm; print(dlm.__file__)"
     imported = run(program.with_name("python"), "-c", where, folder=tmp_path)
     assert imported.startswith(str(program.parent.parent))
-    assert (Path(imported.strip()).parent / "use" / "insight.html").is_file()
+    assert (Path(imported.strip()).parent / "reports" / "insight.html").is_file()
     voice = ROOT / "examples" / "voice"
     clips = sorted((voice / "clips").glob("*.flac"))[:12]
     (tmp_path / "clips").mkdir()

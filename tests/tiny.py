@@ -10,27 +10,27 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dlm.batches.bucket import Batches, pack
-from dlm.batches.chat import Chat
-from dlm.clips.clip import Clip, Sound, Turn
-from dlm.document.document import Document
-from dlm.document.settings import Settings
-from dlm.features.ear import Ear
-from dlm.model.face import Model
-from dlm.model.load import load
-from dlm.model.stitched import Stitched, save_stitched
-from dlm.plan.bases import Base, Sizes, Tower, read_facts
-from dlm.plan.draw import draw_up
-from dlm.plan.frames import Strides
-from dlm.plan.hardware import Machine
-from dlm.plan.plan import Plan, Wishes
-from dlm.training.events import Event
-from dlm.training.fit import Check, Hooks, fit
-from dlm.use.ready import Ready
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.samplers import BucketBatchSampler, build_batches
+from dlm.config.parser import Document
+from dlm.config.schema import DlmConfig
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.inference.engine import InferenceEngine
+from dlm.models.audio_lm import AudioLanguageModel
+from dlm.models.composed import ComposedAudioLM, save_composed_model
+from dlm.models.load import load_model
+from dlm.plan.audio_lengths import AudioTokenizerSpec
+from dlm.plan.hardware import Hardware
+from dlm.plan.model_spec import ModelSpec, ParameterCounts, TransformerShape, read_model_spec
+from dlm.plan.planner import make_plan
+from dlm.plan.types import CliOverrides, Plan
+from dlm.training.events import TrainingEvent
+from dlm.training.trainer import EvaluateFn, TrainerCallbacks, train_model
 
 RATE = 16_000
 WORDS = "one two three four five six seven eight".split()
-LAPTOP = Machine(
+LAPTOP = Hardware(
     cores=2,
     memory=16 << 30,
     free_memory=12 << 30,
@@ -64,35 +64,56 @@ def tiny_tokenizer(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_base() -> Base:
+def tiny_base() -> ModelSpec:
     """The row of the tiny base: a window of two seconds."""
-    return Base(
+    return ModelSpec(
         key="tiny",
         kind="stitched",
         family="stitched",
         source="folder",
         revision="test",
         license="MIT",
-        strides=Strides(rate=RATE, hop=160, encoder=2, projector=4, window=2 * RATE),
-        bins=80,
-        whole_mel=True,
+        audio_spec=AudioTokenizerSpec(
+            sample_rate=RATE,
+            hop_length=160,
+            encoder_stride=2,
+            projector_stride=4,
+            window_samples=2 * RATE,
+        ),
+        num_mel_bins=80,
+        mel_before_chunking=True,
         placeholder="<|audio|>",
-        before="",
-        after="\n",
-        prompt="Transcribe.",
-        chat="template",
-        sizes=Sizes(
-            encoder=Tower(30_000, layers=1, width=32, inner=64, heads=2, kv_heads=2),
+        audio_prefix="",
+        audio_suffix="\n",
+        default_prompt="Transcribe.",
+        chat_format="template",
+        sizes=ParameterCounts(
+            encoder=TransformerShape(
+                30_000,
+                num_layers=1,
+                hidden_size=32,
+                intermediate_size=64,
+                num_heads=2,
+                num_kv_heads=2,
+            ),
             projector=12_000,
-            lm=Tower(10_000, layers=1, width=32, inner=64, heads=2, kv_heads=1, head_width=16),
-            words=8_320,
-            vocabulary=260,
+            lm=TransformerShape(
+                10_000,
+                num_layers=1,
+                hidden_size=32,
+                intermediate_size=64,
+                num_heads=2,
+                num_kv_heads=1,
+                head_dim=16,
+            ),
+            embedding=8_320,
+            vocab_size=260,
         ),
         megabytes=1,
-        context=512,
-        adapter="full",
-        learning_rate=3e-3,
-        epochs=2,
+        context_length=512,
+        default_adapter="full",
+        default_learning_rate=3e-3,
+        default_epochs=2,
     )
 
 
@@ -133,7 +154,9 @@ def tiny_config() -> dict:
 def make_tiny(folder: Path, *, seed: int = 0, config: dict | None = None) -> Path:
     """Write a tiny base and return its folder."""
     torch.manual_seed(seed)
-    save_stitched(Stitched(tiny_base(), config or tiny_config(), tiny_tokenizer()), folder)
+    save_composed_model(
+        ComposedAudioLM(tiny_base(), config or tiny_config(), tiny_tokenizer()), folder
+    )
     return folder
 
 
@@ -165,13 +188,13 @@ def write_document(
     return path
 
 
-def spoken(path: Path, text: str, **where: float) -> Clip:
+def spoken(path: Path, text: str, **where: float) -> Example:
     """A clip that transcribes `path`."""
-    turns = (Turn("user", (Sound(path, **where),)), Turn("assistant", (text,)))
-    return Clip(turns, path.name, "transcribe")
+    turns = (Message("user", (AudioSegment(path, **where),)), Message("assistant", (text,)))
+    return Example(turns, path.name, "transcribe")
 
 
-def tones(folder: Path, count: int = 6) -> list[Clip]:
+def tones(folder: Path, count: int = 6) -> list[Example]:
     """Clips of tones of differing length, each said to be another word."""
     return [
         spoken(tone(folder / f"{n}.wav", hertz=200 + 150 * n, seconds=0.4 + 0.05 * n), WORDS[n % 8])
@@ -185,9 +208,13 @@ def tiny_plan(
     """The plan for learning from `clips` clips on the base in `folder`, as a document would ask."""
     asked = {"precision": "fp32", "held_out": 0, **training}
     known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": str(folder), "training": asked}
-    document = Document(folder / "my.dlm", Settings(**known), (), "", "0" * 64)
-    return draw_up(
-        document, read_facts(folder), clips, LAPTOP, wishes=Wishes(steps=steps, seed=seed)
+    document = Document(folder / "my.dlm", DlmConfig(**known), (), "", "0" * 64)
+    return make_plan(
+        document,
+        read_model_spec(folder),
+        clips,
+        LAPTOP,
+        cli_overrides=CliOverrides(steps=steps, seed=seed),
     )
 
 
@@ -196,23 +223,27 @@ class Lesson:
     """The rooms joined as `dlm train` joins them, without a store."""
 
     plan: Plan
-    model: Model
-    batches: Batches
-    using: Ready
+    model: AudioLanguageModel
+    batches: BucketBatchSampler
+    using: InferenceEngine
 
     def events(
-        self, *, check: Check | None = None, resume: Path | None = None, **hooks: object
-    ) -> Iterator[Event]:
+        self, *, check: EvaluateFn | None = None, resume: Path | None = None, **hooks: object
+    ) -> Iterator[TrainingEvent]:
         """What `fit` says."""
-        lent = Hooks(finish=lambda folder: None, check=check, resume=resume, **hooks)
-        return fit(self.model, self.batches, self.plan.training, lent)
+        lent = TrainerCallbacks(
+            save_version_fn=lambda folder: None, evaluate_fn=check, resume_dir=resume, **hooks
+        )
+        return train_model(self.model, self.batches, self.plan.training, lent)
 
 
-def lesson(plan: Plan, clips: list[Clip], *, listen: object = None, **changes: object) -> Lesson:
+def lesson(plan: Plan, clips: list[Example], *, listen: object = None, **changes: object) -> Lesson:
     """Load the model of a plan and pack its batches; `changes` are to the plan of the training."""
     plan = replace(plan, training=replace(plan.training, **changes))
-    model = load(plan.model)
-    hear = model.hear_one if plan.batches.heard else None
-    ear = Ear(plan.batches.base, auto_resample=False, hear=hear)
-    using = Ready(model, Chat(model.tokenizer, model.base), ear, 16)
-    return Lesson(plan, model, pack(clips, plan.batches, using.chat, listen or ear), using)
+    model = load_model(plan.model)
+    hear = model.encode_single if plan.batches.use_cached_features else None
+    ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, encode_fn=hear)
+    using = InferenceEngine(model, ChatEncoder(model.tokenizer, model.spec), ear, 16)
+    return Lesson(
+        plan, model, build_batches(clips, plan.batches, using.chat_encoder, listen or ear), using
+    )

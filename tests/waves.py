@@ -4,9 +4,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from dlm.model.encoder import build
-from dlm.plan.frames import Strides
-from dlm.plan.hearing import hearing_of
+from dlm.models.encoders import build_encoder
+from dlm.plan.audio_lengths import AudioTokenizerSpec
+from dlm.plan.encoder_lm_specs import derive_encoder_spec
 
 CONVS = {
     "conv_dim": [8] * 7,
@@ -46,11 +46,11 @@ def wave_config(family: str) -> dict[str, Any]:
     return {**LAYERS, **front, **SHAPES[family]}
 
 
-def wave_strides(family: str) -> Strides:
+def wave_strides(family: str) -> AudioTokenizerSpec:
     """How fast it hears."""
-    return hearing_of(wave_config(family), "last", where="test").strides
+    return derive_encoder_spec(wave_config(family), "last", where="test").audio_spec
 
 
 def wave_encoder(family: str) -> PreTrainedModel:
     """A random one, in evaluation mode."""
-    return build(wave_config(family)).eval()
+    return build_encoder(wave_config(family)).eval()

@@ -18,22 +18,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dlm.batches.bucket import pack
-from dlm.batches.chat import Chat
-from dlm.clips.clip import Clip, Sound, Turn
-from dlm.features.ear import Heard
-from dlm.model.adapters import adapt
-from dlm.model.attention import attend_in_bf16
-from dlm.model.load import load_base
-from dlm.model.stitched import Stitched
-from dlm.plan.frames import Strides, tokens
-from dlm.plan.plan import Adapter, BatchPlan, TrainingPlan
-from dlm.plan.projectors import Written, projector_learning_rate, projector_strides
-from dlm.plan.resolve import find
-from dlm.training.events import Step
-from dlm.training.fit import Hooks, fit
-from dlm.use.evaluate import evaluate, losses
-from dlm.use.ready import Ready
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.samplers import build_batches
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.features.extractor import AudioFeatures
+from dlm.inference.engine import InferenceEngine
+from dlm.inference.evaluate import compute_losses, evaluate_model
+from dlm.models.adapters import apply_adapter
+from dlm.models.composed import ComposedAudioLM
+from dlm.models.cpu_kernels import use_cpu_bf16_attention
+from dlm.models.load import load_base_model
+from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
+from dlm.plan.projector_spec import (
+    ProjectorLike,
+    compute_projector_strides,
+    get_projector_learning_rate,
+)
+from dlm.plan.resolve import find_catalog_spec
+from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
+from dlm.training.events import StepCompleted
+from dlm.training.trainer import TrainerCallbacks, train_model
 from hearing import hear_split
 
 CLIPS_PER_STEP = 64
@@ -41,7 +45,7 @@ EARLY, EARLY_STEPS, GAP_STEPS, WER_STEPS = 150, 10, 50, 250
 GAP_CLIPS, WER_CLIPS = 64, 100
 LISTENS = 1.0  # nats a token: a gap from which the model is said to listen
 FRAMES_PER_SECOND = 50
-ONLY = Adapter("projector", 8, 16, 0.0, ("projector",), None)
+ONLY = AdapterSpec("projector", 8, 16, 0.0, ("projector",), None)
 
 
 @dataclass(frozen=True)
@@ -51,60 +55,74 @@ class Kept:
     values: np.ndarray  # (frames of all clips, width)
     starts: np.ndarray  # (clips + 1,)
     places: dict[Path, int]
-    strides: Strides
+    strides: AudioTokenizerSpec
 
-    def __call__(self, sound: Sound) -> tuple[Heard, ...]:
+    def __call__(self, sound: AudioSegment) -> tuple[AudioFeatures, ...]:
         at = self.places[sound.path]
         values = torch.tensor(self.values[self.starts[at] : self.starts[at + 1]]).float()
-        samples = len(values) * self.strides.hop * self.strides.encoder
-        return (Heard(values, len(values), samples, tokens(samples, self.strides), True),)
+        samples = len(values) * self.strides.hop_length * self.strides.encoder_stride
+        return (
+            AudioFeatures(
+                values, len(values), samples, count_audio_tokens(samples, self.strides), True
+            ),
+        )
 
 
-def align(work: Path, name: str, shape: Written, *, steps: int, rate: float | None) -> None:
+def align(work: Path, name: str, shape: ProjectorLike, *, steps: int, rate: float | None) -> None:
     """Teach one projector and write down how it goes."""
     model = fresh(shape)
     test, train = (kept(work, split, model) for split in ("test", "train"))
-    adapt(model, ONLY, seed=0)
+    apply_adapter(model, ONLY, seed=0)
     for part in (model.encoder, model.lm):
         part.to(torch.bfloat16)
-    attend_in_bf16(model.decoder)
-    chat = Chat(model.tokenizer, model.base)
-    batches = pack(clips(work, "train"), _batches(model), chat, train)
-    plan = _training(steps, rate or projector_learning_rate(shape))
+    use_cpu_bf16_attention(model.decoder)
+    chat = ChatEncoder(model.tokenizer, model.spec)
+    batches = build_batches(clips(work, "train"), _batches(model), chat, train)
+    plan = _training(steps, rate or get_projector_learning_rate(shape))
     asked = clips(work, "test")
-    using = Ready(model, chat, test, 50)
+    using = InferenceEngine(model, chat, test, 50)
     began = time.monotonic()
     with (work / "align" / f"{name}.jsonl").open("w", encoding="utf-8") as log:
-        for event in fit(model, batches, plan, Hooks(finish=lambda folder: None)):
-            every = EARLY_STEPS if isinstance(event, Step) and event.step <= EARLY else GAP_STEPS
-            if not isinstance(event, Step) or event.step % every:
+        for event in train_model(
+            model, batches, plan, TrainerCallbacks(save_version_fn=lambda folder: None)
+        ):
+            every = (
+                EARLY_STEPS
+                if isinstance(event, StepCompleted) and event.step <= EARLY
+                else GAP_STEPS
+            )
+            if not isinstance(event, StepCompleted) or event.step % every:
                 continue
-            told = {"step": event.step, "loss": event.loss, **losses(using, asked[:GAP_CLIPS])}
+            told = {
+                "step": event.step,
+                "loss": event.loss,
+                **compute_losses(using, asked[:GAP_CLIPS]),
+            }
             if event.step % WER_STEPS == 0 or event.step == steps:
                 some = asked if event.step == steps else asked[::3][:WER_CLIPS]
-                told |= evaluate(using, some).scores | {"clips": len(some)}
+                told |= evaluate_model(using, some).scores | {"clips": len(some)}
             told |= {"seconds": time.monotonic() - began}
             log.write(json.dumps(told) + "\n")
             log.flush()
             model.train()
 
 
-def fresh(shape: Written) -> Stitched:
+def fresh(shape: ProjectorLike) -> ComposedAudioLM:
     """Sparrow with a new projector in the place of its own."""
-    sparrow = load_base(find("sparrow"))
-    stride, queries = projector_strides(shape, FRAMES_PER_SECOND)
-    strides = replace(sparrow.base.strides, projector=stride, queries=queries)
+    sparrow = load_base_model(find_catalog_spec("sparrow"))
+    stride, queries = compute_projector_strides(shape, FRAMES_PER_SECOND)
+    strides = replace(sparrow.spec.audio_spec, projector=stride, queries=queries)
     asked = {"kind": shape} if isinstance(shape, str) else dict(shape)
     config = {**sparrow.config, "projector": asked}
     torch.manual_seed(0)
-    model = Stitched(replace(sparrow.base, strides=strides), config, sparrow.tokenizer)
+    model = ComposedAudioLM(replace(sparrow.spec, strides=strides), config, sparrow.tokenizer)
     own = sparrow.state_dict()
     parts = {name: each for name, each in own.items() if not name.startswith("projector.")}
     model.load_state_dict(parts, strict=False)
     return model.eval()
 
 
-def kept(work: Path, split: str, model: Stitched) -> Kept:
+def kept(work: Path, split: str, model: ComposedAudioLM) -> Kept:
     """What sparrow's encoder hears of a split, heard once."""
     folder = work / "align"
     folder.mkdir(exist_ok=True)
@@ -122,17 +140,19 @@ def kept(work: Path, split: str, model: Stitched) -> Kept:
         np.save(index, starts)
         model.encoder.float()
     places = {work / line["path"]: at for at, line in enumerate(mels.lines)}
-    return Kept(np.load(store, mmap_mode="r"), np.load(index), places, model.base.strides)
+    return Kept(np.load(store, mmap_mode="r"), np.load(index), places, model.spec.audio_spec)
 
 
 @torch.no_grad()
-def _hear(model: Stitched, mels: list[np.ndarray], targets: list[np.ndarray]) -> None:
+def _hear(model: ComposedAudioLM, mels: list[np.ndarray], targets: list[np.ndarray]) -> None:
     frames = torch.tensor([len(mel) for mel in mels])
     padded = torch.zeros(len(mels), mels[0].shape[1], int(frames.max()))
     for row, mel in zip(padded, mels, strict=True):
         row[:, : len(mel)] = torch.from_numpy(mel.T.astype("float32"))
-    heard = model.hear(padded, frames)
-    for target, values, count in zip(targets, heard.values, heard.frames.tolist(), strict=True):
+    heard = model.encode_audio(padded, frames)
+    for target, values, count in zip(
+        targets, heard.hidden_states, heard.lengths.tolist(), strict=True
+    ):
         target[:count] = values[:count].half().numpy()
 
 
@@ -143,40 +163,43 @@ def _alike(counts: list[int]) -> Iterator[list[int]]:
         yield order[start : start + 64]
 
 
-def clips(work: Path, split: str) -> list[Clip]:
+def clips(work: Path, split: str) -> list[Example]:
     """A manifest as clips to transcribe."""
     lines = (work / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     made = []
     for line in map(json.loads, lines):
-        turns = (Turn("user", (Sound(work / line["path"]),)), Turn("assistant", (line["text"],)))
-        made.append(Clip(turns, line["path"], "transcribe"))
+        turns = (
+            Message("user", (AudioSegment(work / line["path"]),)),
+            Message("assistant", (line["text"],)),
+        )
+        made.append(Example(turns, line["path"], "transcribe"))
     return made
 
 
-def _batches(model: Stitched) -> BatchPlan:
+def _batches(model: ComposedAudioLM) -> BatchPlan:
     return BatchPlan(
-        base=model.base,
-        clips_per_step=CLIPS_PER_STEP,
-        clips_per_batch=CLIPS_PER_STEP,
-        longest=1024,
+        spec=model.spec,
+        global_batch_size=CLIPS_PER_STEP,
+        micro_batch_size=CLIPS_PER_STEP,
+        max_tokens=1024,
         auto_resample=False,
-        most_windows=None,
-        heard=True,
+        max_windows=None,
+        use_cached_features=True,
         seed=7,
     )
 
 
 def _training(steps: int, rate: float) -> TrainingPlan:
     return TrainingPlan(
-        steps=steps,
+        num_steps=steps,
         learning_rate=rate,
-        rates={},
+        learning_rates={},
         weight_decay=0.0,
-        max_gradient_norm=1.0,
-        schedule="cosine",
+        max_grad_norm=1.0,
+        lr_scheduler="cosine",
         warmup_steps=100,
         max_skipped_steps=5,
-        save_seconds=1e9,
+        save_interval_seconds=1e9,
         save_steps=None,
         precision="bf16",
         device="cpu",

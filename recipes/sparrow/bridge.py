@@ -2,8 +2,8 @@
 
     python recipes/sparrow/bridge.py --work DIR
 
-leaves `DIR/projector.safetensors`, the weights of `dlm.model.projector.Concat`. The encoder's four
-frames of 80 ms become the embedding that the language model learned to read at that place, so
+leaves `DIR/projector.safetensors`, the weights of `dlm.models.projectors.Concat`. The encoder's
+four frames of 80 ms become the embedding that the language model learned to read at that place, so
 that the joined model transcribes before the three have learned together.
 """
 
@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dlm.model.face import Features
-from dlm.model.projector import Projector, projector_of
-from dlm.plan.resolve import find
+from dlm.models.audio_lm import EncoderOutput
+from dlm.models.projectors import Projector, build_projector
+from dlm.plan.resolve import find_catalog_spec
 from letters import KEPT, STRIDE, WIDTH
 from lm import LATER_LETTERS
 from tokenizer import AUDIO
@@ -34,8 +34,10 @@ def build_bridge(work: Path, *, threads: int = 2) -> None:
     torch.manual_seed(0)
     heard = torch.from_numpy(np.load(work / "features.npy"))  # (positions, STRIDE * WIDTH)
     wanted = _letters(work)  # (positions, width of the language model)
-    strides = find("sparrow").strides
-    projector = projector_of(SHAPE, heard=((1, WIDTH),), strides=strides, out=wanted.shape[1])
+    strides = find_catalog_spec("sparrow").audio_spec
+    projector = build_projector(
+        SHAPE, encoder_dims=((1, WIDTH),), audio_spec=strides, out_features=wanted.shape[1]
+    )
     optimizer = torch.optim.AdamW(projector.parameters(), lr=PEAK_RATE, weight_decay=0.01)
     falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, STEPS)
     for step in range(STEPS):
@@ -52,7 +54,7 @@ def build_bridge(work: Path, *, threads: int = 2) -> None:
 
 def _say(projector: Projector, stacked: torch.Tensor) -> torch.Tensor:
     frames = torch.full((len(stacked),), STRIDE)
-    return projector(Features(stacked.view(-1, STRIDE, WIDTH), frames))
+    return projector(EncoderOutput(stacked.view(-1, STRIDE, WIDTH), frames))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from dlm.features.mel import log_mel
+from dlm.features.log_mel import compute_log_mel
 
 RATE, HOP, BINS = 16_000, 160, 80
 LETTERS = " 'abcdefghijklmnopqrstuvwxyz"  # letter i is class i + 1; class 0 is the blank
@@ -137,4 +137,4 @@ def _rows(heard: Heard, chance: random.Random) -> list[tuple[int, ...]]:
 
 def _mel_of(path: Path) -> np.ndarray:
     samples, _ = soundfile.read(path, dtype="float32")
-    return log_mel(samples, rate=RATE, hop=HOP, bins=BINS).T.half().numpy()
+    return compute_log_mel(samples, rate=RATE, hop_length=HOP, num_mel_bins=BINS).T.half().numpy()

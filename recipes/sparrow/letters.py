@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from dlm.model.encoder import hear_whisper
-from dlm.plan.frames import ceil_div
+from dlm.models.encoders import run_whisper_encoder
+from dlm.plan.audio_lengths import ceil_div
 from hearing import LETTERS, Heard, collate, hear_split
 from warmup import Speller, encoder_config
 
@@ -59,7 +59,7 @@ def _spell(job: tuple[Path, range]) -> list[Spelled]:
     speller, train = _ready(work)
     batch = collate(train, [(clip,) for clip in clips])
     with torch.autocast("cpu", torch.bfloat16):
-        heard = hear_whisper(speller.encoder, batch.mel, batch.frames).float()
+        heard = run_whisper_encoder(speller.encoder, batch.mel, batch.frames).float()
         best = speller.letters(heard).argmax(-1)
     frames = ((batch.frames + 1) // 2).tolist()
     return [

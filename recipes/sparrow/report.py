@@ -12,14 +12,14 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from dlm.batches.chat import Chat
-from dlm.clips.clip import Clip, Sound, Turn
-from dlm.features.ear import Ear
-from dlm.model.load import load_base
-from dlm.plan.resolve import find
-from dlm.use.evaluate import losses
-from dlm.use.metrics import character_errors, word_errors
-from dlm.use.ready import Ready, answer_all
+from dlm.batching.chat_template import ChatEncoder
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.inference.engine import InferenceEngine, batch_generate
+from dlm.inference.evaluate import compute_losses
+from dlm.inference.metrics import compute_character_errors, compute_word_errors
+from dlm.models.load import load_base_model
+from dlm.plan.resolve import find_catalog_spec
 from questions import ANSWERS, questions
 
 Line = dict[str, str]
@@ -28,16 +28,21 @@ SPLITS = ("test", "unheard")
 
 def report(work: Path, folder: Path | None) -> dict[str, object]:
     """Every score, by name."""
-    base = find("sparrow")
+    base = find_catalog_spec("sparrow")
     base = base if folder is None else replace(base, source=str(folder))
-    model = load_base(base)
-    using = Ready(model, Chat(model.tokenizer, base), Ear(base, auto_resample=False), 16)
+    model = load_base_model(base)
+    using = InferenceEngine(
+        model,
+        ChatEncoder(model.tokenizer, base),
+        AudioFeatureExtractor(base, auto_resample=False),
+        16,
+    )
     found: dict[str, object] = {}
     for split in SPLITS:
         lines = _lines(work, split)
         clips = [_clip(work, line, line["text"]) for line in lines]
-        heard = {clip.place: text for clip, text in answer_all(using, clips)}
-        found[split] = _rates(lines, heard) | losses(using, clips)
+        heard = {clip.location: text for clip, text in batch_generate(using, clips)}
+        found[split] = _rates(lines, heard) | compute_losses(using, clips)
         found[f"{split} answers"] = _answers(using, work, lines)
     return found
 
@@ -47,9 +52,15 @@ def _lines(work: Path, split: str) -> list[Line]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _clip(work: Path, line: Line, answer: str, question: str = "") -> Clip:
-    asked = (Sound(work / line["path"]), question) if question else (Sound(work / line["path"]),)
-    return Clip((Turn("user", asked), Turn("assistant", (answer,))), line["path"], "transcribe")
+def _clip(work: Path, line: Line, answer: str, question: str = "") -> Example:
+    asked = (
+        (AudioSegment(work / line["path"]), question)
+        if question
+        else (AudioSegment(work / line["path"]),)
+    )
+    return Example(
+        (Message("user", asked), Message("assistant", (answer,))), line["path"], "transcribe"
+    )
 
 
 def _rates(lines: list[Line], heard: dict[str, str]) -> dict[str, float]:
@@ -62,17 +73,17 @@ def _rates(lines: list[Line], heard: dict[str, str]) -> dict[str, float]:
         groups[f"wer {line['engine']} {kind}"].append(line)
     rates = {name: _rate(members, heard) for name, members in sorted(groups.items())}
     said = [line["text"] for line in lines]
-    rates["cer"] = character_errors(said, [heard[line["path"]] for line in lines]).rate
+    rates["cer"] = compute_character_errors(said, [heard[line["path"]] for line in lines]).rate
     return rates
 
 
 def _rate(lines: list[Line], heard: dict[str, str]) -> float:
-    return word_errors(
+    return compute_word_errors(
         [line["text"] for line in lines], [heard[line["path"]] for line in lines]
     ).rate
 
 
-def _answers(using: Ready, work: Path, lines: list[Line]) -> dict[str, float]:
+def _answers(using: InferenceEngine, work: Path, lines: list[Line]) -> dict[str, float]:
     """The share of right answers to each kind of question."""
     shares = {}
     for kind, asked in enumerate(ANSWERS):
@@ -81,7 +92,7 @@ def _answers(using: Ready, work: Path, lines: list[Line]) -> dict[str, float]:
             _clip(work, line, answer, question)
             for line, (question, answer) in zip(lines, chosen, strict=True)
         ]
-        right = [clip.target == text for clip, text in answer_all(using, clips)]
+        right = [clip.target == text for clip, text in batch_generate(using, clips)]
         shares[asked] = sum(right) / len(right)
     return shares
 

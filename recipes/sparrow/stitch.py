@@ -2,7 +2,7 @@
 
     python recipes/sparrow/stitch.py --work DIR --steps 2300
 
-joins what the stages before left, trains them with `dlm.training.fit` in one process
+joins what the stages before left, trains them with `dlm.training.trainer` in one process
 for each core, and leaves `DIR/sparrow`, the folder that ships. The run's log is `DIR/stitch.log`;
 killed and started again, it goes on from its last saved state.
 """
@@ -21,18 +21,18 @@ from torch import multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bridge import SHAPE
-from dlm.batches.bucket import pack
-from dlm.batches.chat import Chat
-from dlm.clips.clip import Clip, Sound, Turn
-from dlm.features.ear import Heard
-from dlm.model.adapters import adapt
-from dlm.model.stitched import Stitched, save_stitched
-from dlm.plan.bases import Base
-from dlm.plan.frames import Strides, tokens
-from dlm.plan.plan import Adapter, BatchPlan, TrainingPlan
-from dlm.plan.resolve import find
-from dlm.training.events import Event, Finished, Saved, Step
-from dlm.training.fit import Hooks, fit
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.samplers import build_batches
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.features.extractor import AudioFeatures
+from dlm.models.adapters import apply_adapter
+from dlm.models.composed import ComposedAudioLM, save_composed_model
+from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
+from dlm.plan.model_spec import ModelSpec
+from dlm.plan.resolve import find_catalog_spec
+from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
+from dlm.training.events import CheckpointSaved, StepCompleted, TrainingEvent, TrainingFinished
+from dlm.training.trainer import TrainerCallbacks, train_model
 from hearing import hear_split
 from questions import PROMPT, ask
 from warmup import encoder_config
@@ -42,7 +42,7 @@ RATES = {"encoder": 4e-4, "projector": 1e-3, "lm": 1e-3}
 ASKED_SHARE = 0.3  # clips that are asked something else before they are transcribed
 HIDDEN_SHARE, WIDEST_BAND, WIDEST_SPAN = 0.5, 12, 20  # of clips; in bins and frames
 TELL_STEPS, SAVE_STEPS = 25, 150
-EVERYTHING = Adapter("full", 8, 16, 0.0, ("encoder", "projector", "lm"), None)
+EVERYTHING = AdapterSpec("full", 8, 16, 0.0, ("encoder", "projector", "lm"), None)
 
 
 def stitch(work: Path, *, steps: int, processes: int = 2) -> None:
@@ -53,7 +53,7 @@ def stitch(work: Path, *, steps: int, processes: int = 2) -> None:
         multiprocessing.spawn(_train, (processes, work, steps), processes)
 
 
-def join(work: Path) -> Stitched:
+def join(work: Path) -> ComposedAudioLM:
     """The three parts, as the stages before left them."""
     config = json.loads((work / "lm" / "config.json").read_text(encoding="utf-8"))
     shapes = {
@@ -65,7 +65,7 @@ def join(work: Path) -> Stitched:
     }
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(work / "tokenizer")
-    model = Stitched(find("sparrow"), shapes, tokenizer)
+    model = ComposedAudioLM(find_catalog_spec("sparrow"), shapes, tokenizer)
     heard = load_file(work / "warmup" / "encoder.safetensors")
     part = {name[8:]: each for name, each in heard.items() if name.startswith("encoder.")}
     model.encoder.load_state_dict(part)
@@ -78,36 +78,38 @@ def join(work: Path) -> Stitched:
 class HidingEar:
     """Hears the mels that the warm-up kept; a patch of time and one of tone is hidden from half."""
 
-    def __init__(self, work: Path, strides: Strides) -> None:
+    def __init__(self, work: Path, strides: AudioTokenizerSpec) -> None:
         self.heard, self.strides = hear_split(work, "train"), strides
         self.places = {work / line["path"]: at for at, line in enumerate(self.heard.lines)}
 
-    def __call__(self, sound: Sound) -> tuple[Heard, ...]:
+    def __call__(self, sound: AudioSegment) -> tuple[AudioFeatures, ...]:
         mel = torch.from_numpy(self.heard.mel(self.places[sound.path]).T.astype("float32"))
         bins, frames = mel.shape
         if random.random() < HIDDEN_SHARE:
             low, first = random.randrange(bins - WIDEST_BAND), random.randrange(frames)
             mel[low : low + random.randrange(WIDEST_BAND)] = 0.0
             mel[:, first : first + random.randrange(1 + min(WIDEST_SPAN, frames // 16))] = 0.0
-        samples = frames * self.strides.hop
-        return (Heard(mel, frames, samples, tokens(samples, self.strides), False),)
+        samples = frames * self.strides.hop_length
+        return (
+            AudioFeatures(mel, frames, samples, count_audio_tokens(samples, self.strides), False),
+        )
 
 
-def clips(work: Path, split: str) -> list[Clip]:
+def clips(work: Path, split: str) -> list[Example]:
     """A manifest as clips: all are transcribed, some are asked something else before."""
     lines = (work / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [_clip(work, json.loads(line)) for line in lines]
 
 
-def _clip(work: Path, line: dict[str, str]) -> Clip:
-    sound = Sound(work / line["path"])
+def _clip(work: Path, line: dict[str, str]) -> Example:
+    sound = AudioSegment(work / line["path"])
     chance = random.Random(line["path"])
-    said = Turn("assistant", (line["text"],))
+    said = Message("assistant", (line["text"],))
     if chance.random() >= ASKED_SHARE:
-        return Clip((Turn("user", (sound,)), said), line["path"], "transcribe")
+        return Example((Message("user", (sound,)), said), line["path"], "transcribe")
     question, answer = ask(line, seed=1)
-    turns = (Turn("user", (sound, question)), Turn("assistant", (answer,)))
-    return Clip((*turns, Turn("user", (PROMPT,)), said), line["path"], "answer")
+    turns = (Message("user", (sound, question)), Message("assistant", (answer,)))
+    return Example((*turns, Message("user", (PROMPT,)), said), line["path"], "answer")
 
 
 def _encoder_shape() -> dict[str, object]:
@@ -120,18 +122,22 @@ def _train(rank: int, processes: int, work: Path, steps: int) -> None:
     _join_ranks(rank, processes)
     random.seed(rank)
     model = join(work)
-    adapt(model, EVERYTHING, seed=0)
-    base = model.base
+    apply_adapter(model, EVERYTHING, seed=0)
+    base = model.spec
     share = CLIPS_PER_STEP // processes
     plan = _batches(base, share)
-    batches = pack(
-        clips(work, "train"), plan, Chat(model.tokenizer, base), HidingEar(work, base.strides)
+    batches = build_batches(
+        clips(work, "train"),
+        plan,
+        ChatEncoder(model.tokenizer, base),
+        HidingEar(work, base.audio_spec),
     )
     state = work / "stitch" / "state"
-    hooks = Hooks(
-        finish=partial(_finish, model), resume=state if (state / "state.json").exists() else None
+    hooks = TrainerCallbacks(
+        save_version_fn=partial(_finish, model),
+        resume_dir=state if (state / "state.json").exists() else None,
     )
-    for event in fit(model, batches, _training(steps), hooks):
+    for event in train_model(model, batches, _training(steps), hooks):
         if rank == 0:
             _keep(work, event)
 
@@ -144,30 +150,30 @@ def _join_ranks(rank: int, processes: int) -> None:
         os.environ.update(where | ranks | {"OMP_NUM_THREADS": "1"})
 
 
-def _batches(base: Base, share: int) -> BatchPlan:
+def _batches(base: ModelSpec, share: int) -> BatchPlan:
     return BatchPlan(
-        base=base,
-        clips_per_step=CLIPS_PER_STEP,
-        clips_per_batch=share,
-        longest=1024,
+        spec=base,
+        global_batch_size=CLIPS_PER_STEP,
+        micro_batch_size=share,
+        max_tokens=1024,
         auto_resample=False,
-        most_windows=None,
-        heard=False,
+        max_windows=None,
+        use_cached_features=False,
         seed=7,
     )
 
 
 def _training(steps: int) -> TrainingPlan:
     return TrainingPlan(
-        steps=steps,
+        num_steps=steps,
         learning_rate=1e-3,
-        rates=RATES,
+        learning_rates=RATES,
         weight_decay=0.01,
-        max_gradient_norm=1.0,
-        schedule="cosine",
+        max_grad_norm=1.0,
+        lr_scheduler="cosine",
         warmup_steps=100,
         max_skipped_steps=5,
-        save_seconds=180.0,
+        save_interval_seconds=180.0,
         save_steps=SAVE_STEPS,
         precision="bf16",
         device="cpu",
@@ -175,26 +181,29 @@ def _training(steps: int) -> TrainingPlan:
     )
 
 
-def _keep(work: Path, event: Event) -> None:
+def _keep(work: Path, event: TrainingEvent) -> None:
     """Tell a step now and then; keep states, and at the end the base itself."""
-    if isinstance(event, Step) and event.step % TELL_STEPS == 0:
-        told = f"step {event.step}  loss {event.loss:.3f}  norm {event.gradient_norm:.2f}"
+    if isinstance(event, StepCompleted) and event.step % TELL_STEPS == 0:
+        told = f"step {event.step}  loss {event.loss:.3f}  norm {event.grad_norm:.2f}"
         with (work / "stitch.log").open("a", encoding="utf-8") as log:
-            log.write(f"{told}  {event.clips / event.seconds:.0f} clips/s\n")
-    if isinstance(event, Saved):
-        made, place = work / "stitch" / "new", work / ("sparrow" if event.final else "stitch/state")
+            log.write(f"{told}  {event.num_examples / event.seconds:.0f} clips/s\n")
+    if isinstance(event, CheckpointSaved):
+        made, place = (
+            work / "stitch" / "new",
+            work / ("sparrow" if event.is_final else "stitch/state"),
+        )
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
-        event.write(made)
+        event.write_fn(made)
         shutil.rmtree(place, ignore_errors=True)
         made.replace(place)
-    if isinstance(event, Finished):
+    if isinstance(event, TrainingFinished):
         shutil.rmtree(work / "stitch", ignore_errors=True)
 
 
-def _finish(model: Stitched, folder: Path) -> None:
+def _finish(model: ComposedAudioLM, folder: Path) -> None:
     """What ships: half precision keeps it within 10 MB."""
-    save_stitched(model, folder, dtype=torch.float16)
+    save_composed_model(model, folder, dtype=torch.float16)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from dlm.model.encoder import hear_whisper
+from dlm.models.encoders import run_whisper_encoder
 from hearing import (
     BINS,
     LETTERS,
@@ -49,7 +49,7 @@ class Speller(nn.Module):
         self.letters = nn.Linear(config.d_model, len(LETTERS) + 1)
 
     def forward(self, mel: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        heard = hear_whisper(self.encoder, mel, frames)  # (rows, encoder frames, width)
+        heard = run_whisper_encoder(self.encoder, mel, frames)  # (rows, encoder frames, width)
         return self.letters(heard).float().log_softmax(-1)
 
 

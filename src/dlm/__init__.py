@@ -4,15 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dlm.verbs.ask import evaluate, prompt, transcribe
-    from dlm.verbs.bring import export_data, import_source
-    from dlm.verbs.check import check
-    from dlm.verbs.join import stitch
-    from dlm.verbs.keep import doctor, export, show, use_version, verify, versions
-    from dlm.verbs.learn import init, train
-    from dlm.verbs.look import insight
-    from dlm.verbs.make import shards, tones
-    from dlm.verbs.tidy import gc
+    from dlm.commands.check import check
+    from dlm.commands.data import export_data, import_source, shards, tones
+    from dlm.commands.infer import evaluate, prompt, transcribe
+    from dlm.commands.insight import insight
+    from dlm.commands.train import init, train
+    from dlm.commands.versions import (
+        doctor,
+        export,
+        gc,
+        show,
+        stitch,
+        use_version,
+        verify,
+        versions,
+    )
 
 __all__ = [
     "check",
@@ -36,24 +42,23 @@ __all__ = [
     "versions",
 ]
 
-ROOMS = {
-    "ask": ("evaluate", "prompt", "transcribe"),
-    "bring": ("export_data", "import_source"),
+COMMANDS_BY_MODULE = {
     "check": ("check",),
-    "join": ("stitch",),
-    "keep": ("doctor", "export", "show", "use_version", "verify", "versions"),
-    "learn": ("init", "train"),
-    "look": ("insight",),
-    "make": ("shards", "tones"),
-    "tidy": ("gc",),
+    "data": ("export_data", "import_source", "shards", "tones"),
+    "infer": ("evaluate", "prompt", "transcribe"),
+    "insight": ("insight",),
+    "train": ("init", "train"),
+    "versions": (
+        *("doctor", "export", "gc", "show", "stitch", "use_version", "verify", "versions"),
+    ),
 }
 
 
 def __getattr__(name: str) -> object:
     """Bring a verb in when it is first asked for, so that `import dlm` costs nothing."""
-    for module, verbs in ROOMS.items():
+    for module, verbs in COMMANDS_BY_MODULE.items():
         if name in verbs:
-            return vars(import_module(f"dlm.verbs.{module}"))[name]
+            return vars(import_module(f"dlm.commands.{module}"))[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -17,10 +17,10 @@ class DlmError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, mend: str | None = None) -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
         line = what if where is None else f"{where}: {what}"
-        super().__init__(line if mend is None else f"{line}; {mend}")
+        super().__init__(line if hint is None else f"{line}; {hint}")
 
 
 class UsageError(DlmError):
@@ -33,11 +33,11 @@ class DocumentError(DlmError):
     """The document cannot be read."""
 
 
-class ClipError(DlmError):
+class DataError(DlmError):
     """A clip cannot be used."""
 
 
-class BaseError(DlmError):
+class ModelError(DlmError):
     """A base is unknown, missing or damaged."""
 
 
@@ -57,4 +57,4 @@ class MissingExtra(DlmError):
     """An optional library is not installed."""
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed", mend=f"pip install 'dlm[{extra}]'")
+        super().__init__(f"{library} is not installed", hint=f"pip install 'dlm[{extra}]'")

@@ -6,48 +6,55 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlm.batches.bucket import pack, sound_tokens
-from dlm.batches.chat import Chat
-from dlm.batches.collate import Batch
-from dlm.clips.clip import Clip, Sound
-from dlm.errors import ClipError
-from dlm.features.anew import Anew, Recordings
-from dlm.features.augment import Augment
-from dlm.features.ear import Ear
-from dlm.plan.changes import Changes, Masks
-from dlm.plan.plan import BatchPlan
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.collator import Batch
+from dlm.batching.samplers import build_batches, count_segment_tokens
+from dlm.data.types import AudioSegment, Example
+from dlm.errors import DataError
+from dlm.features.augment import Augmenter
+from dlm.features.extractor import AudioFeatureExtractor, AugmentedExtractor, WaveformCache
+from dlm.plan.types import AugmentationSpec, BatchPlan, SpecAugmentMasks
 from tests.tiny import RATE, spoken, tiny_base, tiny_tokenizer, tone, tones
 
-CHANGES = Changes(
-    1.0, speed_percent=(60, 150), noise="synthetic", snr_db=(5.0, 20.0), time=Masks(2, 20, 0.2)
+CHANGES = AugmentationSpec(
+    1.0,
+    speed_percent=(60, 150),
+    noise_source="synthetic",
+    snr_db=(5.0, 20.0),
+    time_masks=SpecAugmentMasks(2, 20, 0.2),
 )
 PLAN = BatchPlan(
-    base=tiny_base(),
-    clips_per_step=4,
-    clips_per_batch=2,
-    longest=512,
+    spec=tiny_base(),
+    global_batch_size=4,
+    micro_batch_size=2,
+    max_tokens=512,
     auto_resample=False,
-    most_windows=None,
-    heard=False,
+    max_windows=None,
+    use_cached_features=False,
     seed=42,
-    changes=CHANGES,
+    augmentation=CHANGES,
 )
 
 
 def anew(
-    changes: Changes = CHANGES, seed: str = "42/0", memory_bytes: int = 1 << 30, **ear: object
-) -> Anew:
+    changes: AugmentationSpec = CHANGES,
+    seed: str = "42/0",
+    memory_bytes: int = 1 << 30,
+    **ear: object,
+) -> AugmentedExtractor:
     base = tiny_base()
-    made = Augment(changes, base.strides, seed)
-    return Anew(Ear(base, auto_resample=False, **ear), made, Recordings(memory_bytes))
+    made = Augmenter(changes, base.audio_spec, seed)
+    return AugmentedExtractor(
+        AudioFeatureExtractor(base, auto_resample=False, **ear), made, WaveformCache(memory_bytes)
+    )
 
 
-def versions(ear: Anew, sound: Sound, epochs: int) -> list[bytes]:
-    return [ear.at(epoch)(sound)[0].values.numpy().tobytes() for epoch in range(epochs)]
+def versions(ear: AugmentedExtractor, sound: AudioSegment, epochs: int) -> list[bytes]:
+    return [ear.for_epoch(epoch)(sound)[0].values.numpy().tobytes() for epoch in range(epochs)]
 
 
 def test_every_pass_hears_another_version_and_the_same_again(tmp_path: Path) -> None:
-    sound = Sound(tone(tmp_path / "a.wav", hertz=300))
+    sound = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
     first = versions(anew(), sound, 6)
     assert len(set(first)) == 6
     assert versions(anew(), sound, 6) == first
@@ -56,21 +63,21 @@ def test_every_pass_hears_another_version_and_the_same_again(tmp_path: Path) -> 
 
 def test_a_clip_is_what_was_recorded_wherever_it_lies(tmp_path: Path) -> None:
     """The same bytes and span are changed alike, another span of them otherwise."""
-    sound = Sound(tone(tmp_path / "a.wav", hertz=300))
+    sound = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
     copy = tmp_path / "other/b.wav"
     copy.parent.mkdir()
     copy.write_bytes(sound.path.read_bytes())
-    assert versions(anew(), Sound(copy), 3) == versions(anew(), sound, 3)
+    assert versions(anew(), AudioSegment(copy), 3) == versions(anew(), sound, 3)
     (tmp_path / "two").write_bytes(b"x" * 7 + copy.read_bytes())
-    inside = Sound(tmp_path / "two", inside=(7, copy.stat().st_size))
+    inside = AudioSegment(tmp_path / "two", byte_range=(7, copy.stat().st_size))
     assert versions(anew(), inside, 3) == versions(anew(), sound, 3)
-    louder = anew(Changes(1.0, gain_db=(-60.0, 60.0)))
-    spans = [louder.at(0)(Sound(copy, 0.0, end))[0].values for end in (0.5, 0.55)]
+    louder = anew(AugmentationSpec(1.0, gain_db=(-60.0, 60.0)))
+    spans = [louder.for_epoch(0)(AudioSegment(copy, 0.0, end))[0].values for end in (0.5, 0.55)]
     assert not torch.allclose(spans[0][:, :40], spans[1][:, :40], atol=1e-3)
 
 
 def test_a_recording_is_decoded_once(tmp_path: Path) -> None:
-    ear, sound = anew(), Sound(tone(tmp_path / "a.wav", hertz=300))
+    ear, sound = anew(), AudioSegment(tone(tmp_path / "a.wav", hertz=300))
     versions(ear, sound, 1)
     sound.path.unlink()
     assert len(versions(ear, sound, 3)) == 3
@@ -78,20 +85,20 @@ def test_a_recording_is_decoded_once(tmp_path: Path) -> None:
 
 def test_a_small_memory_decodes_again(tmp_path: Path) -> None:
     ear = anew(memory_bytes=1)
-    one, other = (Sound(tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(2))
+    one, other = (AudioSegment(tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(2))
     kept = versions(ear, one, 2)
     versions(ear, other, 1)
     assert versions(ear, one, 2) == kept
     versions(ear, other, 1)
     one.path.unlink()
-    with pytest.raises(ClipError, match="0.wav"):
+    with pytest.raises(DataError, match="0.wav"):
         versions(ear, one, 1)
 
 
 def test_what_is_not_changed_is_what_any_ear_hears(tmp_path: Path) -> None:
-    sound = Sound(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
-    plain = Ear(tiny_base(), auto_resample=False)(sound)
-    heard = anew(replace(CHANGES, share=0.0)).at(3)(sound)
+    sound = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    plain = AudioFeatureExtractor(tiny_base(), auto_resample=False)(sound)
+    heard = anew(replace(CHANGES, probability=0.0)).for_epoch(3)(sound)
     assert len(plain) == len(heard) == 3
     assert all(torch.equal(one.values, two.values) for one, two in zip(plain, heard, strict=True))
 
@@ -100,25 +107,33 @@ def test_lengths_are_true_and_never_beyond_what_was_foreseen(tmp_path: Path) -> 
     lengths = (0.05, 0.4, 1.0, 1.7, 2.0, 3.1, 4.5)
     base, ear = tiny_base(), anew()
     for seconds in lengths:
-        sound = Sound(tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
-        foreseen = sound_tokens(sound, base.strides, None, CHANGES)
-        found = [sum(each.tokens for each in ear.at(epoch)(sound)) for epoch in range(12)]
+        sound = AudioSegment(tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
+        foreseen = count_segment_tokens(sound, base.audio_spec, None, CHANGES)
+        found = [
+            sum(each.num_tokens for each in ear.for_epoch(epoch)(sound)) for epoch in range(12)
+        ]
         assert max(found) <= foreseen
         assert seconds < 0.3 or len(set(found)) > 1
-        windows = len(ear.at(0)(sound))
+        windows = len(ear.for_epoch(0)(sound))
         assert windows == 1 if seconds <= 2 else windows > 1
-    assert len(anew(most_windows=1).at(0)(sound)) == 1
+    assert len(anew(max_windows=1).for_epoch(0)(sound)) == 1
 
 
-def batches(clips: list[Clip], listen: Anew, step: int, **plan: object) -> list[Batch]:
-    packed = pack(clips, replace(PLAN, **plan), Chat(tiny_tokenizer(), tiny_base()), listen)
-    return packed.step(step)
+def batches(
+    clips: list[Example], listen: AugmentedExtractor, step: int, **plan: object
+) -> list[Batch]:
+    packed = build_batches(
+        clips, replace(PLAN, **plan), ChatEncoder(tiny_tokenizer(), tiny_base()), listen
+    )
+    return packed.get_step_batches(step)
 
 
 def by_place(made: list[Batch]) -> dict[str, bytes]:
     found = {}
     for batch in made:
-        for place, sound, frames in zip(batch.places, batch.sounds, batch.frames, strict=True):
+        for place, sound, frames in zip(
+            batch.locations, batch.audio_features, batch.audio_lengths, strict=True
+        ):
             found[place] = sound[:, :frames].numpy().tobytes()
     return found
 
@@ -127,39 +142,41 @@ def test_a_version_does_not_ask_in_which_company_it_rides(tmp_path: Path) -> Non
     """Other batches, other clips, another order, another step first: the same bytes."""
     clips = tones(tmp_path, 4)
     whole = [by_place(batches(clips, anew(), step)) for step in range(3)]
-    assert all(set(each) == {clip.place for clip in clips} for each in whole)
+    assert all(set(each) == {clip.location for clip in clips} for each in whole)
     for place in whole[0]:
         assert len({each[place] for each in whole}) == 3
-    alone = [by_place(batches(clips, anew(), step, clips_per_batch=1)) for step in (2, 1, 0)]
+    alone = [by_place(batches(clips, anew(), step, micro_batch_size=1)) for step in (2, 1, 0)]
     assert alone == whole[::-1]
-    fewer = batches(clips[:2], anew(), 1, clips_per_step=2)
+    fewer = batches(clips[:2], anew(), 1, global_batch_size=2)
     assert by_place(fewer) == {place: whole[1][place] for place in ("0.wav", "1.wav")}
 
 
 def test_the_tokens_of_a_batch_are_those_of_its_versions(tmp_path: Path) -> None:
-    chat = Chat(tiny_tokenizer(), tiny_base())
+    chat = ChatEncoder(tiny_tokenizer(), tiny_base())
     clips, spans = tones(tmp_path, 4), set()
     for step in range(4):
         for batch in batches(clips, anew(), step):
-            assert not batch.encoded
-            found = (batch.ids == chat.placeholder).sum(dim=1)
-            assert torch.equal(found, batch.spans)
-            spans |= {int(each) for each in batch.spans}
+            assert not batch.is_encoded
+            found = (batch.input_ids == chat.audio_token_id).sum(dim=1)
+            assert torch.equal(found, batch.audio_token_counts)
+            spans |= {int(each) for each in batch.audio_token_counts}
     assert len(spans) > 4
 
 
 def test_a_row_is_refused_by_its_longest_version(tmp_path: Path) -> None:
     clips = [spoken(tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
     listen = anew()
-    packed = pack(
+    packed = build_batches(
         clips,
-        replace(PLAN, changes=None),
-        chat := Chat(tiny_tokenizer(), tiny_base()),
-        Ear(tiny_base(), auto_resample=False),
+        replace(PLAN, augmentation=None),
+        chat := ChatEncoder(tiny_tokenizer(), tiny_base()),
+        AudioFeatureExtractor(tiny_base(), auto_resample=False),
     )
-    length = int(packed.step(0)[0].attention.sum())
-    pack(clips, replace(PLAN, changes=None, longest=length), chat, listen)
-    with pytest.raises(ClipError, match=f"{length + 8} tokens, and training.sequence_len"):
-        pack(clips, replace(PLAN, longest=length), chat, listen)
-    assert sound_tokens(clips[0].sounds[0], PLAN.base.strides, None, CHANGES) == 21
+    length = int(packed.get_step_batches(0)[0].attention_mask.sum())
+    build_batches(clips, replace(PLAN, augmentation=None, max_tokens=length), chat, listen)
+    with pytest.raises(DataError, match=f"{length + 8} tokens, and training.sequence_len"):
+        build_batches(clips, replace(PLAN, max_tokens=length), chat, listen)
+    assert (
+        count_segment_tokens(clips[0].audio_segments[0], PLAN.spec.audio_spec, None, CHANGES) == 21
+    )
     assert RATE / 0.6 < 21 * 1280 <= RATE / 0.6 + 1280

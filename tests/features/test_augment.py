@@ -9,28 +9,35 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from dlm.clips.clip import Sound
-from dlm.clips.noises import Noise
-from dlm.clips.reader import Wave
-from dlm.errors import ClipError
-from dlm.features.augment import Augment
-from dlm.features.noise import shaped, synthetic
-from dlm.features.spaces import band, in_room, mulaw, rms, through
-from dlm.plan.changes import Changes, Masks, played
+from dlm.data.audio_file import Waveform
+from dlm.data.synthetic import NoiseRecording
+from dlm.data.types import AudioSegment
+from dlm.errors import DataError
+from dlm.features.augment import (
+    Augmenter,
+    apply_bandpass,
+    apply_codec,
+    apply_mulaw,
+    apply_reverb,
+    compute_rms,
+    filter_spectrum,
+    make_synthetic_noise,
+)
+from dlm.plan.types import AugmentationSpec, SpecAugmentMasks, compute_stretched_length
 from tests.tiny import RATE, tiny_base, tone
 
-STRIDES = tiny_base().strides
-EVERYTHING = Changes(
-    share=1.0,
+STRIDES = tiny_base().audio_spec
+EVERYTHING = AugmentationSpec(
+    probability=1.0,
     speed_percent=(90, 110),
-    room_share=0.5,
+    reverb_probability=0.5,
     rt60_seconds=(0.1, 0.3),
-    noise="synthetic",
+    noise_source="synthetic",
     snr_db=(5.0, 20.0),
     gain_db=(-6.0, 6.0),
     codecs=("none", "mulaw", "telephone", "lowpass"),
-    time=Masks(2, 20, 0.2),
-    frequency=Masks(2, 10),
+    time_masks=SpecAugmentMasks(2, 20, 0.2),
+    frequency_masks=SpecAugmentMasks(2, 10),
 )
 
 
@@ -38,31 +45,33 @@ def chance(seed: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(seed))
 
 
-def sine(hertz: float, seconds: float = 1.0, amplitude: float = 0.3) -> Wave:
+def sine(hertz: float, seconds: float = 1.0, amplitude: float = 0.3) -> Waveform:
     time = np.arange(round(seconds * RATE)) / RATE
     return (amplitude * np.sin(2 * np.pi * hertz * time)).astype("f")
 
 
-def loudest_hertz(wave: Wave) -> float:
+def loudest_hertz(wave: Waveform) -> float:
     return float(np.fft.rfftfreq(len(wave), 1 / RATE)[np.abs(np.fft.rfft(wave)).argmax()])
 
 
-def decibels(one: Wave, other: Wave) -> float:
-    return 20 * np.log10(rms(one) / rms(other))
+def decibels(one: Waveform, other: Waveform) -> float:
+    return 20 * np.log10(compute_rms(one) / compute_rms(other))
 
 
-def augment(seed: str = "42/0", noises: tuple[Noise, ...] = (), **changes: object) -> Augment:
-    return Augment(Changes(**{"share": 1.0, **changes}), STRIDES, seed, noises)
+def augment(
+    seed: str = "42/0", noises: tuple[NoiseRecording, ...] = (), **changes: object
+) -> Augmenter:
+    return Augmenter(AugmentationSpec(**{"probability": 1.0, **changes}), STRIDES, seed, noises)
 
 
 def test_the_same_seed_clip_and_pass_make_the_same_bytes() -> None:
     wave, mel = sine(440, 0.7), torch.randn(80, 100, generator=torch.Generator().manual_seed(0))
 
     def version(seed: str, who: str, epoch: int) -> bytes:
-        made = Augment(EVERYTHING, STRIDES, seed)
-        made.wave(sine(300), "another", 9)  # what else it is asked makes no difference
-        masked = made.mel(mel, 90, 0, who=who, epoch=epoch)
-        return made.wave(wave, who, epoch).tobytes() + masked.numpy().tobytes()
+        made = Augmenter(EVERYTHING, STRIDES, seed)
+        made.augment_waveform(sine(300), "another", 9)  # what else it is asked makes no difference
+        masked = made.mask_mel(mel, 90, 0, audio_key=who, epoch=epoch)
+        return made.augment_waveform(wave, who, epoch).tobytes() + masked.numpy().tobytes()
 
     asked = [("1", "a", 0), ("1", "a", 1), ("1", "b", 0), ("2", "a", 0)]
     made = [version(*each) for each in asked]
@@ -74,8 +83,8 @@ def test_what_came_in_is_left_alone() -> None:
     wave, mel = sine(440), torch.ones(80, 100)
     kept = wave.copy()
     for epoch in range(5):
-        Augment(EVERYTHING, STRIDES, "1").wave(wave, "a", epoch)
-        Augment(EVERYTHING, STRIDES, "1").mel(mel, 100, 0, who="a", epoch=epoch)
+        Augmenter(EVERYTHING, STRIDES, "1").augment_waveform(wave, "a", epoch)
+        Augmenter(EVERYTHING, STRIDES, "1").mask_mel(mel, 100, 0, audio_key="a", epoch=epoch)
     assert np.array_equal(wave, kept) and bool((mel == 1).all())
 
 
@@ -84,33 +93,37 @@ def test_one_change_more_leaves_the_others_as_they_were() -> None:
     faster = augment(speed_percent=(80, 120))
     louder = augment(speed_percent=(80, 120), gain_db=(6.0, 6.0))
     for epoch in range(5):
-        one, other = (each.wave(wave, "a", epoch) for each in (faster, louder))
+        one, other = (each.augment_waveform(wave, "a", epoch) for each in (faster, louder))
         assert np.allclose(one * 10 ** (6 / 20), other, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_is_that_of_the_clips(share: float) -> None:
-    changed = augment(share=share, gain_db=(6.0, 6.0), time=Masks(1, 40))
+    changed = augment(probability=share, gain_db=(6.0, 6.0), time_masks=SpecAugmentMasks(1, 40))
     wave, mel = sine(440, 0.1), torch.arange(100.0).repeat(80, 1)
     both = [
         (
-            not np.array_equal(changed.wave(wave, str(who), 0), wave),
-            changed.chosen(str(who), 0),
+            not np.array_equal(changed.augment_waveform(wave, str(who), 0), wave),
+            changed.is_augmented(str(who), 0),
         )
         for who in range(400)
     ]
     assert all(one == other for one, other in both)
     assert abs(sum(one for one, _ in both) / 400 - share) < 0.08
-    left = [str(who) for who in range(400) if not changed.chosen(str(who), 0)]
-    assert all(changed.mel(mel, 100, 0, who=who, epoch=0) is mel for who in left)
+    left = [str(who) for who in range(400) if not changed.is_augmented(str(who), 0)]
+    assert all(changed.mask_mel(mel, 100, 0, audio_key=who, epoch=0) is mel for who in left)
 
 
 @pytest.mark.parametrize("percent", [50, 90, 97, 100, 110, 200])
 def test_speed_changes_length_and_pitch(percent: int) -> None:
     wave = sine(1000, 0.5)
-    heard = augment(speed_percent=(percent, percent)).wave(wave, "a", 0)
+    heard = augment(speed_percent=(percent, percent)).augment_waveform(wave, "a", 0)
     assert heard.dtype == np.float32
-    assert len(heard) == played(len(wave), percent, STRIDES.window) == -(-8000 * 100 // percent)
+    assert (
+        len(heard)
+        == compute_stretched_length(len(wave), percent, STRIDES.window_samples)
+        == -(-8000 * 100 // percent)
+    )
     assert abs(loudest_hertz(heard) - 10 * percent) < 5
     middle = slice(len(heard) // 4, -len(heard) // 4)
     assert abs(decibels(heard[middle], wave)) < 0.1
@@ -119,37 +132,45 @@ def test_speed_changes_length_and_pitch(percent: int) -> None:
 def test_a_clip_heard_at_once_is_not_slowed_beyond_it() -> None:
     """The window is two seconds: what fits still fits, what does not is slowed all the same."""
     slow = augment(speed_percent=(50, 50))
-    lengths = {seconds: len(slow.wave(sine(440, seconds), "a", 0)) for seconds in (0.5, 1.9, 2, 3)}
+    lengths = {
+        seconds: len(slow.augment_waveform(sine(440, seconds), "a", 0))
+        for seconds in (0.5, 1.9, 2, 3)
+    }
     assert lengths == {0.5: RATE, 1.9: 2 * RATE, 2: 2 * RATE, 3: 6 * RATE}
 
 
 @given(some.integers(1, 100_000), some.integers(50, 200), some.integers(1, 50_000))
 def test_the_longest_version_is_the_slowest(samples: int, percent: int, window: int) -> None:
-    changes = Changes(1.0, speed_percent=(percent, 200))
-    most = changes.longest(samples, window)
-    assert most >= max(played(samples, each, window) for each in range(percent, 201, 7))
+    changes = AugmentationSpec(1.0, speed_percent=(percent, 200))
+    most = changes.compute_max_samples(samples, window)
+    assert most >= max(
+        compute_stretched_length(samples, each, window) for each in range(percent, 201, 7)
+    )
     assert most <= window or samples > window or percent > 100
-    assert Changes(1.0).longest(samples, window) == samples
+    assert AugmentationSpec(1.0).compute_max_samples(samples, window) == samples
 
 
 def test_gain_is_in_decibels() -> None:
     wave = sine(440)
-    gains = [decibels(augment(gain_db=(-6.0, 6.0)).wave(wave, str(n), 0), wave) for n in range(200)]
+    gains = [
+        decibels(augment(gain_db=(-6.0, 6.0)).augment_waveform(wave, str(n), 0), wave)
+        for n in range(200)
+    ]
     assert -6 <= min(gains) < -5 and 5 < max(gains) <= 6.001
     assert abs(float(np.mean(gains))) < 0.8
 
 
 @pytest.mark.parametrize("below", [-5.0, 5.0, 20.0])
 def test_noise_lies_so_far_below_the_sound(below: float) -> None:
-    wave, made = sine(440), augment(noise="synthetic", snr_db=(below, below))
+    wave, made = sine(440), augment(noise_source="synthetic", snr_db=(below, below))
     for epoch in range(12):
-        assert abs(decibels(wave, made.wave(wave, "a", epoch) - wave) - below) < 0.01
+        assert abs(decibels(wave, made.augment_waveform(wave, "a", epoch) - wave) - below) < 0.01
 
 
 def test_silence_stays_silent() -> None:
     silence = np.zeros(RATE, np.float32)
     for epoch in range(8):
-        heard = Augment(replace(EVERYTHING, speed_percent=None), STRIDES, "1").wave(
+        heard = Augmenter(replace(EVERYTHING, speed_percent=None), STRIDES, "1").augment_waveform(
             silence, "a", epoch
         )
         assert not heard.any()
@@ -157,7 +178,7 @@ def test_silence_stays_silent() -> None:
 
 @pytest.mark.parametrize("samples", [1, 5, 4096, 4097, 20_000])
 def test_every_kind_of_noise_is_sound_of_any_length(samples: int) -> None:
-    kinds = [synthetic(samples, RATE, chance(seed)) for seed in range(30)]
+    kinds = [make_synthetic_noise(samples, RATE, chance(seed)) for seed in range(30)]
     for noise in kinds:
         assert noise.shape == (samples,) and noise.dtype == np.float32
         assert np.isfinite(noise).all()
@@ -167,27 +188,27 @@ def test_every_kind_of_noise_is_sound_of_any_length(samples: int) -> None:
 def test_the_kinds_of_noise_differ_in_colour() -> None:
     """The share of power below 500 Hz tells hiss from rumble and hum."""
 
-    def low(noise: Wave) -> float:
+    def low(noise: Waveform) -> float:
         power = np.abs(np.fft.rfft(noise)) ** 2
         return float(power[:500].sum() / power.sum())
 
-    found = sorted(low(synthetic(RATE, RATE, chance(seed))) for seed in range(40))
+    found = sorted(low(make_synthetic_noise(RATE, RATE, chance(seed))) for seed in range(40))
     assert found[0] < 0.1 and found[-1] > 0.95
     assert any(0.3 < each < 0.9 for each in found)
 
 
 def recorded(
     folder: Path, *hertz: float, seconds: float = 2.0, rate: int = RATE
-) -> tuple[Noise, ...]:
+) -> tuple[NoiseRecording, ...]:
     files = [tone(folder / f"{n:g}.wav", hertz=n, seconds=seconds, rate=rate) for n in hertz]
-    return tuple(Noise(path.name, Sound(path), seconds, rate) for path in files)
+    return tuple(NoiseRecording(path.name, AudioSegment(path), seconds, rate) for path in files)
 
 
 def test_noise_is_taken_from_a_folder_from_anywhere_in_it(tmp_path: Path) -> None:
     found = recorded(tmp_path, 1000.0, 3000.0)
-    made = augment(noise="rain", snr_db=(0.0, 0.0), noises=found)
+    made = augment(noise_source="rain", snr_db=(0.0, 0.0), noises=found)
     wave = sine(200, 0.5)
-    noises = [made.wave(wave, "a", epoch) - wave for epoch in range(20)]
+    noises = [made.augment_waveform(wave, "a", epoch) - wave for epoch in range(20)]
     assert {round(loudest_hertz(noise), -1) for noise in noises} == {1000, 3000}
     assert all(abs(decibels(wave, noise)) < 0.01 for noise in noises)
     assert len({noise.tobytes() for noise in noises}) == 20
@@ -196,16 +217,21 @@ def test_noise_is_taken_from_a_folder_from_anywhere_in_it(tmp_path: Path) -> Non
 def test_short_noise_begins_again_and_any_rate_will_do(tmp_path: Path) -> None:
     found = recorded(tmp_path, 1000.0, seconds=0.25, rate=8000)
     wave = sine(200, 1.5)
-    noise = augment(noise="rain", snr_db=(0.0, 0.0), noises=found).wave(wave, "a", 0) - wave
+    noise = (
+        augment(noise_source="rain", snr_db=(0.0, 0.0), noises=found).augment_waveform(wave, "a", 0)
+        - wave
+    )
     assert abs(loudest_hertz(noise) - 1000) < 10
     assert np.allclose(noise[:4000], noise[4000:8000], atol=1e-3)
 
 
 def test_noise_that_goes_away_is_named(tmp_path: Path) -> None:
     found = recorded(tmp_path, 1000.0)
-    found[0].sound.path.unlink()
-    with pytest.raises(ClipError, match="1000.wav"):
-        augment(noise="rain", snr_db=(0.0, 0.0), noises=found).wave(sine(200), "a", 0)
+    found[0].segment.path.unlink()
+    with pytest.raises(DataError, match="1000.wav"):
+        augment(noise_source="rain", snr_db=(0.0, 0.0), noises=found).augment_waveform(
+            sine(200), "a", 0
+        )
 
 
 @pytest.mark.parametrize("rt60", [0.1, 0.5, 1.0])
@@ -215,13 +241,15 @@ def test_a_room_falls_silent_in_its_time(rt60: float) -> None:
     click[0] = 1.0
     falls = []
     for seed in range(5):
-        heard = np.abs(in_room(click, RATE, rt60, chance(seed)))
-        assert rms(heard) == pytest.approx(rms(click), rel=1e-3)
+        heard = np.abs(apply_reverb(click, RATE, rt60, chance(seed)))
+        assert compute_rms(heard) == pytest.approx(compute_rms(click), rel=1e-3)
         assert heard.argmax() == 0
 
-        def level(at: float, heard: Wave = heard) -> float:
+        def level(at: float, heard: Waveform = heard) -> float:
             start = round(at * rt60 * RATE)
-            return 20 * np.log10(rms(heard[start : start + round(0.1 * rt60 * RATE)]) + 1e-12)
+            return 20 * np.log10(
+                compute_rms(heard[start : start + round(0.1 * rt60 * RATE)]) + 1e-12
+            )
 
         falls.append(level(0.6) - level(0.85))
         assert not heard[round(rt60 * RATE) + 1 :].max() > 1e-4
@@ -230,20 +258,22 @@ def test_a_room_falls_silent_in_its_time(rt60: float) -> None:
 
 def test_a_room_keeps_length_and_loudness() -> None:
     wave = sine(440)
-    heard = in_room(wave, RATE, 0.3, chance())
-    assert heard.shape == wave.shape and rms(heard) == pytest.approx(rms(wave), rel=1e-4)
+    heard = apply_reverb(wave, RATE, 0.3, chance())
+    assert heard.shape == wave.shape and compute_rms(heard) == pytest.approx(
+        compute_rms(wave), rel=1e-4
+    )
     assert not np.allclose(heard, wave, atol=0.01)
 
 
 def test_mulaw_is_that_of_g711() -> None:
     """Levels at the ends and at zero; more than 30 dB of signal to noise over 40 dB of loudness."""
-    assert mulaw(np.array([0.0, 1.0, -1.0, 7.0], "f")).tolist() == [0.0, 1.0, -1.0, 1.0]
-    steps = np.unique(mulaw(np.linspace(-1, 1, 100_001).astype("f")))
+    assert apply_mulaw(np.array([0.0, 1.0, -1.0, 7.0], "f")).tolist() == [0.0, 1.0, -1.0, 1.0]
+    steps = np.unique(apply_mulaw(np.linspace(-1, 1, 100_001).astype("f")))
     assert len(steps) == 255
     assert np.allclose(steps, -steps[::-1])
     for amplitude in (0.01, 0.1, 1.0):
         wave = sine(441.3, amplitude=amplitude)
-        assert decibels(wave, mulaw(wave) - wave) > 30
+        assert decibels(wave, apply_mulaw(wave) - wave) > 30
 
 
 @pytest.mark.parametrize(
@@ -252,23 +282,23 @@ def test_mulaw_is_that_of_g711() -> None:
 )
 def test_a_telephone_passes_its_band(hertz: float, lost: float) -> None:
     wave = sine(hertz)
-    passed = band(wave, RATE, 300.0, 3400.0)
+    passed = apply_bandpass(wave, RATE, 300.0, 3400.0)
     loss = decibels(wave, passed + 1e-9 * sine(500))
     assert abs(loss) < 0.2 if lost == 0 else loss > lost
-    assert len(through(wave, RATE, "telephone", chance())) == len(wave)
+    assert len(apply_codec(wave, RATE, "telephone", chance())) == len(wave)
 
 
 def test_nothing_is_delayed_by_a_codec() -> None:
-    wave = band(chance().standard_normal(RATE).astype("f"), RATE, 500.0, 2500.0)
+    wave = apply_bandpass(chance().standard_normal(RATE).astype("f"), RATE, 500.0, 2500.0)
     for codec in ("none", "mulaw", "telephone", "lowpass"):
-        heard = through(wave, RATE, codec, chance(3))
+        heard = apply_codec(wave, RATE, codec, chance(3))
         lags = np.correlate(heard[4000:6000], wave[4000 - 50 : 6000 + 50], "valid")
         assert int(lags.argmax()) == 50, codec
 
 
 def test_low_pass_takes_what_is_above() -> None:
     white = chance().standard_normal(RATE).astype("f")
-    heard = through(white, RATE, "lowpass", chance(1))
+    heard = apply_codec(white, RATE, "lowpass", chance(1))
     power = np.abs(np.fft.rfft(heard * np.hanning(RATE))) ** 2
     assert power[7500:].max() < 1e-3 < power[100:1800].mean()
 
@@ -276,16 +306,16 @@ def test_low_pass_takes_what_is_above() -> None:
 def test_shaping_with_ones_changes_nothing() -> None:
     for samples in (1, 100, 4096, 5000):
         wave = chance().standard_normal(samples).astype("f")
-        assert np.allclose(shaped(wave, RATE, np.ones_like), wave, atol=1e-5)
+        assert np.allclose(filter_spectrum(wave, RATE, np.ones_like), wave, atol=1e-5)
 
 
 def test_masks_are_as_wide_and_as_many_as_asked() -> None:
     mel = torch.randn(80, 104, generator=torch.Generator().manual_seed(0))
     mean = mel[:, :100].mean()
-    made = augment(time=Masks(2, 30, 0.2), frequency=Masks(1, 8))
+    made = augment(time_masks=SpecAugmentMasks(2, 30, 0.2), frequency_masks=SpecAugmentMasks(1, 8))
     widths, heights = [], []
     for epoch in range(60):
-        masked = made.mel(mel, 100, 0, who="a", epoch=epoch)
+        masked = made.mask_mel(mel, 100, 0, audio_key="a", epoch=epoch)
         assert torch.equal(masked[:, 100:], mel[:, 100:]), "the tail is not masked"
         hidden = masked[:, :100] == mean
         assert torch.equal(masked[:, :100][~hidden], mel[:, :100][~hidden])
@@ -298,23 +328,23 @@ def test_masks_are_as_wide_and_as_many_as_asked() -> None:
 
 def test_windows_of_one_sound_are_masked_apart() -> None:
     mel = torch.arange(100.0).repeat(80, 1)
-    made = augment(time=Masks(2, 30))
-    versions = [made.mel(mel, 100, window, who="a", epoch=0) for window in range(4)]
+    made = augment(time_masks=SpecAugmentMasks(2, 30))
+    versions = [made.mask_mel(mel, 100, window, audio_key="a", epoch=0) for window in range(4)]
     assert len({each.numpy().tobytes() for each in versions}) == 4
 
 
 def test_a_short_mel_is_never_masked_whole() -> None:
-    made = augment(time=Masks(1, 100, 0.2))
+    made = augment(time_masks=SpecAugmentMasks(1, 100, 0.2))
     for frames in range(1, 12):
         mel = torch.arange(float(frames)).repeat(80, 1)
-        masked = made.mel(mel, frames, 0, who="a", epoch=0)
+        masked = made.mask_mel(mel, frames, 0, audio_key="a", epoch=0)
         hidden = int((masked != mel).any(dim=0).sum())
         assert hidden <= frames // 5
 
 
 def test_whatever_is_drawn_makes_numbers() -> None:
-    made, wave = Augment(EVERYTHING, STRIDES, "7"), sine(440, 0.3)
+    made, wave = Augmenter(EVERYTHING, STRIDES, "7"), sine(440, 0.3)
     for epoch in range(40):
-        heard = made.wave(wave, "a", epoch)
+        heard = made.augment_waveform(wave, "a", epoch)
         assert np.isfinite(heard).all() and heard.dtype == np.float32
         assert 0.9 * len(wave) <= len(heard) <= 1.12 * len(wave)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Qwen3ASRFeatureExtractor, WhisperFeatureExtractor
 
-from dlm.features.mel import log_mel
+from dlm.features.log_mel import compute_log_mel
 from tests.tiny import RATE
 
 LENGTHS = [1, 2, 159, 160, 161, 199, 200, 201, 399, 400, 401, 1600, 16_037, 31_999, 32_000]
@@ -28,7 +28,7 @@ def test_equals_whisper_on_the_frames_that_hold_sound(
     samples: int, reference: WhisperFeatureExtractor
 ) -> None:
     bins = reference.feature_size
-    mel = log_mel(voice(samples), rate=RATE, hop=160, bins=bins)
+    mel = compute_log_mel(voice(samples), rate=RATE, hop_length=160, num_mel_bins=bins)
     theirs = reference(voice(samples), sampling_rate=RATE, return_tensors="pt").input_features[0]
     assert mel.shape == (bins, -(-samples // 160))
     assert mel.dtype == torch.float32
@@ -41,7 +41,9 @@ def test_the_wave_is_mirrored_where_the_window_ends(
 ) -> None:
     """A clip that ends within 200 samples of the window hears itself once more."""
     sound = voice(4 * RATE - short)
-    mel = log_mel(sound, rate=RATE, hop=160, bins=reference.feature_size, edge=4 * RATE)
+    mel = compute_log_mel(
+        sound, rate=RATE, hop_length=160, num_mel_bins=reference.feature_size, reflect_at=4 * RATE
+    )
     theirs = reference(sound, sampling_rate=RATE, return_tensors="pt").input_features[0]
     assert torch.allclose(mel, theirs[:, : mel.shape[1]], atol=1e-4)
 
@@ -51,24 +53,26 @@ def test_a_clip_by_itself_is_mirrored_at_its_end(samples: int) -> None:
     """As Qwen3-ASR's own extractor hears it, with no frame for a part of a hop."""
     how = {"sampling_rate": RATE, "padding": True, "n_window": 0, "return_tensors": "pt"}
     theirs = Qwen3ASRFeatureExtractor()(voice(samples), **how).input_features[0]
-    mel = log_mel(voice(samples), rate=RATE, hop=160, bins=128, edge=samples)
+    mel = compute_log_mel(
+        voice(samples), rate=RATE, hop_length=160, num_mel_bins=128, reflect_at=samples
+    )
     assert mel.shape == theirs.shape
     assert torch.allclose(mel, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [1, 160, 16_037])
 def test_silence_is_finite_and_flat(samples: int) -> None:
-    mel = log_mel(np.zeros(samples, np.float32), rate=RATE, hop=160, bins=80)
+    mel = compute_log_mel(np.zeros(samples, np.float32), rate=RATE, hop_length=160, num_mel_bins=80)
     assert (mel == mel.flatten()[0]).all() and mel.isfinite().all()
 
 
 def test_it_hears_loudness_only_relative_to_its_loudest_bin() -> None:
-    mel = log_mel(voice(8000), rate=RATE, hop=160, bins=80)
+    mel = compute_log_mel(voice(8000), rate=RATE, hop_length=160, num_mel_bins=80)
     assert mel.max() - mel.min() <= 2.0 + 1e-6
 
 
 def test_the_samples_are_left_alone() -> None:
     samples = voice(1000)
     before = samples.copy()
-    log_mel(samples, rate=RATE, hop=160, bins=80)
+    compute_log_mel(samples, rate=RATE, hop_length=160, num_mel_bins=80)
     assert (samples == before).all()

@@ -19,8 +19,8 @@ from random import Random
 from types import FrameType
 from typing import Any
 
-from dlm.document.sources import Source
-from tests.clips.keepers import KEEPERS
+from dlm.config.data_schema import SourceConfig
+from tests.data.keepers import KEEPERS
 from tests.fuzz.documents import check_document, document
 from tests.fuzz.lists import STRICT, asked_otherwise, changed, check_source, shelf
 
@@ -115,7 +115,7 @@ class Bench:
         self._shelf = shelf(self.name, self.folder)
         self.files = [str(path.relative_to(self.folder)) for path in self._shelf.files]
         self.plain = {name: (self.folder / name).read_bytes() for name in self.files}
-        source = Source.model_validate(self._shelf.source)
+        source = SourceConfig.model_validate(self._shelf.source)
         assert check_source(self._shelf.document, source), f"the fixture of {self.name} is not fine"
         return self
 
@@ -126,7 +126,7 @@ class Bench:
         """Whether nothing is wrong with the source when one of its files is another."""
         wishes = {**self._shelf.source, **case.wishes}
         document = self._shelf.strict if wishes.pop(STRICT, False) else self._shelf.document
-        source = Source.model_validate(wishes)
+        source = SourceConfig.model_validate(wishes)
         self._put(case.file, case.data)
         try:
             return check_source(document, source)

@@ -8,11 +8,10 @@ from random import Random
 
 from pydantic.fields import FieldInfo
 
-from dlm.clips.sections import clips_in
-from dlm.document.document import Document
-from dlm.document.edit import add_source
-from dlm.document.parse import decode, parse
-from dlm.document.settings import every_field
+from dlm.config.editor import add_source
+from dlm.config.parser import Document, decode_document, parse_document
+from dlm.config.schema import iter_config_fields
+from dlm.data.load import iter_document_examples
 from dlm.errors import DlmError, DocumentError
 from tests.fuzz.letters import PIECES, VALUES, changed_bytes, changed_text
 
@@ -50,7 +49,7 @@ def document(random: Random) -> bytes:
 def made(random: Random) -> str:
     """Frontmatter of fields that there are, with values of any kind, and any sections."""
     lines = [HEAD] if random.random() < 0.9 else []
-    fields = {tuple(name.split(".")): info for name, info in every_field()}
+    fields = {tuple(name.split(".")): info for name, info in iter_config_fields()}
     above: tuple[str, ...] = ()
     for name in sorted(random.sample(sorted(fields), random.randint(0, 6))):
         for depth, key in enumerate(name):
@@ -78,13 +77,13 @@ def check_document(data: bytes) -> bool:
     """Read it, all the way to its clips: whether it is a document. A mistake is one line."""
     path = Path("my.dlm")
     try:
-        found = parse(decode(data, path), path)
+        found = parse_document(decode_document(data, path), path)
     except DlmError as error:
         line = str(error)
         assert isinstance(error, DocumentError) and len(line.splitlines()) == 1, repr(line)
-        assert line.startswith("my.dlm:") and error.mend, repr(line)
+        assert line.startswith("my.dlm:") and error.hint, repr(line)
         return False
-    for each in clips_in(found):
+    for each in iter_document_examples(found):
         assert str(each)
     check_edit(data, found)
     return True
@@ -98,9 +97,9 @@ def check_edit(data: bytes, before: Document) -> None:
     except DocumentError as error:
         assert error.where == "training.sources", repr(str(error))
         return
-    after = parse(changed.decode(), before.path)
-    *kept, new = after.settings.training.sources
-    assert tuple(kept) == before.settings.training.sources
+    after = parse_document(changed.decode(), before.path)
+    *kept, new = after.config.training.sources
+    assert tuple(kept) == before.config.training.sources
     assert new.path == entry["path"] and new.columns == entry["columns"]
     assert len(after.sections) == len(before.sections)
     first = len(commonprefix([data, changed]))

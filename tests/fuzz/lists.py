@@ -7,14 +7,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from dlm.clips.audio import listen
-from dlm.clips.clip import Clip, Problem
-from dlm.clips.sources import gather_source
-from dlm.document.document import Document
-from dlm.document.parse import parse
-from dlm.document.sources import COLUMNS, Source
-from dlm.errors import ClipError
-from tests.clips.keepers import KEEPERS
+from dlm.config.data_schema import SOURCE_COLUMNS, SourceConfig
+from dlm.config.parser import Document, parse_document
+from dlm.data.audio_io import open_audio
+from dlm.data.load import load_source_examples
+from dlm.data.types import Example, Issue
+from dlm.errors import DataError
+from tests.data.keepers import KEEPERS
 from tests.fuzz.documents import HEAD
 from tests.fuzz.letters import PIECES, changed_bytes, changed_json, changed_text
 
@@ -47,7 +46,7 @@ def shelf(name: str, folder: Path) -> Shelf:
         os.mkfifo(beside / "pipe")
         (beside / "loop").symlink_to(beside / "loop")
     heads = (HEAD, f"{HEAD}training: {{sources_policy: strict}}\n")
-    documents = (parse(f"---\n{head}---\n", folder / "my.dlm") for head in heads)
+    documents = (parse_document(f"---\n{head}---\n", folder / "my.dlm") for head in heads)
     return Shelf(*documents, source, tuple(lists))
 
 
@@ -58,7 +57,7 @@ def asked_otherwise(random: Random) -> dict[str, Any]:
         "include": [pattern],
         "exclude": [pattern],
         "split": random.choice(("train", "test", "validation", "../x", "\ufeff")),
-        "columns": {random.choice(COLUMNS): random.choice(NAMES) or "text"},
+        "columns": {random.choice(SOURCE_COLUMNS): random.choice(NAMES) or "text"},
         "audio": random.choice((".", "data", "/nowhere", "pipe", "loop", "../..", "\u202e")),
         "max_files": random.choice((1, 2, 10**9)),
         "task": random.choice(("transcribe", "answer")),
@@ -88,25 +87,25 @@ def changed(path: Path, data: bytes, random: Random) -> bytes:
     return changed_text(text, random).encode("utf-8", "surrogatepass")
 
 
-def check_source(document: Document, source: Source) -> bool:
+def check_source(document: Document, source: SourceConfig) -> bool:
     """Read it and open what is heard first: whether nothing is wrong. A problem is one line."""
-    found = gather_source(document, source)
-    for problem in found.problems:
+    found = load_source_examples(document, source)
+    for problem in found.issues:
         line = str(problem)
-        assert len(line.splitlines()) == 1 and problem.where and problem.mend, repr(line)
-    for clip in found.clips:
-        assert clip.sounds and clip.target.strip() and clip.place, clip
-    return not found.problems and all(map(can_be_heard, found.clips[:HEARD]))
+        assert len(line.splitlines()) == 1 and problem.where and problem.hint, repr(line)
+    for clip in found.examples:
+        assert clip.audio_segments and clip.target.strip() and clip.location, clip
+    return not found.issues and all(map(can_be_heard, found.examples[:HEARD]))
 
 
-def can_be_heard(clip: Clip) -> bool:
+def can_be_heard(clip: Example) -> bool:
     """Whether its recordings open; where they do not, that is told."""
     try:
-        for sound in clip.sounds:
-            with listen(sound):
+        for sound in clip.audio_segments:
+            with open_audio(sound):
                 pass
-    except ClipError as error:
-        line = str(Problem.of(error, clip.place))
-        assert len(line.splitlines()) == 1 and error.mend, repr(line)
+    except DataError as error:
+        line = str(Issue.from_error(error, clip.location))
+        assert len(line.splitlines()) == 1 and error.hint, repr(line)
         return False
     return True

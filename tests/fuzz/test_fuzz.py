@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.clips.keepers import KEEPERS
+from tests.data.keepers import KEEPERS
 from tests.fuzz.cases import (
     KEPT,
     LISTS,

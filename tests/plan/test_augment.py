@@ -5,17 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from dlm.document.document import Document
-from dlm.document.settings import Settings
+from dlm.config.parser import Document
+from dlm.config.schema import DlmConfig
 from dlm.errors import PlanError
-from dlm.plan.bases import Base
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.changes import Changes, Masks
-from dlm.plan.draw import draw_up
-from dlm.plan.memory import passing_bytes
-from dlm.plan.plan import Plan, Wishes
-from dlm.plan.rows import RowSize, row_of
-from dlm.plan.stages import in_stages
+from dlm.plan.memory import SequenceLengths, estimate_activation_bytes, estimate_sequence_lengths
+from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
+from dlm.plan.planner import make_plan
+from dlm.plan.schedule import apply_stages
+from dlm.plan.types import AugmentationSpec, CliOverrides, Plan, SpecAugmentMasks
 from tests.tiny import LAPTOP, spoken, tiny_base, tone
 
 EVERYTHING = {
@@ -32,61 +29,66 @@ FROZEN = {"adapter": "projector"}
 
 
 def plan(
-    folder: Path, augment: dict, *, base: Base | None = None, text: str = "", **training: object
+    folder: Path,
+    augment: dict,
+    *,
+    base: ModelSpec | None = None,
+    text: str = "",
+    **training: object,
 ) -> Plan:
     known = {
         "dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
         "base_model": "tiny",
         "training": {**FROZEN, **training, "audio": {"augment": augment}},
     }
-    document = Document(folder / "my.dlm", Settings(**known), (), text, "0" * 64)
-    return draw_up(document, base or tiny_base(), 100, LAPTOP)
+    document = Document(folder / "my.dlm", DlmConfig(**known), (), text, "0" * 64)
+    return make_plan(document, base or tiny_base(), 100, LAPTOP)
 
 
 def refusal(folder: Path, augment: dict, **how: object) -> str:
     with pytest.raises(PlanError) as told:
         plan(folder, augment, **how)
-    assert len(str(told.value).splitlines()) == 1 and told.value.mend
+    assert len(str(told.value).splitlines()) == 1 and told.value.hint
     return str(told.value)
 
 
 def test_without_it_nothing_is_said_and_features_are_kept(tmp_path: Path) -> None:
     for augment in ({}, {**EVERYTHING, "share": 0}):
         drawn = plan(tmp_path, augment)
-        assert drawn.batches.changes is None and drawn.batches.heard
-        assert not drawn.model.afresh
-        assert "augment" not in {line.name for line in drawn.lines}
+        assert drawn.batches.augmentation is None and drawn.batches.use_cached_features
+        assert not drawn.model.encode_every_step
+        assert "augment" not in {line.name for line in drawn.summary}
 
 
 def test_every_change_is_said_in_the_order_it_is_made(tmp_path: Path) -> None:
     drawn = plan(tmp_path, EVERYTHING)
-    assert drawn.batches.changes == Changes(
-        share=0.8,
+    assert drawn.batches.augmentation == AugmentationSpec(
+        probability=0.8,
         speed_percent=(90, 110),
-        room_share=0.5,
+        reverb_probability=0.5,
         rt60_seconds=(0.2, 0.8),
-        noise="synthetic",
+        noise_source="synthetic",
         snr_db=(5.0, 20.0),
         gain_db=(-6.0, 6.0),
         codecs=("mulaw", "telephone"),
-        time=Masks(2, 50, 0.2),
-        frequency=Masks(2, 20),
+        time_masks=SpecAugmentMasks(2, 50, 0.2),
+        frequency_masks=SpecAugmentMasks(2, 20),
     )
-    (line,) = [line for line in drawn.lines if line.name == "augment"]
+    (line,) = [line for line in drawn.summary if line.name == "augment"]
     assert line.value == (
         "speed 0.9 to 1.1, rooms of 0.2 to 0.8 s for 50%, synthetic noise 5 to 20 dB below, "
         "gain -6 to 6 dB, codec mulaw or telephone, 2 masks of up to 50 frames, "
         "2 masks of up to 20 bins, in 80% of the clips"
     )
     assert line.why == "features not kept: each pass hears another version"
-    assert not drawn.batches.heard and drawn.model.afresh
+    assert not drawn.batches.use_cached_features and drawn.model.encode_every_step
 
 
 def test_an_encoder_that_learns_keeps_nothing_anyhow(tmp_path: Path) -> None:
     drawn = plan(tmp_path, {"gain": [0, 3]}, adapter="full")
-    (line,) = [line for line in drawn.lines if line.name == "augment"]
+    (line,) = [line for line in drawn.summary if line.name == "augment"]
     assert (line.value, line.why) == ("gain 0 to 3 dB", "each pass hears another version")
-    assert not drawn.batches.heard and not drawn.model.afresh
+    assert not drawn.batches.use_cached_features and not drawn.model.encode_every_step
 
 
 def test_no_stage_keeps_features_either(tmp_path: Path) -> None:
@@ -97,21 +99,23 @@ def test_no_stage_keeps_features_either(tmp_path: Path) -> None:
             "base_model": "tiny",
             "training": {**FROZEN, "audio": {"augment": augment}, "stages": stages},
         }
-        settings = Settings(**known)
+        settings = DlmConfig(**known)
         document = Document(tmp_path / "my.dlm", settings, (), "", "0" * 64)
-        drawn = draw_up(document, tiny_base(), 100, LAPTOP)
-        staged = in_stages(drawn, settings.training, [100, 100], Wishes())
-        assert [stage.heard for stage in staged.training.stages] == [kept, kept]
+        drawn = make_plan(document, tiny_base(), 100, LAPTOP)
+        staged = apply_stages(drawn, settings.training, [100, 100], CliOverrides())
+        assert [stage.use_cached_features for stage in staged.training.stages] == [kept, kept]
 
 
 def test_hearing_every_batch_takes_memory(tmp_path: Path) -> None:
     """All windows of a batch are heard at once, where features would come from one at a time."""
-    model = replace(plan(tmp_path, {}).model, base=CATALOGUE["qwen2-audio-7b-instruct"])
-    afresh = replace(model, afresh=True)
+    model = replace(plan(tmp_path, {}).model, spec=MODEL_CATALOG["qwen2-audio-7b-instruct"])
+    afresh = replace(model, encode_every_step=True)
 
     def more(sound: int, rows: int) -> int:
-        row = RowSize(tokens=2000, sound=sound, labels=50)
-        return passing_bytes(afresh, row, rows) - passing_bytes(model, row, rows)
+        row = SequenceLengths(num_tokens=2000, num_audio_tokens=sound, num_labels=50)
+        return estimate_activation_bytes(afresh, row, rows) - estimate_activation_bytes(
+            model, row, rows
+        )
 
     one_window = 750
     assert more(one_window, 1) == 0 < more(one_window, 2)
@@ -120,11 +124,13 @@ def test_hearing_every_batch_takes_memory(tmp_path: Path) -> None:
 
 
 def test_a_row_has_room_for_its_slowest_version(tmp_path: Path) -> None:
-    base = replace(CATALOGUE["sparrow"], context=10**6)
+    base = replace(MODEL_CATALOG["sparrow"], context_length=10**6)
     clip = spoken(tone(tmp_path / "a.wav", hertz=300), "x")
-    lasting = {clip.place: (300.0,)}
+    lasting = {clip.location: (300.0,)}
     one, slow, half = (
-        row_of(base, 10**6, [clip], lasting, slowest_percent=percent).sound
+        estimate_sequence_lengths(
+            base, 10**6, [clip], lasting, min_speed_percent=percent
+        ).num_audio_tokens
         for percent in (100, 90, 50)
     )
     assert one < slow < half and abs(half - 2 * one) <= 2
@@ -132,17 +138,17 @@ def test_a_row_has_room_for_its_slowest_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mask", [{"mask_time": {}}, {"mask_frequency": {"bins": 3}}])
 def test_masks_are_of_a_mel(tmp_path: Path, mask: dict) -> None:
-    base = replace(tiny_base(), ear="wave", bins=0)
+    base = replace(tiny_base(), encoder_input="wave", num_mel_bins=0)
     told = refusal(tmp_path, mask, base=base)
     name = next(iter(mask))
     assert f"training.audio.augment.{name} is of a mel, and tiny hears the wave itself" in told
-    assert plan(tmp_path, {"gain": [0, 3]}, base=base).batches.changes
+    assert plan(tmp_path, {"gain": [0, 3]}, base=base).batches.augmentation
 
 
 def test_a_mask_is_no_wider_than_the_mel(tmp_path: Path) -> None:
     told = refusal(tmp_path, {"mask_frequency": {"bins": 81}})
     assert "mask_frequency.bins is 81, and tiny hears 80 bins; use 26 or so" in told
-    assert plan(tmp_path, {"mask_frequency": {"bins": 80}}).batches.changes
+    assert plan(tmp_path, {"mask_frequency": {"bins": 80}}).batches.augmentation
 
 
 def test_a_folder_of_noise_is_looked_at_first(tmp_path: Path) -> None:
@@ -159,7 +165,7 @@ def test_a_folder_of_noise_is_looked_at_first(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"noise": "rain"}, text=text).startswith("rain/a.wav: it holds text")
     tone(tmp_path / "rain/a.wav", hertz=300)
     drawn = plan(tmp_path, {"noise": "rain"}, text=text)
-    (line,) = [line for line in drawn.lines if line.name == "augment"]
+    (line,) = [line for line in drawn.summary if line.name == "augment"]
     assert line.value == "noise from rain 5 to 20 dB below"
 
 
@@ -167,10 +173,10 @@ def test_other_noise_makes_another_plan(tmp_path: Path) -> None:
     hashes = []
     for seconds in (0.5, 0.5, 0.6):
         tone(tmp_path / "rain/a.wav", hertz=300, seconds=seconds)
-        hashes.append(plan(tmp_path, {"noise": "rain"}).batches.changes.noise_sha256)
+        hashes.append(plan(tmp_path, {"noise": "rain"}).batches.augmentation.noise_sha256)
     assert hashes[0] == hashes[1] != hashes[2]
-    one = plan(tmp_path, {"noise": "rain/a.wav"}).batches.changes
-    assert one is not None and one.noise == "rain/a.wav"
+    one = plan(tmp_path, {"noise": "rain/a.wav"}).batches.augmentation
+    assert one is not None and one.noise_source == "rain/a.wav"
 
 
 @pytest.mark.parametrize("how", ["elsewhere", "a link"])
@@ -182,6 +188,6 @@ def test_strict_keeps_noise_inside(tmp_path: Path, how: str) -> None:
     if how == "a link":
         (home / "rain/a.wav").symlink_to(outside)
         named = "rain"
-    assert plan(home, {"noise": named}).batches.changes
+    assert plan(home, {"noise": named}).batches.augmentation
     told = refusal(home, {"noise": named}, sources_policy="strict")
     assert f"{named} lies outside the document's folder, and sources_policy is strict" in told

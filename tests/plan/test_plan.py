@@ -5,17 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from dlm.document.document import Document
-from dlm.document.settings import Settings
+from dlm.config.parser import Document
+from dlm.config.schema import DlmConfig
 from dlm.errors import PlanError, UsageError
-from dlm.plan.bases import Base
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.draw import check_disk, disk_bytes, draw_up
-from dlm.plan.fits import card
-from dlm.plan.hardware import Gpu, Machine, survey
-from dlm.plan.memory import need, trainable
-from dlm.plan.plan import Plan, Wishes
-from dlm.plan.rows import RowSize, row_of
+from dlm.plan.fit_table import make_fake_gpu
+from dlm.plan.hardware import Gpu, Hardware, detect_hardware
+from dlm.plan.memory import (
+    SequenceLengths,
+    count_trainable_parameters,
+    estimate_memory,
+    estimate_sequence_lengths,
+)
+from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
+from dlm.plan.planner import check_disk_space, estimate_disk_bytes, make_plan
+from dlm.plan.types import CliOverrides, Plan
 from tests.tiny import LAPTOP, tiny_base
 
 GIB = 1 << 30
@@ -27,27 +30,27 @@ SERVER = replace(LAPTOP, memory=128 * GIB, free_memory=120 * GIB, bf16=True, gpu
 def plan(
     clips: int = 100,
     *,
-    base: Base | None = None,
-    machine: Machine = LAPTOP,
-    wishes: Wishes | None = None,
+    base: ModelSpec | None = None,
+    machine: Hardware = LAPTOP,
+    wishes: CliOverrides | None = None,
     **training: object,
 ) -> Plan:
     known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": "tiny", "training": training}
-    document = Document(Path("my.dlm"), Settings(**known), (), "", "0" * 64)
-    return draw_up(document, base or tiny_base(), clips, machine, wishes=wishes)
+    document = Document(Path("my.dlm"), DlmConfig(**known), (), "", "0" * 64)
+    return make_plan(document, base or tiny_base(), clips, machine, cli_overrides=wishes)
 
 
 def test_the_base_says_what_the_document_leaves_open() -> None:
     drawn = plan(100)
     assert drawn.model.adapter.kind == "full"
-    assert drawn.model.adapter.where == ("encoder", "projector", "lm")
+    assert drawn.model.adapter.components == ("encoder", "projector", "lm")
     assert drawn.training.learning_rate == 3e-3
-    assert (drawn.batches.clips_per_step, drawn.batches.clips_per_batch) == (8, 8)
-    assert drawn.training.steps == 2 * 13
+    assert (drawn.batches.global_batch_size, drawn.batches.micro_batch_size) == (8, 8)
+    assert drawn.training.num_steps == 2 * 13
     assert drawn.training.warmup_steps == round(26 * 0.1)
     assert (drawn.model.seed, drawn.batches.seed, drawn.training.seed) == (42, 42, 42)
     assert (drawn.model.device, drawn.model.precision) == ("cpu", "fp32")
-    assert not drawn.batches.heard
+    assert not drawn.batches.use_cached_features
 
 
 def test_the_document_overrides_the_base() -> None:
@@ -74,41 +77,41 @@ def test_the_document_overrides_the_base() -> None:
     )
     adapter, training = drawn.model.adapter, drawn.training
     assert (adapter.kind, adapter.rank, adapter.alpha, adapter.dropout) == ("lora", 4, 12, 0.1)
-    assert (adapter.where, adapter.targets) == (("lm", "projector"), ("q_proj",))
-    assert (drawn.batches.clips_per_step, drawn.batches.clips_per_batch) == (6, 2)
-    assert training.steps == 5 * 17
-    assert (training.learning_rate, training.rates) == (1e-3, {"lora": 2e-4})
-    assert (training.schedule, training.warmup_steps) == ("linear", 0)
-    assert (training.max_gradient_norm, training.weight_decay) == (0.5, 0.01)
-    assert (training.max_skipped_steps, training.seed, drawn.batches.longest) == (2, 7, 512)
-    assert drawn.batches.heard, "the encoder is frozen, so what it hears is kept"
+    assert (adapter.components, adapter.target_modules) == (("lm", "projector"), ("q_proj",))
+    assert (drawn.batches.global_batch_size, drawn.batches.micro_batch_size) == (6, 2)
+    assert training.num_steps == 5 * 17
+    assert (training.learning_rate, training.learning_rates) == (1e-3, {"lora": 2e-4})
+    assert (training.lr_scheduler, training.warmup_steps) == ("linear", 0)
+    assert (training.max_grad_norm, training.weight_decay) == (0.5, 0.01)
+    assert (training.max_skipped_steps, training.seed, drawn.batches.max_tokens) == (2, 7, 512)
+    assert drawn.batches.use_cached_features, "the encoder is frozen, so what it hears is kept"
 
 
 def test_the_command_line_overrides_the_document() -> None:
-    wishes = Wishes(steps=9, seed=0, device="cpu")
+    wishes = CliOverrides(steps=9, seed=0, device="cpu")
     drawn = plan(100, machine=SERVER, wishes=wishes, num_epochs=5, seed=7, save_steps=3)
-    assert (drawn.training.steps, drawn.training.save_steps) == (9, 3)
+    assert (drawn.training.num_steps, drawn.training.save_steps) == (9, 3)
     assert (drawn.model.seed, drawn.batches.seed, drawn.training.seed) == (0, 0, 0)
     assert drawn.training.device == drawn.model.device == "cpu"
-    assert plan(100, num_epochs=5).training.steps == 5 * 13
+    assert plan(100, num_epochs=5).training.num_steps == 5 * 13
 
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_wish_that_cannot_be_is_refused(count: int) -> None:
     with pytest.raises(UsageError, match=f"steps is {count}"):
-        plan(wishes=Wishes(steps=count))
+        plan(wishes=CliOverrides(steps=count))
 
 
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(UsageError, match="seed is -1"):
-        plan(wishes=Wishes(seed=-1))
+        plan(wishes=CliOverrides(seed=-1))
 
 
 @pytest.mark.parametrize("clips", [1, 3, 8, 9])
 def test_a_small_set_makes_small_steps(clips: int) -> None:
     drawn = plan(clips)
-    assert drawn.batches.clips_per_step == min(clips, 8)
-    assert drawn.training.steps == 2 * -(-clips // 8)
+    assert drawn.batches.global_batch_size == min(clips, 8)
+    assert drawn.training.num_steps == 2 * -(-clips // 8)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +120,13 @@ def test_a_small_set_makes_small_steps(clips: int) -> None:
 )
 def test_what_an_adapter_trains(kind: str, where: tuple[str, ...]) -> None:
     adapter = plan(adapter=kind).model.adapter
-    assert adapter.where == where
-    assert adapter.trains("encoder") == ("encoder" in where)
+    assert adapter.components == where
+    assert adapter.is_trainable("encoder") == ("encoder" in where)
 
 
 def test_features_are_not_kept_while_the_encoder_learns() -> None:
-    assert plan(adapter="projector").batches.heard
-    assert not plan(adapter="lora", lora={"where": ["lm", "encoder"]}).batches.heard
+    assert plan(adapter="projector").batches.use_cached_features
+    assert not plan(adapter="lora", lora={"where": ["lm", "encoder"]}).batches.use_cached_features
 
 
 @pytest.mark.parametrize(
@@ -138,22 +141,22 @@ def test_features_are_not_kept_while_the_encoder_learns() -> None:
     ],
 )
 def test_precision_is_what_is_asked_or_what_is_fast(
-    machine: Machine, asked: str | None, precision: str
+    machine: Hardware, asked: str | None, precision: str
 ) -> None:
     drawn = plan(machine=machine, **({"precision": asked} if asked else {}))
     assert (drawn.model.precision, drawn.training.precision) == (precision, precision)
 
 
-QWEN = CATALOGUE["qwen2-audio-7b-instruct"]
+QWEN = MODEL_CATALOG["qwen2-audio-7b-instruct"]
 
 
-def on_a_card(gib: int, base: Base = QWEN, clips: int = 100, **training: object) -> Plan:
-    return plan(clips, base=base, machine=replace(SERVER, gpus=(card(gib),)), **training)
+def on_a_card(gib: int, base: ModelSpec = QWEN, clips: int = 100, **training: object) -> Plan:
+    return plan(clips, base=base, machine=replace(SERVER, gpus=(make_fake_gpu(gib),)), **training)
 
 
 def test_large_frozen_weights_are_held_in_bf16() -> None:
-    assert plan(base=QWEN, machine=SERVER).model.weights == "bf16"
-    assert plan(machine=SERVER).model.weights == "fp32"
+    assert plan(base=QWEN, machine=SERVER).model.weights_dtype == "bf16"
+    assert plan(machine=SERVER).model.weights_dtype == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -162,61 +165,61 @@ def test_large_frozen_weights_are_held_in_bf16() -> None:
         (24, QWEN, 1, True),  # the recipe's card
         (48, QWEN, 2, False),
         (80, QWEN, 4, False),
-        (16, CATALOGUE["voxtral-mini-3b"], 1, False),
-        (80, CATALOGUE["voxtral-small-24b"], 2, False),
+        (16, MODEL_CATALOG["voxtral-mini-3b"], 1, False),
+        (80, MODEL_CATALOG["voxtral-small-24b"], 2, False),
     ],
 )
 def test_the_memory_decides_how_a_step_is_cut(
-    gib: int, base: Base, micro: int, checkpointing: bool
+    gib: int, base: ModelSpec, micro: int, checkpointing: bool
 ) -> None:
     drawn = on_a_card(gib, base)
-    assert (drawn.batches.clips_per_batch, drawn.batches.clips_per_step) == (micro, 4)
-    assert drawn.model.checkpointing == checkpointing
-    lines = {line.name: line for line in drawn.lines}
-    full = f", or more of short rows, up to {drawn.batches.tokens_per_batch:,} tokens"
+    assert (drawn.batches.micro_batch_size, drawn.batches.global_batch_size) == (micro, 4)
+    assert drawn.model.gradient_checkpointing == checkpointing
+    lines = {line.name: line for line in drawn.summary}
+    full = f", or more of short rows, up to {drawn.batches.max_batch_tokens:,} tokens"
     assert lines["batch"].why == f"micro-batch {micro} x {4 // micro}" + full * (micro < 4)
-    assert drawn.batches.tokens_per_batch >= micro * 600
+    assert drawn.batches.max_batch_tokens >= micro * 600
     assert ("with gradient checkpointing, to fit" in lines["memory"].why) == checkpointing
 
 
 def test_short_and_few_clips_are_cut_alike() -> None:
     assert on_a_card(24, clips=5).batches == on_a_card(24).batches
     few = on_a_card(80, clips=3).batches
-    assert (few.clips_per_batch, few.clips_per_step) == (3, 3)
+    assert (few.micro_batch_size, few.global_batch_size) == (3, 3)
 
 
 def test_longer_rows_take_more() -> None:
-    machine = replace(SERVER, gpus=(card(48),))
+    machine = replace(SERVER, gpus=(make_fake_gpu(48),))
     document = Document(
         Path("my.dlm"),
-        Settings(dlm_id="01ARZ3NDEKTSV4RRFFQ69G5FAV", base_model="tiny"),
+        DlmConfig(dlm_id="01ARZ3NDEKTSV4RRFFQ69G5FAV", base_model="tiny"),
         (),
         "",
         "0" * 64,
     )
-    long = draw_up(document, QWEN, 9, machine, row=RowSize(2048, 1500, 500))
-    assert long.batches.clips_per_batch == 1
-    assert draw_up(document, QWEN, 9, machine).batches.clips_per_batch == 2
+    long = make_plan(document, QWEN, 9, machine, lengths=SequenceLengths(2048, 1500, 500))
+    assert long.batches.micro_batch_size == 1
+    assert make_plan(document, QWEN, 9, machine).batches.micro_batch_size == 2
 
 
 @pytest.mark.parametrize(("gib", "least", "most"), [(24, 2, 8), (80, 16, 16)])
 def test_a_test_at_the_end_of_a_run_fits_as_well(gib: int, least: int, most: int) -> None:
     """Sixteen answers at once hold 8 GiB of keys and values beside the weights."""
-    assert least <= on_a_card(gib).together <= most
-    assert on_a_card(80, eval_batch_size=3).together == 3
-    assert plan().together == 16
+    assert least <= on_a_card(gib).eval_batch_size <= most
+    assert on_a_card(80, eval_batch_size=3).eval_batch_size == 3
+    assert plan().eval_batch_size == 16
 
 
 def test_what_is_asked_is_kept() -> None:
     asked = on_a_card(80, micro_batch_size=2, gradient_checkpointing=True)
-    assert asked.model.checkpointing
-    assert (asked.batches.clips_per_batch, asked.batches.clips_per_step) == (2, 4)
-    assert "as asked" in {line.name: line for line in asked.lines}["memory"].why
-    assert not on_a_card(80, gradient_checkpointing=False).model.checkpointing
+    assert asked.model.gradient_checkpointing
+    assert (asked.batches.micro_batch_size, asked.batches.global_batch_size) == (2, 4)
+    assert "as asked" in {line.name: line for line in asked.summary}["memory"].why
+    assert not on_a_card(80, gradient_checkpointing=False).model.gradient_checkpointing
     both = on_a_card(80, micro_batch_size=1, grad_accum=7).batches
-    assert (both.clips_per_batch, both.clips_per_step) == (1, 7)
+    assert (both.micro_batch_size, both.global_batch_size) == (1, 7)
     six = on_a_card(80, grad_accum=6).batches
-    assert (six.clips_per_batch, six.clips_per_step) == (1, 6)
+    assert (six.micro_batch_size, six.global_batch_size) == (1, 6)
     with pytest.raises(PlanError, match="needs about"):
         on_a_card(24, gradient_checkpointing=False)
     with pytest.raises(PlanError, match="micro_batch_size: 1 with gradient_checkpointing: true"):
@@ -227,7 +230,7 @@ def test_what_is_asked_is_kept() -> None:
 def test_qlora_packs_the_language_model(bits: int | None) -> None:
     drawn = on_a_card(24, adapter="qlora", bits=bits)
     assert (drawn.model.adapter.kind, drawn.model.adapter.bits) == ("lora", bits or 4)
-    line = {each.name: each for each in drawn.lines}["learns"]
+    line = {each.name: each for each in drawn.summary}["learns"]
     assert line.value == f"qlora, rank 8 on lm, the language model in {bits or 4} bits"
     assert on_a_card(24, adapter="lora").model.adapter.bits is None
 
@@ -239,48 +242,53 @@ def test_bits_are_for_qlora() -> None:
 
 def test_a_frozen_encoder_cannot_be_all_that_learns() -> None:
     drawn = plan(adapter="full", freeze_encoder=True)
-    assert drawn.model.adapter.where == ("projector", "lm") and drawn.batches.heard
+    assert (
+        drawn.model.adapter.components == ("projector", "lm") and drawn.batches.use_cached_features
+    )
     with pytest.raises(PlanError, match="nothing would learn"):
         plan(adapter="lora", lora={"where": ["encoder"]}, freeze_encoder=True)
 
 
 def test_all_of_a_large_base_takes_16_bytes_a_parameter() -> None:
     with pytest.raises(PlanError, match="what fits: .*base_model: sparrow") as told:
-        plan(base=QWEN, machine=replace(SERVER, gpus=(card(1),)), adapter="full")
+        plan(base=QWEN, machine=replace(SERVER, gpus=(make_fake_gpu(1),)), adapter="full")
     takes = float(str(told.value).split("about ")[1].split(" GiB")[0])
-    assert takes * GIB > QWEN.sizes.parameters * 16
+    assert takes * GIB > QWEN.sizes.num_parameters * 16
     tiny = plan(adapter="full").model
-    assert need(tiny, row_of(tiny.base, 2048), 1).learning == tiny.base.sizes.parameters * 16
+    assert (
+        estimate_memory(tiny, estimate_sequence_lengths(tiny.spec, 2048), 1).trainable
+        == tiny.spec.sizes.num_parameters * 16
+    )
 
 
 def test_a_run_may_go_on_while_others_use_some_of_the_card() -> None:
     """The plan is that of the whole card, so that --resume finds the same."""
-    used = replace(card(80), free=50 * GIB)
+    used = replace(make_fake_gpu(80), free_memory=50 * GIB)
     drawn = plan(base=QWEN, machine=replace(SERVER, gpus=(used,)))
     assert drawn.batches == on_a_card(80).batches
     with pytest.raises(PlanError, match=r"and 30\.0 GiB are free; what fits: micro_batch_size: 1"):
-        plan(base=QWEN, machine=replace(SERVER, gpus=(replace(used, free=30 * GIB),)))
+        plan(base=QWEN, machine=replace(SERVER, gpus=(replace(used, free_memory=30 * GIB),)))
 
 
 def test_layers_are_spread_over_all_cards() -> None:
-    four = replace(SERVER, gpus=(card(16),) * 4)
+    four = replace(SERVER, gpus=(make_fake_gpu(16),) * 4)
     with pytest.raises(PlanError):
         plan(base=QWEN, machine=four)
     drawn = plan(base=QWEN, machine=four, device_map="auto")
     assert drawn.model.device_map == "auto"
-    assert "spread over all of them" in {line.name: line for line in drawn.lines}["device"].value
+    assert "spread over all of them" in {line.name: line for line in drawn.summary}["device"].value
     with pytest.raises(PlanError, match="device_map spreads a released model, and tiny is small"):
         plan(device_map="auto")
 
 
 def test_no_cuda_is_said() -> None:
     with pytest.raises(PlanError, match="no CUDA device; use --device cpu"):
-        plan(wishes=Wishes(device="cuda"))
+        plan(wishes=CliOverrides(device="cuda"))
 
 
 def test_an_unknown_device_is_said() -> None:
     with pytest.raises(PlanError, match="unknown device 'tpu'; use cpu or cuda"):
-        plan(wishes=Wishes(device="tpu"))
+        plan(wishes=CliOverrides(device="tpu"))
 
 
 def test_a_gpu_is_used_where_there_is_one() -> None:
@@ -288,35 +296,37 @@ def test_a_gpu_is_used_where_there_is_one() -> None:
 
 
 def test_too_little_memory_is_said_in_numbers() -> None:
-    qwen = CATALOGUE["qwen2-audio-7b-instruct"]
+    qwen = MODEL_CATALOG["qwen2-audio-7b-instruct"]
     with pytest.raises(PlanError, match=r"needs about \d+\.\d GiB of memory and 12\.0 GiB are"):
         plan(base=qwen)
 
 
 def test_memory_is_counted_where_the_model_runs() -> None:
-    small = replace(SERVER, gpus=(replace(H200, free=1 << 20),))
-    big = replace(tiny_base(), sizes=replace(tiny_base().sizes, words=10_000_000))
+    small = replace(SERVER, gpus=(replace(H200, free_memory=1 << 20),))
+    big = replace(tiny_base(), sizes=replace(tiny_base().sizes, embedding=10_000_000))
     with pytest.raises(PlanError, match="and 1 MiB are free"):
         plan(base=big, machine=small)
-    plan(base=big, machine=small, wishes=Wishes(device="cpu"))
+    plan(base=big, machine=small, wishes=CliOverrides(device="cpu"))
 
 
 def test_a_full_disk_is_said_in_numbers() -> None:
     drawn = plan()
     with pytest.raises(PlanError, match=r"writes about 1\.0 GiB and 512 MiB are free; free some"):
-        check_disk(drawn, GIB, replace(LAPTOP, free_disk=GIB // 2))
-    exact = replace(LAPTOP, free_disk=disk_bytes(drawn) + 5)
-    check_disk(drawn, 5, exact)
+        check_disk_space(drawn, GIB, replace(LAPTOP, free_disk=GIB // 2))
+    exact = replace(LAPTOP, free_disk=estimate_disk_bytes(drawn) + 5)
+    check_disk_space(drawn, 5, exact)
     with pytest.raises(PlanError):
-        check_disk(drawn, 6, exact)
+        check_disk_space(drawn, 6, exact)
 
 
 def test_low_rank_learns_far_less() -> None:
-    assert trainable(plan(adapter="lora").model) < trainable(plan(adapter="full").model)
+    assert count_trainable_parameters(plan(adapter="lora").model) < count_trainable_parameters(
+        plan(adapter="full").model
+    )
 
 
 def test_the_plan_is_said_aloud() -> None:
-    lines = {line.name: line for line in plan(100, adapter="lora", seed=5).lines}
+    lines = {line.name: line for line in plan(100, adapter="lora", seed=5).summary}
     assert list(lines) == ["base", "learns", "device", "memory", "batch", "steps", "rate", "seed"]
     assert lines["base"].value.startswith("tiny")
     assert lines["learns"].value == "lora, rank 8 on lm"
@@ -325,12 +335,12 @@ def test_the_plan_is_said_aloud() -> None:
     assert lines["steps"].value == "26" and "100 clips" in lines["steps"].why
     assert lines["rate"].value == "0.003" and "cosine, 3 steps of warm-up" in lines["rate"].why
     assert lines["seed"].value == "5"
-    assert "no warm-up" in {line.name: line for line in plan(warmup_ratio=0.0).lines}["rate"].why
+    assert "no warm-up" in {line.name: line for line in plan(warmup_ratio=0.0).summary}["rate"].why
 
 
 def test_this_machine_can_be_surveyed(tmp_path: Path) -> None:
-    machine = survey(tmp_path / "not" / "there" / "yet")
+    machine = detect_hardware(tmp_path / "not" / "there" / "yet")
     assert machine.cores >= 1 and machine.free_disk > 0
     assert 0 < machine.free_memory <= machine.memory
-    assert machine.device == ("cuda" if machine.gpus else "cpu")
+    assert machine.default_device == ("cuda" if machine.gpus else "cpu")
     assert machine.bf16 or not machine.amx

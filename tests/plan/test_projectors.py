@@ -2,14 +2,14 @@
 
 import pytest
 
-from dlm.errors import BaseError
-from dlm.model.projector import projector_of
-from dlm.plan.frames import Strides
-from dlm.plan.projectors import (
-    projector_learning_rate,
-    projector_parameters,
-    projector_shape,
-    projector_strides,
+from dlm.errors import ModelError
+from dlm.models.projectors import build_projector
+from dlm.plan.audio_lengths import AudioTokenizerSpec
+from dlm.plan.projector_spec import (
+    compute_projector_strides,
+    count_projector_parameters,
+    get_projector_learning_rate,
+    parse_projector_config,
 )
 
 WHISPER = 50.0  # encoder frames per second
@@ -33,16 +33,21 @@ SHAPES = [
 def test_parameters_are_counted_before_they_exist(
     shape: dict, heard: tuple[tuple[int, int], ...], stride: int
 ) -> None:
-    strides = Strides(16_000, 160, 2, stride, 480_000)
-    built = projector_of(shape, heard=heard, strides=strides, out=10)
-    counted = projector_parameters(shape, heard, stride=stride, out=10)
+    strides = AudioTokenizerSpec(16_000, 160, 2, stride, 480_000)
+    built = build_projector(shape, encoder_dims=heard, audio_spec=strides, out_features=10)
+    counted = count_projector_parameters(shape, heard, stride=stride, out_features=10)
     assert counted == sum(each.numel() for each in built.parameters())
 
 
 def test_ultravox_and_slam_are_as_large_as_published() -> None:
     """About 50 M for Whisper turbo and 8B; 21.5 M for Whisper large's 1280 and 18.9 M for 1024."""
-    assert projector_parameters("stack", ((1, 1280),), stride=8, out=4096) == 50_343_936
-    slam = [projector_parameters("concat", ((1, w),), stride=5, out=4096) for w in (1280, 1024)]
+    assert (
+        count_projector_parameters("stack", ((1, 1280),), stride=8, out_features=4096) == 50_343_936
+    )
+    slam = [
+        count_projector_parameters("concat", ((1, w),), stride=5, out_features=4096)
+        for w in (1280, 1024)
+    ]
     assert [round(each / 1e6, 1) for each in slam] == [21.5, 18.9]
 
 
@@ -67,11 +72,11 @@ def test_ultravox_and_slam_are_as_large_as_published() -> None:
 def test_a_rate_becomes_the_nearest_whole_stride(
     shape: dict | str, strides: tuple[int, int]
 ) -> None:
-    assert projector_strides(shape, WHISPER) == strides
+    assert compute_projector_strides(shape, WHISPER) == strides
 
 
 def test_another_encoder_has_another_stride() -> None:
-    assert projector_strides("stack", 25.0) == (4, 1)
+    assert compute_projector_strides("stack", 25.0) == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_another_encoder_has_another_stride() -> None:
     ],
 )
 def test_what_is_normed_learns_faster(shape: dict | str, rate: float) -> None:
-    assert projector_learning_rate(shape) == rate
+    assert get_projector_learning_rate(shape) == rate
 
 
 @pytest.mark.parametrize(
@@ -123,8 +128,8 @@ def test_what_is_normed_learns_faster(shape: dict | str, rate: float) -> None:
     ids=str,
 )
 def test_a_mistake_is_one_line_with_its_mend(shape: dict | str, line: str) -> None:
-    with pytest.raises(BaseError) as told:
-        projector_shape(shape)
+    with pytest.raises(ModelError) as told:
+        parse_projector_config(shape)
     assert str(told.value).startswith("projector: ")
     assert line in str(told.value)
     assert "\n" not in str(told.value)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dlm.errors import BaseError
-from dlm.plan.bases import write_facts
-from dlm.plan.derive import derive, licence_of
-from dlm.plan.resolve import find, resolve
-from dlm.plan.weights import Tensor, read_weights
+from dlm.errors import ModelError
+from dlm.plan.hub import TensorInfo, read_tensor_index
+from dlm.plan.model_ref import derive_spec_from_checkpoint, read_license
+from dlm.plan.model_spec import write_model_spec
+from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
 from tests.command import environment, process
 from tests.hub import COMMIT, Hub, Repository, serve
 from tests.natives import build
@@ -28,10 +28,10 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from dlm.errors import DlmError
-from dlm.plan.resolve import resolve
+from dlm.plan.resolve import resolve_model_spec
 for name in sys.argv[1:]:
     try:
-        print(json.dumps(asdict(resolve(name, Path()))))
+        print(json.dumps(asdict(resolve_model_spec(name, Path()))))
     except DlmError as error:
         print(error)
 """
@@ -52,36 +52,46 @@ def copy(ear: Path, tmp_path: Path) -> Path:
 
 
 def test_a_folder_tells_its_own_facts(ear: Path) -> None:
-    base = resolve("ear", ear.parent)
-    row = find("qwen2-audio-7b-instruct")
+    base = resolve_model_spec("ear", ear.parent)
+    row = find_catalog_spec("qwen2-audio-7b-instruct")
     tensors = load_file(ear / "model.safetensors")
     assert (base.key, base.source, base.license) == ("ear", str(ear), "cc-by-4.0")
-    assert (base.family, base.placeholder, base.strides) == (
+    assert (base.family, base.placeholder, base.audio_spec) == (
         "qwen2_audio",
         "<|AUDIO|>",
-        row.strides,
+        row.audio_spec,
     )
-    assert base.sizes.parameters == sum(tensor.numel() for tensor in tensors.values())
-    assert base.sizes.words == 2 * 32 * base.sizes.vocabulary
+    assert base.sizes.num_parameters == sum(tensor.numel() for tensor in tensors.values())
+    assert base.sizes.embedding == 2 * 32 * base.sizes.vocab_size
     assert base.sizes.projector == 32 * 32 + 32
-    assert (base.sizes.lm.layers, base.sizes.lm.width, base.sizes.lm.inner) == (2, 32, 64)
-    assert (base.sizes.encoder.heads, base.sizes.encoder.kv_heads) == (2, 2)
+    assert (
+        base.sizes.lm.num_layers,
+        base.sizes.lm.hidden_size,
+        base.sizes.lm.intermediate_size,
+    ) == (2, 32, 64)
+    assert (base.sizes.encoder.num_heads, base.sizes.encoder.num_kv_heads) == (2, 2)
     assert base.megabytes == 1
 
 
 def test_a_shorter_encoder_has_a_shorter_window(copy: Path) -> None:
     change(copy, audio_config={"max_source_positions": 100, "num_mel_bins": 80})
-    base = resolve(str(copy), Path())
-    assert (base.strides.window_seconds, base.bins) == (2.0, 80)
+    base = resolve_model_spec(str(copy), Path())
+    assert (base.audio_spec.window_seconds, base.num_mel_bins) == (2.0, 80)
 
 
 def test_what_a_config_leaves_out_is_as_in_the_released_model() -> None:
     """The released one says little of its language model: the rest are the class's defaults."""
-    row = find("qwen2-audio-7b-instruct")
+    row = find_catalog_spec("qwen2-audio-7b-instruct")
     config = {"model_type": "qwen2_audio", "text_config": {"max_position_embeddings": 8192}}
-    base = derive(row, config, {"model.safetensors": {"lm.weight": Tensor((2, 3), 0, 12)}})
-    assert base.sizes.lm == replace(row.sizes.lm, parameters=6)
-    assert (base.sizes.vocabulary, base.strides, base.context) == (156_032, row.strides, 8192)
+    base = derive_spec_from_checkpoint(
+        row, config, {"model.safetensors": {"lm.weight": TensorInfo((2, 3), 0, 12)}}
+    )
+    assert base.sizes.lm == replace(row.sizes.lm, num_parameters=6)
+    assert (base.sizes.vocab_size, base.audio_spec, base.context_length) == (
+        156_032,
+        row.audio_spec,
+        8192,
+    )
 
 
 def test_tensors_are_counted_with_the_part_they_belong_to() -> None:
@@ -94,27 +104,29 @@ def test_tensors_are_counted_with_the_part_they_belong_to() -> None:
         "model.layers.0.self_attn.q_proj.weight": "lm",
         "talker.model.layers.0.mlp.up_proj.weight": "",
     }
-    tensors = {name: Tensor((10**at,), 0, 1) for at, name in enumerate(names)}
-    sizes = derive(find("voxtral-mini-3b"), {}, {"a": tensors}).sizes
+    tensors = {name: TensorInfo((10**at,), 0, 1) for at, name in enumerate(names)}
+    sizes = derive_spec_from_checkpoint(
+        find_catalog_spec("voxtral-mini-3b"), {}, {"a": tensors}
+    ).sizes
     counted = {part: 0 for part in ("encoder", "projector", "words", "lm")}
     for at, part in enumerate(names.values()):
         counted |= {part: counted.get(part, 0) + 10**at}
-    assert sizes.encoder.parameters == counted["encoder"]
-    assert (sizes.projector, sizes.words) == (counted["projector"], counted["words"])
-    assert sizes.lm.parameters == counted["lm"]
+    assert sizes.encoder.num_parameters == counted["encoder"]
+    assert (sizes.projector, sizes.embedding) == (counted["projector"], counted["words"])
+    assert sizes.lm.num_parameters == counted["lm"]
 
 
 def test_the_revision_of_a_folder_changes_with_its_weights(copy: Path) -> None:
     """Same names, same shapes, one number: what was trained on the old one is refused."""
-    before = resolve(str(copy), Path()).revision
-    assert resolve(str(copy), Path()).revision == before
+    before = resolve_model_spec(str(copy), Path()).revision
+    assert resolve_model_spec(str(copy), Path()).revision == before
     tensors = load_file(copy / "model.safetensors")
     tensors["multi_modal_projector.linear.bias"][0] += 1
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    after = resolve(str(copy), Path()).revision
+    after = resolve_model_spec(str(copy), Path()).revision
     assert after != before
     change(copy, audio_config={"dropout": 0.5})
-    assert resolve(str(copy), Path()).revision not in (before, after)
+    assert resolve_model_spec(str(copy), Path()).revision not in (before, after)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +184,10 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
     places = {name: shard for shard, held in shards.items() for name in held}
     index = copy / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    assert len(read_weights(copy)) == 2
-    assert resolve(str(copy), Path()).sizes.parameters == sum(t.numel() for t in tensors.values())
+    assert len(read_tensor_index(copy)) == 2
+    assert resolve_model_spec(str(copy), Path()).sizes.num_parameters == sum(
+        t.numel() for t in tensors.values()
+    )
     (copy / "model-00002-of-00002.safetensors").unlink()
     assert f"{copy}: model-00002-of-00002.safetensors is missing" in refusal(copy)
     index.write_text('{"weight_map": []}')
@@ -193,7 +207,7 @@ def test_a_missing_shard_is_named(copy: Path) -> None:
 )
 def test_the_licence_is_that_of_the_card(tmp_path: Path, card: str, licence: str) -> None:
     (tmp_path / "README.md").write_text(card)
-    assert licence_of(tmp_path) == licence
+    assert read_license(tmp_path) == licence
 
 
 def test_a_name_of_the_hub_is_resolved_by_its_config_alone(ear: Path, tmp_path: Path) -> None:
@@ -269,7 +283,7 @@ def test_without_a_network_the_cache_is_named(ear: Path, tmp_path: Path) -> None
 
 
 def test_a_stitched_base_may_lie_on_the_hub(tmp_path: Path) -> None:
-    write_facts(tiny_base(), tmp_path)
+    write_model_spec(tiny_base(), tmp_path)
     (tmp_path / "config.json").write_text('{"encoders": [], "projector": {}, "lm": {}}')
     with serve() as hub:
         hub.repositories["me/tiny"] = Repository(tmp_path)
@@ -281,7 +295,7 @@ def test_a_stitched_base_may_lie_on_the_hub(tmp_path: Path) -> None:
 def test_a_key_of_the_catalogue_tells_the_sizes_that_lie_in_the_cache(
     ear: Path, tmp_path: Path
 ) -> None:
-    row = find("qwen2-audio-7b-instruct")
+    row = find_catalog_spec("qwen2-audio-7b-instruct")
     where = tmp_path / "hub" / f"models--{row.source.replace('/', '--')}" / "snapshots"
     shutil.copytree(ear, where / str(row.revision))
     (line,) = resolved(None, tmp_path, row.key)
@@ -291,13 +305,13 @@ def test_a_key_of_the_catalogue_tells_the_sizes_that_lie_in_the_cache(
     assert f"{tmp_path / 'hub'}: {row.key}\n" in doctor(tmp_path)
     (where / str(row.revision) / "model.safetensors").unlink()
     (line,) = resolved(None, tmp_path, row.key)
-    assert json.loads(line)["sizes"]["words"] == row.sizes.words
+    assert json.loads(line)["sizes"]["embedding"] == row.sizes.embedding
     assert f"{tmp_path / 'hub'}: no base of the catalogue\n" in doctor(tmp_path)
 
 
 def test_a_name_that_could_be_one_of_the_hub_is_told_how_to_write_it(tmp_path: Path) -> None:
-    with pytest.raises(BaseError, match="unknown base 'me/ear'; did you mean hf:me/ear?"):
-        resolve("me/ear", tmp_path)
+    with pytest.raises(ModelError, match="unknown base 'me/ear'; did you mean hf:me/ear?"):
+        resolve_model_spec("me/ear", tmp_path)
 
 
 def resolved(hub: Hub | None, cache: Path, *names: str, **more: str) -> list[str]:
@@ -317,8 +331,8 @@ def doctor(cache: Path) -> str:
 
 def refusal(folder: Path) -> str:
     """The line that a folder is refused with."""
-    with pytest.raises(BaseError) as told:
-        resolve(str(folder), Path())
+    with pytest.raises(ModelError) as told:
+        resolve_model_spec(str(folder), Path())
     assert "\n" not in str(told.value)
     return str(told.value)
 
@@ -333,4 +347,4 @@ def change(folder: Path, **parts: dict[str, object]) -> None:
 
 def sizes(folder: Path) -> dict[str, object]:
     """The sizes of a folder, as JSON has them."""
-    return json.loads(json.dumps(asdict(resolve(str(folder), Path()).sizes)))
+    return json.loads(json.dumps(asdict(resolve_model_spec(str(folder), Path()).sizes)))

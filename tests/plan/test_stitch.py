@@ -20,17 +20,15 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from dlm.document.stitching import Stitching, name_or_parts
-from dlm.errors import BaseError, MissingExtra
-from dlm.model.load import load_base
-from dlm.plan.bases import Base
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.frames import tokens
-from dlm.plan.recipes import RECIPES
-from dlm.plan.resolve import resolve
-from dlm.plan.stitch import stitched
-from dlm.use.manifest import on_hub
-from tests.batches.test_words import deaf_tokenizer
+from dlm.config.model_schema import ComposedModelConfig, parse_base_model
+from dlm.errors import MissingExtra, ModelError
+from dlm.exporters.manifest import is_on_hub
+from dlm.models.load import load_base_model
+from dlm.plan.audio_lengths import count_audio_tokens
+from dlm.plan.components import compose_model_spec
+from dlm.plan.model_spec import COMPOSED_MODEL_CONFIGS, MODEL_CATALOG, ModelSpec
+from dlm.plan.resolve import resolve_model_spec
+from tests.batching.test_words import deaf_tokenizer
 from tests.command import dlm
 from tests.hub import COMMIT, Hub, Repository, serve
 from tests.natives import build
@@ -76,15 +74,15 @@ RESOLVE = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from dlm.document.stitching import name_or_parts
+from dlm.config.model_schema import parse_base_model
 from dlm.errors import DlmError
-from dlm.plan.hub import fetch
-from dlm.plan.resolve import resolve
+from dlm.plan.hub import download_model
+from dlm.plan.resolve import resolve_model_spec
 for asked in map(json.loads, sys.argv[1:]):
     try:
-        base = resolve(name_or_parts(asked), Path())
-        part = base.recipe.lm if base.recipe else base
-        folder = fetch(part.source, part.revision)
+        base = resolve_model_spec(parse_base_model(asked), Path())
+        part = base.composition.lm if base.composition else base
+        folder = download_model(part.source, part.revision)
         files = sorted(path.name for path in folder.iterdir())
         print(json.dumps({"base": asdict(base), "files": files}))
     except DlmError as error:
@@ -96,14 +94,14 @@ def scratch(kind: str, **config: object) -> dict[str, Any]:
     return {"from_scratch": {"model_type": kind, **config}}
 
 
-def parts(**given: Any) -> Base:
+def parts(**given: Any) -> ModelSpec:
     """The base of parts, sparrow's where none is given."""
     asked = {"encoder": "sparrow", "projector": "stack", "lm": "sparrow", **given}
-    return resolve(name_or_parts(asked), Path())
+    return resolve_model_spec(parse_base_model(asked), Path())
 
 
 def refusal(**given: Any) -> str:
-    with pytest.raises(BaseError) as told:
+    with pytest.raises(ModelError) as told:
         parts(**given)
     assert "\n" not in str(told.value)
     return str(told.value)
@@ -124,56 +122,93 @@ def refusal(**given: Any) -> str:
 )  # fmt: skip
 def test_the_plan_counts_what_the_model_holds(given: dict[str, Any]) -> None:
     base = parts(**given)
-    model = load_base(base)
+    model = load_base_model(base)
     counts = {
         name: sum(each.numel() for each in part.parameters())
         for name, part in (("encoder", model.encoder), ("projector", model.projector))
     }
-    assert counts == {"encoder": base.sizes.encoder.parameters, "projector": base.sizes.projector}
-    assert sum(each.numel() for each in model.parameters()) == base.sizes.parameters
-    table = model.words.get_parameter("weight")
-    assert table.shape == (base.sizes.vocabulary, base.sizes.lm.width)
-    assert model.lm.config.num_hidden_layers == base.sizes.lm.layers
+    assert counts == {
+        "encoder": base.sizes.encoder.num_parameters,
+        "projector": base.sizes.projector,
+    }
+    assert sum(each.numel() for each in model.parameters()) == base.sizes.num_parameters
+    table = model.embed_tokens.get_parameter("weight")
+    assert table.shape == (base.sizes.vocab_size, base.sizes.lm.hidden_size)
+    assert model.lm.config.num_hidden_layers == base.sizes.lm.num_layers
 
 
 def test_how_fast_each_encoder_reads() -> None:
     mel = parts(encoder={"from_scratch": {**WHISPER, "max_source_positions": 1500}})
-    assert (mel.ear, mel.bins, mel.strides.window_seconds, mel.strides.fill) == (
+    assert (
+        mel.encoder_input,
+        mel.num_mel_bins,
+        mel.audio_spec.window_seconds,
+        mel.audio_spec.pad_mode,
+    ) == (
         "mel",
         80,
         30,
         "none",
     )
-    assert tokens(16_000, mel.strides) == 7  # 50 frames, 8 to a token
+    assert count_audio_tokens(16_000, mel.audio_spec) == 7  # 50 frames, 8 to a token
     padded = parts(encoder={"from_scratch": WHISPER, "pad": "30s"}, projector="pool")
-    assert tokens(16_000, padded.strides) == 250 == tokens(480_000, padded.strides)
-    wave = parts(encoder={"from_scratch": HUBERT}, projector=MLP).strides
-    assert (wave.hop, wave.encoder, wave.least, len(wave.convs)) == (1, 320, 400, 7)
-    assert tokens(16_000, wave) == 10  # 49 frames
+    assert (
+        count_audio_tokens(16_000, padded.audio_spec)
+        == 250
+        == count_audio_tokens(480_000, padded.audio_spec)
+    )
+    wave = parts(encoder={"from_scratch": HUBERT}, projector=MLP).audio_spec
+    assert (wave.hop_length, wave.encoder_stride, wave.min_samples, len(wave.conv_layers)) == (
+        1,
+        320,
+        400,
+        7,
+    )
+    assert count_audio_tokens(16_000, wave) == 10  # 49 frames
     pair = parts(
         encoder=["sparrow", {"from_scratch": HUBERT}], projector={"kind": "mlp", "stride": 5}
     )
-    assert (pair.ear, pair.strides.convs, pair.strides.window_seconds) == ("wave", (), 15)
-    assert (pair.strides.encoder, pair.strides.least, pair.bins) == (320, 400, 80)
-    assert tokens(16_000, pair.strides) == 10
-    bert = parts(encoder=scratch("wav2vec2-bert", **WAVES)).strides
-    assert (bert.encoder, bert.convs, bert.least) == (320, ((400, 160), (2, 2)), 560)
+    assert (pair.encoder_input, pair.audio_spec.conv_layers, pair.audio_spec.window_seconds) == (
+        "wave",
+        (),
+        15,
+    )
+    assert (pair.audio_spec.encoder_stride, pair.audio_spec.min_samples, pair.num_mel_bins) == (
+        320,
+        400,
+        80,
+    )
+    assert count_audio_tokens(16_000, pair.audio_spec) == 10
+    bert = parts(encoder=scratch("wav2vec2-bert", **WAVES)).audio_spec
+    assert (bert.encoder_stride, bert.conv_layers, bert.min_samples) == (
+        320,
+        ((400, 160), (2, 2)),
+        560,
+    )
 
 
 def test_what_follows_from_the_parts() -> None:
     base = parts()
-    assert (base.key, base.license, base.adapter, base.chat) == (
+    assert (base.key, base.license, base.default_adapter, base.chat_format) == (
         "sparrow+stack+sparrow", "MIT", "projector", "template"
     )  # fmt: skip
-    assert (base.prompt, base.after, base.learning_rate) == ("Transcribe the audio.", "\n", 1e-3)
-    assert parts(projector={"kind": "concat", "hidden": 8}).learning_rate == 1e-4
+    assert (base.default_prompt, base.audio_suffix, base.default_learning_rate) == (
+        "Transcribe the audio.",
+        "\n",
+        1e-3,
+    )
+    assert parts(projector={"kind": "concat", "hidden": 8}).default_learning_rate == 1e-4
     new = parts(
         lm=scratch("nanochat", **LMS["nanochat"]), prompt="Which tone?", before="<", after=">"
     )
-    assert (new.key, new.adapter, new.chat) == ("sparrow+stack+new-nanochat", "full", "plain")
-    assert (new.prompt, new.before, new.after) == ("Which tone?", "<", ">")
-    assert (new.sizes.vocabulary, new.recipe.tokenizer) == (260, "bytes")
-    assert new.recipe.lm.config["eos_token_id"] is None  # 1, its class's own, would be a byte
+    assert (new.key, new.default_adapter, new.chat_format) == (
+        "sparrow+stack+new-nanochat",
+        "full",
+        "plain",
+    )
+    assert (new.default_prompt, new.audio_prefix, new.audio_suffix) == ("Which tone?", "<", ">")
+    assert (new.sizes.vocab_size, new.composition.tokenizer) == (260, "bytes")
+    assert new.composition.lm.config["eos_token_id"] is None  # 1, its class's own, would be a byte
     revisions = {
         base.revision, parts(projector="mlp").revision, parts(chat="plain").revision,
         parts(projector={"kind": "stack", "hidden": 64}).revision, new.revision,
@@ -217,9 +252,9 @@ def test_what_cannot_be_joined_is_told(given: dict[str, Any], line: str) -> None
 def test_a_projector_of_no_kind_is_the_one_that_listens_soonest(projector: dict | None) -> None:
     asked: dict[str, Any] = {"encoder": "sparrow", "lm": "sparrow"}
     asked |= {"projector": projector} if projector else {}
-    base = resolve(name_or_parts(asked), Path())
-    assert base.recipe and base.recipe.projector["kind"] == "mlp"
-    assert base.strides.projector == (2 if projector else 4)
+    base = resolve_model_spec(parse_base_model(asked), Path())
+    assert base.composition and base.composition.projector["kind"] == "mlp"
+    assert base.audio_spec.projector_stride == (2 if projector else 4)
 
 
 def test_released_parts_in_folders(tmp_path: Path) -> None:
@@ -234,20 +269,24 @@ def test_released_parts_in_folders(tmp_path: Path) -> None:
     asked = {"encoder": str(tmp_path / "whisper"), "projector": "pool", "lm": str(lm)}
     base = parts(**asked)
     count = sum(each.numel() for each in whole.model.encoder.parameters())
-    assert base.sizes.encoder.parameters == count
-    assert base.sizes.words == 300 * 32 == base.sizes.vocabulary * base.sizes.lm.width
-    assert (base.key, base.license, base.context) == ("whisper+pool+lm", "unknown and mit", 128)
-    model = load_base(base)
-    assert model.placeholder == 259  # behind the tokenizer's own
+    assert base.sizes.encoder.num_parameters == count
+    assert base.sizes.embedding == 300 * 32 == base.sizes.vocab_size * base.sizes.lm.hidden_size
+    assert (base.key, base.license, base.context_length) == (
+        "whisper+pool+lm",
+        "unknown and mit",
+        128,
+    )
+    model = load_base_model(base)
+    assert model.audio_token_id == 259  # behind the tokenizer's own
     assert torch.equal(model.encoder.conv1.weight, whole.model.encoder.conv1.weight)
     waves = parts(**{**asked, "encoder": str(tmp_path / "hubert")})
-    assert waves.recipe.encoders[0].config["do_normalize"] is True
+    assert waves.composition.encoders[0].config["do_normalize"] is True
     before = base.revision
     moved = shutil.copytree(lm, tmp_path / "elsewhere/lm")
     assert parts(**{**asked, "lm": str(moved)}).revision == before
     (lm / "chat_template.jinja").unlink()
     assert "lm: has no chat template; set base_model.chat to plain" in refusal(**asked)
-    assert parts(**asked, chat="plain").chat == "plain"
+    assert parts(**asked, chat="plain").chat_format == "plain"
     assert "whisper: is an encoder (whisper), not a language model" in refusal(
         **{**asked, "lm": str(tmp_path / "whisper")}
     )
@@ -261,30 +300,30 @@ def test_what_thinks_and_hears_in_a_released_model(family: str, tmp_path: Path) 
     folder = build(family, tmp_path / "ear")
     tensors = load_file(folder / "model.safetensors")
     base = parts(lm=str(folder))
-    model = load_base(base)
+    model = load_base_model(base)
     count = sum(each.numel() for each in model.lm.parameters())
-    assert count == base.sizes.lm.parameters + base.sizes.words
+    assert count == base.sizes.lm.num_parameters + base.sizes.embedding
     (own,) = [each for name, each in tensors.items() if "embed_tokens" in name]
-    assert torch.equal(model.words.weight, own)
+    assert torch.equal(model.embed_tokens.weight, own)
     if family == "qwen3_asr":
         told = refusal(encoder=str(folder))
         assert "ear: the encoder of qwen3_asr cannot be taken out of it; known encoders" in told
         return
     base = parts(encoder=str(folder))
-    assert (base.strides.encoder, base.bins) == (2, 128)
-    model = load_base(base)
+    assert (base.audio_spec.encoder_stride, base.num_mel_bins) == (2, 128)
+    model = load_base_model(base)
     assert model.encoder.conv1.weight.equal(tensors["audio_tower.conv1.weight"])
     count = sum(each.numel() for each in model.encoder.parameters())
-    assert count == base.sizes.encoder.parameters
+    assert count == base.sizes.encoder.num_parameters
 
 
 def test_the_projector_of_a_version(tmp_path: Path) -> None:
-    learned = load_base(parts(projector={"kind": "mlp", "hidden": 8})).projector
+    learned = load_base_model(parts(projector={"kind": "mlp", "hidden": 8})).projector
     tensors = {f"projector.{name}": each + 1 for name, each in learned.state_dict().items()}
     (tmp_path / "v0001").mkdir()
     save_file(tensors, tmp_path / "v0001/adapter_model.safetensors")
     saved = {"source": str(tmp_path / "v0001"), "kind": "mlp", "hidden": 8}
-    model = load_base(parts(projector=saved))
+    model = load_base_model(parts(projector=saved))
     for name, each in model.projector.state_dict().items():
         assert torch.equal(each, tensors[f"projector.{name}"])
     before = parts(projector=saved).revision
@@ -299,16 +338,26 @@ def test_the_projector_of_a_version(tmp_path: Path) -> None:
 
 def test_a_base_like_another(tmp_path: Path) -> None:
     tiny = make_tiny(tmp_path / "tiny")
-    fresh = resolve(Stitching.model_validate({"like": str(tiny), "projector": "pool"}), Path())
-    assert fresh.recipe.projector == {"kind": "pool"}
-    assert (fresh.prompt, fresh.recipe.lm.source) == ("Transcribe.", str(tiny))
+    fresh = resolve_model_spec(
+        ComposedModelConfig.model_validate({"like": str(tiny), "projector": "pool"}), Path()
+    )
+    assert fresh.composition.projector == {"kind": "pool"}
+    assert (fresh.default_prompt, fresh.composition.lm.source) == ("Transcribe.", str(tiny))
     form = {"like": "whisper-mistral-openorca", "encoder": "sparrow", "lm": "sparrow"}
-    other = resolve(Stitching.model_validate({**form, "projector": {"stride": 3}}), Path())
-    assert (other.recipe.projector, other.strides.projector) == ({"kind": "pool", "stride": 3}, 3)
-    assert (other.prompt, other.strides.fill) == ("Describe the sound of the given file", "none")
-    with pytest.raises(BaseError, match="has no projector that can be taken; add 'projector"):
+    other = resolve_model_spec(
+        ComposedModelConfig.model_validate({**form, "projector": {"stride": 3}}), Path()
+    )
+    assert (other.composition.projector, other.audio_spec.projector_stride) == (
+        {"kind": "pool", "stride": 3},
+        3,
+    )
+    assert (other.default_prompt, other.audio_spec.pad_mode) == (
+        "Describe the sound of the given file",
+        "none",
+    )
+    with pytest.raises(ModelError, match="has no projector that can be taken; add 'projector"):
         folder = build("qwen2_audio", tmp_path / "ear")
-        resolve(Stitching(like=str(folder)), Path())
+        resolve_model_spec(ComposedModelConfig(like=str(folder)), Path())
 
 
 def test_the_rows_of_the_catalogue_are_what_their_parts_make() -> None:
@@ -328,16 +377,22 @@ def test_the_rows_of_the_catalogue_are_what_their_parts_make() -> None:
             "qwen3", **qwen, max_position_embeddings=40_960, tie_word_embeddings=True
         ),
     }
-    for key, form in RECIPES.items():
+    for key, form in COMPOSED_MODEL_CONFIGS.items():
         asked = form.model_dump(exclude_unset=True)
         for part in ("encoder", "lm"):
             asked[part] |= known.get(asked[part].pop("source", ""), {})
-        made, row = stitched(Stitching.model_validate(asked), Path()), CATALOGUE[key]
+        made, row = (
+            compose_model_spec(ComposedModelConfig.model_validate(asked), Path()),
+            MODEL_CATALOG[key],
+        )
         assert made.sizes == row.sizes, key
-        for fact in ("strides", "bins", "prompt", "context", "learning_rate", "epochs"):
+        for fact in (
+            *("audio_spec", "num_mel_bins", "default_prompt", "context_length"),
+            *("default_learning_rate", "default_epochs"),
+        ):
             assert vars(made)[fact] == vars(row)[fact], (key, fact)
-        if made.chat == row.chat:  # what is made from scratch here has no template
-            assert made.before == row.before, key
+        if made.chat_format == row.chat_format:  # what is made from scratch here has no template
+            assert made.audio_prefix == row.audio_prefix, key
 
 
 def test_a_document_in_parts_is_taught_and_used(
@@ -377,9 +432,9 @@ def test_parts_from_the_hub_and_from_modelscope(tmp_path: Path) -> None:
         for line, (source, revision) in zip(found[:2], places.items(), strict=True):
             told = json.loads(line)
             assert told["base"]["key"] == "sparrow+stack+lm"
-            assert told["base"]["recipe"]["lm"]["source"] == source
-            assert told["base"]["recipe"]["lm"]["revision"] == revision
-            assert told["base"]["sizes"]["words"] == 300 * 32
+            assert told["base"]["composition"]["lm"]["source"] == source
+            assert told["base"]["composition"]["lm"]["revision"] == revision
+            assert told["base"]["sizes"]["embedding"] == 300 * 32
             assert {"model.safetensors", "tokenizer.json", "README.md"} <= set(told["files"])
         whole = json.loads(found[2])
         assert (whole["base"]["source"], whole["base"]["key"]) == ("ms:me/whole", "tiny")
@@ -400,8 +455,8 @@ def test_modelscope_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         MissingExtra, match=r"modelscope-hub is not.*pip install 'dlm\[modelscope\]'"
     ):
-        resolve("ms:me/ear", Path())
-    assert not on_hub(replace(CATALOGUE["qwen2-audio-7b"], source="ms:Qwen/Qwen2-Audio-7B"))
+        resolve_model_spec("ms:me/ear", Path())
+    assert not is_on_hub(replace(MODEL_CATALOG["qwen2-audio-7b"], source="ms:Qwen/Qwen2-Audio-7B"))
 
 
 def test_a_recipe_is_written_without_asking_for_its_parts(

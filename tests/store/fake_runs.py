@@ -17,10 +17,17 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from dlm.store.facts import Recording, RunFacts, VersionFacts, environment
-from dlm.store.record import find_resumable, record
+from dlm.store.records import RecordingHash, RunRecord, VersionRecord, collect_environment
+from dlm.store.runs import find_resumable_run, persist_events
 from dlm.store.versions import Store, open_store
-from dlm.training.events import Checked, Event, Finished, Saved, Started, Step
+from dlm.training.events import (
+    CheckpointSaved,
+    Evaluated,
+    StepCompleted,
+    TrainingEvent,
+    TrainingFinished,
+    TrainingStarted,
+)
 
 DLM_ID = "01HZ4X7TGZM3J1A2B3C4D5E6F7"
 STEPS = 6
@@ -28,7 +35,7 @@ FEW = 4  # two states, so that one replaces the other
 SHA = "0" * 64
 
 
-def facts(**changes: object) -> RunFacts:
+def facts(**changes: object) -> RunRecord:
     told = {
         "document_sha256": SHA,
         "data_sha256": SHA,
@@ -36,14 +43,14 @@ def facts(**changes: object) -> RunFacts:
         "seed": 42,
         "base": "sparrow",
         "base_revision": "1",
-        "learned_from": (Recording("clips/a.wav", SHA),),
+        "train_recordings": (RecordingHash("clips/a.wav", SHA),),
     }
-    return RunFacts(**{**told, **changes})
+    return RunRecord(**{**told, **changes})
 
 
-def version_facts(**changes: object) -> VersionFacts:
+def version_facts(**changes: object) -> VersionRecord:
     told = {"steps": STEPS, "seconds": 1.5, "scores": {"wer": 0.25}}
-    return VersionFacts(**{**vars(facts()), **told, **changes})
+    return VersionRecord(**{**vars(facts()), **told, **changes})
 
 
 def weights(value: float, folder: Path) -> None:
@@ -52,29 +59,29 @@ def weights(value: float, folder: Path) -> None:
     (folder / "config" / "adapter.json").write_text('{"rank": 8}')
 
 
-def fit(state: Path | None = None, *, steps: int = STEPS) -> Iterator[Event]:
+def fit(state: Path | None = None, *, steps: int = STEPS) -> Iterator[TrainingEvent]:
     """Events of a run whose weights are the sum of its steps, so that lost or doubled ones show."""
     step, total = 0, 0.0
     if state:
         kept = load_file(state / "state.safetensors")
         step, total = int(kept["step"][0]), float(kept["total"][0])
-    yield Started(step, steps, 4096, 8192)
+    yield TrainingStarted(step, steps, 4096, 8192)
     while step < steps:
         step, total = step + 1, total + step
-        yield Step(step, 1 / step, {"lora": 1e-3}, 0.5, 2, 10, 3.0, 0.01)
+        yield StepCompleted(step, 1 / step, {"lora": 1e-3}, 0.5, 2, 10, 3.0, 0.01)
         if step % 2 == 0:
-            yield Saved(step, False, partial(_save_state, step, total))
-    yield Saved(step, True, partial(weights, total))
-    yield Checked(step, {"loss": 0.5, "gap": 1.0}, 4)
-    yield Finished(step, steps, 1.5, {"wer": 0.25})
+            yield CheckpointSaved(step, False, partial(_save_state, step, total))
+    yield CheckpointSaved(step, True, partial(weights, total))
+    yield Evaluated(step, {"loss": 0.5, "gap": 1.0}, 4)
+    yield TrainingFinished(step, steps, 1.5, {"wer": 0.25})
 
 
-def train(store: Store, *, steps: int = STEPS) -> list[Event]:
+def train(store: Store, *, steps: int = STEPS) -> list[TrainingEvent]:
     """What the verb does: go on with the run that was cut short, or begin one."""
     with store.lock():
-        run = find_resumable(store)
-        state = run.state if run and run.step is not None else None
-        return list(record(fit(state, steps=steps), store, facts=facts(), run=run))
+        run = find_resumable_run(store)
+        state = run.checkpoint_dir if run and run.step is not None else None
+        return list(persist_events(fit(state, steps=steps), store, record=facts(), run=run))
 
 
 def kill_at(number: int) -> Callable[[], int]:
@@ -99,7 +106,7 @@ def kill_at(number: int) -> Callable[[], int]:
 
 def crash(home: Path) -> None:
     """Two trainings, killed in a fork before each disk call in turn: what is there is told."""
-    environment()  # looked up once, not in every fork
+    collect_environment()  # looked up once, not in every fork
     number, alive = 0, True
     while alive:
         number += 1

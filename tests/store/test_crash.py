@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import StoreError
-from dlm.store.record import find_resumable, read_log, runs
+from dlm.store.runs import find_resumable_run, list_runs, read_run_log
 from dlm.store.versions import Store, open_store
 from tests.store.fake_runs import DLM_ID, FEW, train, weights
 
@@ -25,15 +25,16 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
 from pathlib import Path
 from tests.store.fake_runs import DLM_ID, facts, fit, version_facts, weights
 from dlm.errors import StoreError
-from dlm.store.record import record
+from dlm.store.runs import persist_events
 from dlm.store.versions import open_store
-from dlm.training.events import Saved, Started
+from dlm.training.events import CheckpointSaved, TrainingStarted
 store = open_store(DLM_ID, Path(sys.argv[1]))
 big = lambda folder: weights(1.0, folder)
+events = [TrainingStarted(0, 2, 1, 1), CheckpointSaved(1, False, big)]
 sound = Path(sys.argv[1]).parent / "sound.wav"
 for attempt in (
-    lambda: store.commit(big, version_facts()),
-    lambda: list(record(iter([Started(0, 2, 1, 1), Saved(1, False, big)]), store, facts=facts())),
+    lambda: store.commit_version(big, version_facts()),
+    lambda: list(persist_events(iter(events), store, record=facts())),
     lambda: store.add_blob(sound),
 ):
     try:
@@ -59,17 +60,17 @@ def end(process: subprocess.Popen[str], how: int = signal.SIGKILL) -> None:
 
 def check(store: Store) -> None:
     """Everything committed is whole, listed and of one run each; nothing half-written is left."""
-    versions = store.versions()
-    assert store.verify() == ()
+    versions = store.list_versions()
+    assert store.verify_versions() == ()
     assert not list(store.layout.root.rglob(".pending-*"))
-    assert not list(store.layout.runs.glob("*/state.*"))
+    assert not list(store.layout.runs_dir.glob("*/state.*"))
     assert len({version.run for version in versions}) == len(versions)
-    assert store.current() == (versions[-1] if versions else None)
-    pointer = store.layout.current
+    assert store.get_current_version() == (versions[-1] if versions else None)
+    pointer = store.layout.current_path
     assert (pointer.read_text().strip() if pointer.exists() else None) == (
         versions[-1].name if versions else None
     )
-    assert all(run.version for run in runs(store) if run.status == "finished")
+    assert all(run.version for run in list_runs(store) if run.status == "finished")
 
 
 def test_killed_at_random_moments(home: Path) -> None:
@@ -83,8 +84,10 @@ def test_killed_at_random_moments(home: Path) -> None:
     store = open_store(DLM_ID, home)
     train(store)
     check(store)
-    assert find_resumable(store) is None
-    assert len({version.sha256 for version in store.versions()}) == 1, "resumed to the same bytes"
+    assert find_resumable_run(store) is None
+    assert len({version.sha256 for version in store.list_versions()}) == 1, (
+        "resumed to the same bytes"
+    )
 
 
 def test_killed_before_every_call_to_the_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,21 +96,23 @@ def test_killed_before_every_call_to_the_disk(home: Path, monkeypatch: pytest.Mo
     told, _ = process.communicate(timeout=60)
     kills = len(told.split()) - 1  # the last one lived
     assert process.returncode == 0 and kills > 100
-    reference = open_store(DLM_ID, home / str(kills + 1)).versions()
+    reference = open_store(DLM_ID, home / str(kills + 1)).list_versions()
     assert len(reference) == 2
     for number in range(1, kills + 1):
         store = open_store(DLM_ID, home / str(number))
         check(store)
-        unfinished = [run for run in runs(store) if run.status == "unfinished"]
-        pending = find_resumable(store)
-        saved = any(line["event"] == "Saved" for run in unfinished for line in read_log(run))
+        unfinished = [run for run in list_runs(store) if run.status == "unfinished"]
+        pending = find_resumable_run(store)
+        saved = any(
+            line["event"] == "CheckpointSaved" for run in unfinished for line in read_run_log(run)
+        )
         assert pending or not saved, "a state that was saved is there"
-        committed = len(store.versions())
+        committed = len(store.list_versions())
         train(store, steps=FEW)
         check(store)
         reported = pending is not None and pending.version is not None
-        assert len(store.versions()) == committed + (0 if reported else 1)
-        assert {version.sha256 for version in store.versions()} == {reference[0].sha256}
+        assert len(store.list_versions()) == committed + (0 if reported else 1)
+        assert {version.sha256 for version in store.list_versions()} == {reference[0].sha256}
         assert len(unfinished) <= 1
 
 
@@ -132,9 +137,9 @@ def test_the_lock_of_the_dead_is_taken_over(home: Path) -> None:
     ready(process)
     end(process)
     store = open_store(DLM_ID, home)
-    assert f'"pid": {process.pid}' in store.layout.lock.read_text(), "it is left behind"
+    assert f'"pid": {process.pid}' in store.layout.lock_path.read_text(), "it is left behind"
     train(store)
-    assert len(store.versions()) == 1
+    assert len(store.list_versions()) == 1
 
 
 def test_a_store_in_use_can_be_read(home: Path) -> None:
@@ -143,12 +148,12 @@ def test_a_store_in_use_can_be_read(home: Path) -> None:
     ready(process)
     try:
         store = open_store(DLM_ID, home)
-        store.layout.current.unlink()
-        busy = store.layout.versions / f".pending-{process.pid}"
+        store.layout.current_path.unlink()
+        busy = store.layout.versions_dir / f".pending-{process.pid}"
         busy.mkdir()
         weights(1.0, busy)
         again = open_store(DLM_ID, home)
-        assert again.current() == again.versions()[0]
+        assert again.get_current_version() == again.list_versions()[0]
         assert busy.exists(), "what another process writes is left to it"
     finally:
         end(process)
@@ -170,5 +175,5 @@ def test_a_full_disk_is_one_line_and_the_store_untouched(home: Path) -> None:
         assert "the file is larger than this disk or its limit allows (" in line
         assert " bytes free); free some space, or set DLM_HOME to a folder on a larger" in line
     after = {path for path in store.layout.root.rglob("*") if "runs" not in path.parts}
-    assert after - before == {store.layout.blobs}
+    assert after - before == {store.layout.blobs_dir}
     check(open_store(DLM_ID, home))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm.store.folders import replace_folder
+from dlm.store.versions import replace_dir
 
 
 def writes(text: str):
@@ -23,9 +23,9 @@ def breaks(folder: Path) -> None:
 def test_it_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
     place = tmp_path / "new" / "place"
     for text in ("one", "two"):
-        replace_folder(place, writes(text))
+        replace_dir(place, writes(text))
         (place / "left.txt").write_text("of an earlier time")
-    replace_folder(place, writes("three"))
+    replace_dir(place, writes("three"))
     assert [path.name for path in place.rglob("*")] == ["sub", "a.txt"]
     assert (place / "sub" / "a.txt").read_text() == "three"
     assert list(place.parent.iterdir()) == [place], "nothing is left beside it"
@@ -33,8 +33,8 @@ def test_it_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
 
 def test_what_was_there_stays_when_writing_breaks(tmp_path: Path) -> None:
     place = tmp_path / "place"
-    replace_folder(place, writes("whole"))
+    replace_dir(place, writes("whole"))
     with pytest.raises(ValueError, match="it broke"):
-        replace_folder(place, breaks)
+        replace_dir(place, breaks)
     assert [path.name for path in place.rglob("*")] == ["sub", "a.txt"]
     assert list(tmp_path.iterdir()) == [place]

@@ -13,23 +13,31 @@ if ranks != "1":
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from dlm.batches.bucket import pack  # noqa: E402
-from dlm.batches.chat import Chat  # noqa: E402
-from dlm.features.ear import Ear  # noqa: E402
-from dlm.model.adapters import learning  # noqa: E402
-from dlm.model.load import load  # noqa: E402
-from dlm.training.events import Step  # noqa: E402
-from dlm.training.fit import Hooks, fit  # noqa: E402
-from dlm.verbs.prepare import prepare  # noqa: E402
+from dlm.batching.chat_template import ChatEncoder  # noqa: E402
+from dlm.batching.samplers import build_batches  # noqa: E402
+from dlm.commands.preflight import run_preflight  # noqa: E402
+from dlm.features.extractor import AudioFeatureExtractor  # noqa: E402
+from dlm.models.adapters import get_trainable_parameters  # noqa: E402
+from dlm.models.load import load_model  # noqa: E402
+from dlm.training.events import StepCompleted  # noqa: E402
+from dlm.training.trainer import TrainerCallbacks, train_model  # noqa: E402
 
 torch.set_num_threads(1)
-checked = prepare(Path(document))
-plan = checked.insist()
-model = load(plan.model)
-ear = Ear(plan.batches.base, auto_resample=False)
-batches = pack(list(checked.learn), plan.batches, Chat(model.tokenizer, model.base), ear)
-hooks = Hooks(finish=lambda folder: None)
-losses = [each.loss for each in fit(model, batches, plan.training, hooks) if isinstance(each, Step)]
+checked = run_preflight(Path(document))
+plan = checked.require_plan()
+model = load_model(plan.model)
+ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False)
+batches = build_batches(
+    list(checked.train_examples), plan.batches, ChatEncoder(model.tokenizer, model.spec), ear
+)
+hooks = TrainerCallbacks(save_version_fn=lambda folder: None)
+losses = [
+    each.loss
+    for each in train_model(model, batches, plan.training, hooks)
+    if isinstance(each, StepCompleted)
+]
 if rank == "0":
-    tensors = {name: each.detach().clone() for name, each in learning(model).items()}
+    tensors = {
+        name: each.detach().clone() for name, each in get_trainable_parameters(model).items()
+    }
     save_file({**tensors, "losses": torch.tensor(losses)}, out)

@@ -25,17 +25,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from dlm.batches import buffered
-from dlm.batches.chat import Chat
-from dlm.batches.course import Course
-from dlm.features.ear import Ear
-from dlm.model.adapters import learning
-from dlm.model.load import load
-from dlm.store.folders import keep_state, state_step
-from dlm.training.events import Saved, Step
-from dlm.training.fit import Hooks, fit
-from dlm.verbs.prepare import prepare
-from dlm.verbs.streamed import course
+from dlm.batching import stream_sampler as buffered
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.staged_loader import StagedLoader
+from dlm.commands.preflight import make_stream_loader, run_preflight
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.models.adapters import get_trainable_parameters
+from dlm.models.load import load_model
+from dlm.store.versions import read_checkpoint_step, save_checkpoint
+from dlm.training.events import CheckpointSaved, StepCompleted
+from dlm.training.trainer import TrainerCallbacks, train_model
 from tests.killed import Place, finish, go, look
 from tests.tiny import make_tiny, tone, write_document
 
@@ -57,18 +56,18 @@ TRAINING = f"""  held_out: 0
 class Watched:
     """A course whose batches are written down as they are handed to who learns."""
 
-    course: Course
+    course: StagedLoader
     log: Path
 
-    def stream(self, start: int, stop: int, *where: object) -> Iterator[list]:
-        for number, batches in enumerate(self.course.stream(start, stop, *where), start + 1):
-            places = [place for batch in batches for place in batch.places]
+    def iter_batches(self, start: int, stop: int, *where: object) -> Iterator[list]:
+        for number, batches in enumerate(self.course.iter_batches(start, stop, *where), start + 1):
+            places = [place for batch in batches for place in batch.locations]
             with self.log.open("a") as file:
                 file.write(json.dumps([number, places]) + "\n")
             yield batches
 
-    def cursor(self, done: int) -> tuple[int, ...]:
-        return self.course.cursor(done)
+    def get_cursor(self, done: int) -> tuple[int, ...]:
+        return self.course.get_cursor(done)
 
 
 def write_shards(folder: Path) -> None:
@@ -89,23 +88,25 @@ def write_shards(folder: Path) -> None:
 
 def learn(document: Path, folder: Path, rank: int, last: int | None) -> None:
     """One rank of a run, from where its state is; it dies after the step `last`."""
-    checked = prepare(document)
-    plan = checked.insist()
+    checked = run_preflight(document)
+    plan = checked.require_plan()
     training = replace(plan.training, save_steps=1)
-    model = load(plan.model)
-    chat = Chat(model.tokenizer, model.base)
-    ear = Ear(plan.batches.base, auto_resample=False, memory_bytes=0)
-    made = course(checked.document, (), plan=plan, chat=chat, listen=lambda stage: ear)
+    model = load_model(plan.model)
+    chat = ChatEncoder(model.tokenizer, model.spec)
+    ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, memory_bytes=0)
+    made = make_stream_loader(
+        checked.document, (), plan=plan, chat_encoder=chat, extractor_fn=lambda stage: ear
+    )
     watched = Watched(made, folder / f"{rank}.jsonl")
-    resume = folder / "state" if state_step(folder) is not None else None
-    hooks = Hooks(finish=lambda folder: None, resume=resume)
-    for event in fit(model, watched, training, hooks):
-        if isinstance(event, Step) and event.step == last:
+    resume = folder / "state" if read_checkpoint_step(folder) is not None else None
+    hooks = TrainerCallbacks(save_version_fn=lambda folder: None, resume_dir=resume)
+    for event in train_model(model, watched, training, hooks):
+        if isinstance(event, StepCompleted) and event.step == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        if isinstance(event, Saved) and not event.final and rank == 0:
-            keep_state(folder, event.write, step=event.step)
+        if isinstance(event, CheckpointSaved) and not event.is_final and rank == 0:
+            save_checkpoint(folder, event.write_fn, step=event.step)
     if rank == 0:
-        tensors = {name: each.detach() for name, each in learning(model).items()}
+        tensors = {name: each.detach() for name, each in get_trainable_parameters(model).items()}
         (folder / "sha256").write_text(hashlib.sha256(save(tensors)).hexdigest())
 
 
@@ -170,7 +171,7 @@ def shared(document: Path, folder: Path, kills: dict[int, int]) -> dict:
 
 def tell(folder: Path) -> None:
     """Print what came of each training."""
-    buffered.WINDOW_STEPS = buffered.WINDOW_CLIPS = WINDOW
+    buffered.MIN_WINDOW_STEPS = buffered.MIN_WINDOW_EXAMPLES = WINDOW
     write_shards(folder / "shards")
     base = make_tiny(folder / "tiny")
     document = write_document(folder, base=base, training=TRAINING, clips=0)

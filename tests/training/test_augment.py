@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlm.clips.clip import Clip
-from dlm.features.anew import Anew, Recordings
-from dlm.features.augment import Augment
-from dlm.features.ear import Ear
-from dlm.model.adapters import learning
-from dlm.training.events import Saved, Step
+from dlm.data.types import Example
+from dlm.features.augment import Augmenter
+from dlm.features.extractor import AudioFeatureExtractor, AugmentedExtractor, WaveformCache
+from dlm.models.adapters import get_trainable_parameters
+from dlm.training.events import CheckpointSaved, StepCompleted
 from tests.tiny import Lesson, lesson, make_tiny, tiny_plan, tones
 
 AUGMENT = {
@@ -32,29 +31,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return tones(tmp_path_factory.mktemp("clips"), 4)
 
 
-def taught(folder: Path, clips: list[Clip], *, seed: int = 42, **training: object) -> Lesson:
+def taught(folder: Path, clips: list[Example], *, seed: int = 42, **training: object) -> Lesson:
     asked = {"adapter": "projector", "learning_rate": 1e-3, "audio": {"augment": AUGMENT}}
     plan = tiny_plan(folder, len(clips), steps=STEPS, seed=seed, **{**asked, **training})
     plan = replace(plan, training=replace(plan.training, save_steps=1))
-    changes, strides = plan.batches.changes, plan.batches.base.strides
-    assert changes is not None and not plan.batches.heard
-    ear = Ear(plan.batches.base, auto_resample=False)
-    augment = Augment(changes, strides, f"{plan.model.seed}/0")
-    return lesson(plan, clips, listen=Anew(ear, augment, Recordings(1 << 30)))
+    changes, strides = plan.batches.augmentation, plan.batches.spec.audio_spec
+    assert changes is not None and not plan.batches.use_cached_features
+    ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False)
+    augment = Augmenter(changes, strides, f"{plan.model.seed}/0")
+    return lesson(plan, clips, listen=AugmentedExtractor(ear, augment, WaveformCache(1 << 30)))
 
 
 def run(made: Lesson, **given: object) -> tuple[list[float], bytes]:
-    losses = [event.loss for event in made.events(**given) if isinstance(event, Step)]
-    learned = learning(made.model)
+    losses = [event.loss for event in made.events(**given) if isinstance(event, StepCompleted)]
+    learned = get_trainable_parameters(made.model)
     return losses, b"".join(learned[name].detach().numpy().tobytes() for name in sorted(learned))
 
 
 @pytest.mark.parametrize("adapter", ["projector", "full"])
-def test_the_same_seed_learns_the_same_bits(folder: Path, clips: list[Clip], adapter: str) -> None:
+def test_the_same_seed_learns_the_same_bits(
+    folder: Path, clips: list[Example], adapter: str
+) -> None:
     one, other, third = (
         run(taught(folder, clips, seed=seed, adapter=adapter)) for seed in (7, 7, 8)
     )
@@ -63,7 +64,7 @@ def test_the_same_seed_learns_the_same_bits(folder: Path, clips: list[Clip], ada
     assert one[1] != third[1]
 
 
-def test_each_pass_hears_another_version(folder: Path, clips: list[Clip]) -> None:
+def test_each_pass_hears_another_version(folder: Path, clips: list[Example]) -> None:
     """With nothing learned, the loss of a pass differs because its sounds do."""
     still = taught(folder, clips, micro_batch_size=4, learning_rate=1e-30)
     losses, _ = run(still)
@@ -71,17 +72,19 @@ def test_each_pass_hears_another_version(folder: Path, clips: list[Clip]) -> Non
     assert len(set(losses)) == STEPS
 
 
-def test_going_on_comes_to_the_same_bits(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_going_on_comes_to_the_same_bits(
+    folder: Path, clips: list[Example], tmp_path: Path
+) -> None:
     whole = taught(folder, clips, micro_batch_size=2)
     states = {}
     for event in whole.events():
-        if isinstance(event, Saved) and not event.final:
+        if isinstance(event, CheckpointSaved) and not event.is_final:
             states[event.step] = tmp_path / str(event.step)
             states[event.step].mkdir()
-            event.write(states[event.step])
-    expected = learning(whole.model)
+            event.write_fn(states[event.step])
+    expected = get_trainable_parameters(whole.model)
     for step in (1, 2, 5):
         again = taught(folder, clips, micro_batch_size=2)
         run(again, resume=states[step])
-        found = learning(again.model)
+        found = get_trainable_parameters(again.model)
         assert all(torch.equal(found[name], expected[name]) for name in expected), step

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from dlm.model.adapters import learning
-from dlm.model.face import Model
-from dlm.training.events import Step
+from dlm.models.adapters import get_trainable_parameters
+from dlm.models.audio_lm import AudioLanguageModel
+from dlm.training.events import StepCompleted
 from tests.tiny import lesson, make_tiny, tiny_config, tiny_plan, tones
 
 
@@ -34,10 +34,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("whole"), config={**tiny_config(), "lm": lm})
 
 
-def taught(folder: Path, clips: list, **training: object) -> tuple[Model, list[float]]:
+def taught(folder: Path, clips: list, **training: object) -> tuple[AudioLanguageModel, list[float]]:
     drawn = tiny_plan(folder, len(clips), steps=4, **training)
     run = lesson(drawn, clips)
-    return run.model, [event.loss for event in run.events() if isinstance(event, Step)]
+    return run.model, [event.loss for event in run.events() if isinstance(event, StepCompleted)]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_run_learns_the_same_to_the_bit(whole: Path, tmp_path: Path, training:
         taught(whole, clips, gradient_checkpointing=way, **training) for way in (False, True)
     )
     assert losses == others
-    one, other = learning(plain), learning(again)
+    one, other = get_trainable_parameters(plain), get_trainable_parameters(again)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -98,5 +98,5 @@ def test_answers_are_thought_through_once(folder: Path, tmp_path: Path) -> None:
     model.decoder.layers[0].self_attn.register_forward_hook(lambda *given: calls.append(1))
     model.eval()
     embedded = torch.zeros(1, 3, 32, requires_grad=True)
-    model.think(embedded, torch.ones(1, 3, dtype=torch.long)).sum().backward()
+    model.forward_lm(embedded, torch.ones(1, 3, dtype=torch.long)).sum().backward()
     assert len(calls) == 1

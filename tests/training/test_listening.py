@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import dlm
-from dlm.training.events import Listened, Step
+from dlm.training.events import AudioGapEvaluated, StepCompleted
 from tests.command import dlm as command
 from tests.tiny import make_tiny, write_document
 
@@ -23,11 +23,11 @@ def document(tiny: Path, tmp_path: Path) -> Path:
 
 def test_the_gap_opens_as_it_learns(document: Path) -> None:
     found = list(dlm.train(document, steps=61, overrides={"training.listen_steps": 20}))
-    told = [each for each in found if isinstance(each, Listened)]
-    assert [(each.step, each.clips) for each in told] == [(20, 6), (40, 6), (60, 6)]
-    assert all(each.gap == each.shuffled - each.loss for each in told)
-    assert told[-1].gap > 0.3 > abs(told[0].gap)
-    losses = {each.step: each.loss for each in found if isinstance(each, Step)}
+    told = [each for each in found if isinstance(each, AudioGapEvaluated)]
+    assert [(each.step, each.num_examples) for each in told] == [(20, 6), (40, 6), (60, 6)]
+    assert all(each.audio_gap == each.shuffled_loss - each.loss for each in told)
+    assert told[-1].audio_gap > 0.3 > abs(told[0].audio_gap)
+    losses = {each.step: each.loss for each in found if isinstance(each, StepCompleted)}
     assert told[1].loss == pytest.approx(losses[41], abs=0.05), "it is the model of that step"
 
 
@@ -36,11 +36,16 @@ def test_it_is_in_the_log_and_in_the_lines(document: Path, home: Path) -> None:
     assert "step 2/3  listening gap " in done.err
     (log,) = home.rglob("log.jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    (heard,) = [line for line in lines if line["event"] == "Listened"]
-    assert heard.keys() >= {"step", "loss", "shuffled", "clips", "at"}
-    steps = [line for line in lines if line["event"] == "Step"]
-    assert all(set(line["norms"]) == {"encoder", "projector", "lm"} for line in steps)
-    assert set(steps[0]["changes"]) == {"encoder", "projector", "lm"} and not steps[1]["changes"]
+    (heard,) = [line for line in lines if line["event"] == "AudioGapEvaluated"]
+    assert heard.keys() >= {"step", "loss", "shuffled_loss", "num_examples", "at"}
+    steps = [line for line in lines if line["event"] == "StepCompleted"]
+    assert all(
+        set(line["component_grad_norms"]) == {"encoder", "projector", "lm"} for line in steps
+    )
+    assert (
+        set(steps[0]["update_ratios"]) == {"encoder", "projector", "lm"}
+        and not steps[1]["update_ratios"]
+    )
 
 
 def test_listening_leaves_no_trace(document: Path) -> None:
@@ -55,7 +60,8 @@ def test_a_single_recording_has_no_gap(tiny: Path, tmp_path: Path) -> None:
     document = write_document(tmp_path, base=tiny, training="  held_out: 0\n", clips=1)
     asked = {"training.listen_steps": 1}
     assert not any(
-        isinstance(each, Listened) for each in dlm.train(document, steps=3, overrides=asked)
+        isinstance(each, AudioGapEvaluated)
+        for each in dlm.train(document, steps=3, overrides=asked)
     )
 
 
@@ -67,4 +73,4 @@ def test_it_costs_little_and_comes_ten_times_a_long_run(
 ) -> None:
     asked = {"training.micro_batch_size": clips, "training.grad_accum": 1}
     checked = next(iter(dlm.train(document, steps=steps, overrides=asked)))
-    assert checked.plan.training.listen_steps == every
+    assert checked.plan.training.audio_gap_steps == every

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from dlm.model.adapters import learning
-from dlm.training.events import Step
-from dlm.verbs.prepare import prepare
+from dlm.commands.preflight import run_preflight
+from dlm.models.adapters import get_trainable_parameters
+from dlm.training.events import StepCompleted
 from tests.tiny import lesson, make_tiny, write_document
 
 RANKED = Path(__file__).with_name("ranked.py")
@@ -28,10 +28,10 @@ PROSE = f"\nOnce upon a time.\n\n::instruction::\n{PAIRS}"
 
 def alone(document: Path) -> dict[str, torch.Tensor]:
     """Train in this process."""
-    checked = prepare(document)
-    taught = lesson(checked.insist(), list(checked.learn))
-    losses = [event.loss for event in taught.events() if isinstance(event, Step)]
-    found = {name: each.detach() for name, each in learning(taught.model).items()}
+    checked = run_preflight(document)
+    taught = lesson(checked.require_plan(), list(checked.train_examples))
+    losses = [event.loss for event in taught.events() if isinstance(event, StepCompleted)]
+    found = {name: each.detach() for name, each in get_trainable_parameters(taught.model).items()}
     return {**found, "losses": torch.tensor(losses)}
 
 

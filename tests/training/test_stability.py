@@ -9,15 +9,15 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from dlm.clips.clip import Clip, Turn
-from dlm.document.document import Document
-from dlm.document.settings import Settings
-from dlm.errors import ClipError, PlanError
-from dlm.model.adapters import learning, role_of
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.draw import draw_up
-from dlm.plan.memory import weight_bytes
-from dlm.training.events import Step
+from dlm.config.parser import Document
+from dlm.config.schema import DlmConfig
+from dlm.data.types import Example, Message
+from dlm.errors import DataError, PlanError
+from dlm.models.adapters import get_param_group, get_trainable_parameters
+from dlm.plan.memory import estimate_frozen_bytes
+from dlm.plan.model_spec import MODEL_CATALOG
+from dlm.plan.planner import make_plan
+from dlm.training.events import StepCompleted
 from tests.tiny import LAPTOP, Lesson, lesson, make_tiny, tiny_plan, tones
 
 LORA = {"adapter": "lora", "lora": {"where": ["lm", "projector"]}, "lora_dropout": 0.0}
@@ -29,16 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return tones(tmp_path_factory.mktemp("clips"), 4)
 
 
-def taught(folder: Path, clips: list[Clip], steps: int = 2, **asked: object) -> Lesson:
+def taught(folder: Path, clips: list[Example], steps: int = 2, **asked: object) -> Lesson:
     return lesson(tiny_plan(folder, len(clips), steps=steps, **{**LORA, **asked}), clips)
 
 
-def steps_of(run: Lesson) -> list[Step]:
-    return [event for event in run.events() if isinstance(event, Step)]
+def steps_of(run: Lesson) -> list[StepCompleted]:
+    return [event for event in run.events() if isinstance(event, StepCompleted)]
 
 
 def formats(run: Lesson, kind: type[nn.Module], place: str) -> set[torch.dtype]:
@@ -51,7 +51,7 @@ def formats(run: Lesson, kind: type[nn.Module], place: str) -> set[torch.dtype]:
     return found
 
 
-def test_the_projector_is_computed_in_fp32(folder: Path, clips: list[Clip]) -> None:
+def test_the_projector_is_computed_in_fp32(folder: Path, clips: list[Example]) -> None:
     asked = {"precision": "bf16", "adapter": "projector"}
     plain = taught(folder, clips, **asked)
     exact = taught(folder, clips, **asked, stability={"projector_fp32": True})
@@ -62,7 +62,7 @@ def test_the_projector_is_computed_in_fp32(folder: Path, clips: list[Clip]) -> N
 
 @pytest.mark.parametrize("asked", [{}, {"adapter": "qlora"}, {"adapter": "dora"}])
 def test_low_rank_weights_are_computed_in_fp32(
-    folder: Path, clips: list[Clip], asked: dict
+    folder: Path, clips: list[Example], asked: dict
 ) -> None:
     run = taught(folder, clips, precision="bf16", **asked, stability={"lora_fp32": True})
     assert formats(run, nn.Linear, ".lora_B.") == {torch.float32}
@@ -72,7 +72,7 @@ def test_low_rank_weights_are_computed_in_fp32(
     assert found == pytest.approx(losses, abs=0.05) and found[1] != losses[1]
 
 
-def test_in_fp32_the_exact_parts_are_what_they_were(folder: Path, clips: list[Clip]) -> None:
+def test_in_fp32_the_exact_parts_are_what_they_were(folder: Path, clips: list[Example]) -> None:
     both = {"projector_fp32": True, "lora_fp32": True}
     one, other = taught(folder, clips), taught(folder, clips, stability=both)
     assert [each.loss for each in steps_of(one)] == pytest.approx(
@@ -80,85 +80,101 @@ def test_in_fp32_the_exact_parts_are_what_they_were(folder: Path, clips: list[Cl
     )
 
 
-def test_low_rank_weights_begin_larger(folder: Path, clips: list[Clip]) -> None:
+def test_low_rank_weights_begin_larger(folder: Path, clips: list[Example]) -> None:
     """What they add is nothing at first all the same; what B is told is so many times as much."""
     one, other = taught(folder, clips), taught(folder, clips, stability={"lora_init_scale": 4.0})
-    ours, theirs = learning(one.model), learning(other.model)
+    ours, theirs = get_trainable_parameters(one.model), get_trainable_parameters(other.model)
     for name, each in ours.items():
         factor = 4.0 if ".lora_A." in name else 1.0
         assert torch.equal(each * factor, theirs[name]), name
     first, second = steps_of(one)[0], steps_of(other)[0]
     assert first.loss == pytest.approx(second.loss, abs=1e-6)
-    assert second.norms["lora"] == pytest.approx(4 * first.norms["lora"], rel=1e-4)
+    assert second.component_grad_norms["lora"] == pytest.approx(
+        4 * first.component_grad_norms["lora"], rel=1e-4
+    )
 
 
 def test_gradients_of_low_rank_weights_are_cut_on_their_own(
-    folder: Path, clips: list[Clip]
+    folder: Path, clips: list[Example]
 ) -> None:
     run = taught(folder, clips, max_grad_norm=1e-2, stability={"lora_max_grad_norm": 1e-3})
     for event in run.events():
-        if isinstance(event, Step):
+        if isinstance(event, StepCompleted):
             for role, limit in (("lora", 1e-3), ("projector", 1e-2)):
                 grads = [
                     each.grad
-                    for name, each in learning(run.model).items()
-                    if role_of(name, run.model) == role
+                    for name, each in get_trainable_parameters(run.model).items()
+                    if get_param_group(name, run.model) == role
                 ]
                 assert float(get_total_norm(grads)) == pytest.approx(limit, rel=1e-3)
-                assert event.norms[role] > limit, "what is told is the length before the cut"
+                assert event.component_grad_norms[role] > limit, (
+                    "what is told is the length before the cut"
+                )
 
 
-def test_rates_are_small_in_the_early_steps(folder: Path, clips: list[Clip]) -> None:
+def test_rates_are_small_in_the_early_steps(folder: Path, clips: list[Example]) -> None:
     asked = {"learning_rate": 1e-3, "lr_scheduler": "constant", "warmup_ratio": 0.0}
     early = {"early_lr_steps": 2, "early_lr_factor": 0.25}
     told = steps_of(taught(folder, clips, 4, **asked, stability=early))
-    assert [each.rates["lora"] for each in told] == pytest.approx([2.5e-4, 2.5e-4, 1e-3, 1e-3])
+    assert [each.learning_rates["lora"] for each in told] == pytest.approx(
+        [2.5e-4, 2.5e-4, 1e-3, 1e-3]
+    )
 
 
-def test_the_projector_waits(folder: Path, clips: list[Clip]) -> None:
+def test_the_projector_waits(folder: Path, clips: list[Example]) -> None:
     run = taught(folder, clips, 4, stability={"freeze_projector_steps": 2})
-    before = {name: each.detach().clone() for name, each in learning(run.model).items()}
+    before = {
+        name: each.detach().clone() for name, each in get_trainable_parameters(run.model).items()
+    }
     for event in run.events():
-        if isinstance(event, Step):
+        if isinstance(event, StepCompleted):
             waits = event.step <= 2
-            now = learning(run.model)
-            moved = {role_of(name, run.model) for name in now if not now[name].equal(before[name])}
+            now = get_trainable_parameters(run.model)
+            moved = {
+                get_param_group(name, run.model)
+                for name in now
+                if not now[name].equal(before[name])
+            }
             assert moved == ({"lora"} if waits else {"lora", "projector"})
-            assert ("projector" in event.norms) != waits
+            assert ("projector" in event.component_grad_norms) != waits
     with pytest.raises(PlanError, match="nothing would learn while the projector waits"):
         taught(folder, clips, adapter="projector", stability={"freeze_projector_steps": 2})
 
 
-def test_the_encoder_stays_on_the_processor(folder: Path, clips: list[Clip]) -> None:
+def test_the_encoder_stays_on_the_processor(folder: Path, clips: list[Example]) -> None:
     """Where all runs there, it is the same run; elsewhere the words say where the model thinks."""
     one, other = taught(folder, clips), taught(folder, clips, stability={"encoder_device": "cpu"})
     assert [each.loss for each in steps_of(one)] == [each.loss for each in steps_of(other)]
     assert other.plan.model.encoder_device == "cpu"
     other.model.encoder.to("meta")
-    assert (other.model.device.type, other.model.ear_device.type) == ("cpu", "meta")
+    assert (other.model.device.type, other.model.encoder_device.type) == ("cpu", "meta")
 
 
 def test_a_released_model_is_not_parted() -> None:
-    base = CATALOGUE["voxtral-mini-3b"]
+    base = MODEL_CATALOG["voxtral-mini-3b"]
     asked = {"precision": "bf16", "stability": {"encoder_device": "cpu"}}
     known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": base.key, "training": asked}
-    document = Document(Path("my.dlm"), Settings(**known), (), "", "0" * 64)
+    document = Document(Path("my.dlm"), DlmConfig(**known), (), "", "0" * 64)
     with pytest.raises(PlanError, match="encoder_device parts a stitched base"):
-        draw_up(document, base, 4, LAPTOP)
+        make_plan(document, base, 4, LAPTOP)
 
 
 def test_an_encoder_elsewhere_takes_no_memory_of_the_accelerator(
-    folder: Path, clips: list[Clip]
+    folder: Path, clips: list[Example]
 ) -> None:
     model = tiny_plan(folder, 4, **LORA).model
-    here = replace(model, device="cuda", weights="bf16")
+    here = replace(model, device="cuda", weights_dtype="bf16")
     there = replace(here, encoder_device="cpu")
-    encoder = model.base.sizes.encoder.parameters
-    assert weight_bytes(here) - weight_bytes(there) == 2 * encoder
-    assert weight_bytes(replace(model, encoder_device="cpu")) == weight_bytes(model)
+    encoder = model.spec.sizes.encoder.num_parameters
+    assert estimate_frozen_bytes(here) - estimate_frozen_bytes(there) == 2 * encoder
+    assert estimate_frozen_bytes(replace(model, encoder_device="cpu")) == estimate_frozen_bytes(
+        model
+    )
 
 
-def test_packed_language_models_learn_on_a_stitched_base(folder: Path, clips: list[Clip]) -> None:
+def test_packed_language_models_learn_on_a_stitched_base(
+    folder: Path, clips: list[Example]
+) -> None:
     for bits in (4, 8):
         run = taught(folder, clips, 8, adapter="qlora", bits=bits, learning_rate=1e-2)
         losses = [each.loss for each in steps_of(run)]
@@ -166,27 +182,32 @@ def test_packed_language_models_learn_on_a_stitched_base(folder: Path, clips: li
         assert any(isinstance(each, LoraLayer) for each in run.model.modules())
 
 
-def test_a_row_without_labels_is_an_error_with_its_place(folder: Path, clips: list[Clip]) -> None:
-    silent = Clip((Turn("assistant", ("",)),), "my.dlm:7", "text")
-    with pytest.raises(ClipError, match=r"my\.dlm:7: no token of it would be learned"):
+def test_a_row_without_labels_is_an_error_with_its_place(
+    folder: Path, clips: list[Example]
+) -> None:
+    silent = Example((Message("assistant", ("",)),), "my.dlm:7", "text")
+    with pytest.raises(DataError, match=r"my\.dlm:7: no token of it would be learned"):
         taught(folder, [*clips, silent])
 
 
-def test_norms_and_changes_are_told_by_role(folder: Path, clips: list[Clip]) -> None:
+def test_norms_and_changes_are_told_by_role(folder: Path, clips: list[Example]) -> None:
     run = taught(folder, clips, 12, learning_rate=1e-3)
     last, told = {}, []
     for event in run.events():
-        now = {name: each.detach().clone() for name, each in learning(run.model).items()}
-        if isinstance(event, Step):
+        now = {
+            name: each.detach().clone()
+            for name, each in get_trainable_parameters(run.model).items()
+        }
+        if isinstance(event, StepCompleted):
             told.append(event)
-            assert event.norms.keys() == {"lora", "projector"}
-            whole = sum(norm**2 for norm in event.norms.values()) ** 0.5
-            assert event.gradient_norm == pytest.approx(whole)
-            for role, share in event.changes.items():
-                names = [name for name in now if role_of(name, run.model) == role]
+            assert event.component_grad_norms.keys() == {"lora", "projector"}
+            whole = sum(norm**2 for norm in event.component_grad_norms.values()) ** 0.5
+            assert event.grad_norm == pytest.approx(whole)
+            for role, share in event.update_ratios.items():
+                names = [name for name in now if get_param_group(name, run.model) == role]
                 moved = get_total_norm([now[name] - last[name] for name in names])
                 assert share == pytest.approx(
                     float(moved / get_total_norm([now[name] for name in names])), rel=1e-3
                 )
         last = now
-    assert [bool(each.changes) for each in told] == [True, *[False] * 9, True, False]
+    assert [bool(each.update_ratios) for each in told] == [True, *[False] * 9, True, False]

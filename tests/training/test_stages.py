@@ -9,19 +9,27 @@ import pytest
 import torch
 
 import dlm
-from dlm.batches.bucket import pack
-from dlm.batches.chat import Chat
-from dlm.batches.course import Course
-from dlm.clips.chosen import chosen
-from dlm.document.stability import Stability
-from dlm.errors import ClipError, PlanError, TrainingError, UsageError
-from dlm.features.ear import Ear
-from dlm.model.adapters import learning, role_of
-from dlm.model.load import load
-from dlm.store.facts import Version
-from dlm.training.events import Checked, Event, Finished, Saved, Staged, Started, Step
-from dlm.training.fit import Hooks, fit
-from dlm.verbs.prepare import Prepared, prepare
+from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.samplers import build_batches
+from dlm.batching.staged_loader import StagedLoader
+from dlm.commands.preflight import Preflight, run_preflight
+from dlm.config.schema import StabilityConfig
+from dlm.data.split import select_examples
+from dlm.errors import DataError, PlanError, TrainingError, UsageError
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.models.adapters import get_param_group, get_trainable_parameters
+from dlm.models.load import load_model
+from dlm.store.records import Version
+from dlm.training.events import (
+    CheckpointSaved,
+    Evaluated,
+    StageStarted,
+    StepCompleted,
+    TrainingEvent,
+    TrainingFinished,
+    TrainingStarted,
+)
+from dlm.training.trainer import TrainerCallbacks, train_model
 from tests.command import dlm as command
 from tests.tiny import make_tiny, write_document
 
@@ -48,19 +56,23 @@ def write(tiny: Path, tmp_path: Path):
     return written
 
 
-def taught(document: Path, **hooks: object) -> tuple[torch.nn.Module, list[Event]]:
+def taught(document: Path, **hooks: object) -> tuple[torch.nn.Module, list[TrainingEvent]]:
     """The rooms joined as the verb joins them, without a store: the model and what was said."""
-    checked = prepare(document)
-    plan = checked.insist()
-    model = load(plan.model)
-    chat, parts = Chat(model.tokenizer, model.base), []
+    checked = run_preflight(document)
+    plan = checked.require_plan()
+    model = load_model(plan.model)
+    chat, parts = ChatEncoder(model.tokenizer, model.spec), []
     for stage in plan.training.stages:
-        ear = Ear(model.base, auto_resample=False, hear=model.hear_one if stage.heard else None)
-        batches = replace(plan.batches, heard=stage.heard)
-        clips = list(chosen(checked.learn, stage.clips))
-        parts.append((pack(clips, batches, chat, ear), stage.steps))
-    lent = Hooks(finish=lambda folder: None, **hooks)
-    return model, fit(model, Course(parts), plan.training, lent)
+        ear = AudioFeatureExtractor(
+            model.spec,
+            auto_resample=False,
+            encode_fn=model.encode_single if stage.use_cached_features else None,
+        )
+        batches = replace(plan.batches, use_cached_features=stage.use_cached_features)
+        clips = list(select_examples(checked.train_examples, stage.example_patterns))
+        parts.append((build_batches(clips, batches, chat, ear), stage.num_steps))
+    lent = TrainerCallbacks(save_version_fn=lambda folder: None, **hooks)
+    return model, train_model(model, StagedLoader(parts), plan.training, lent)
 
 
 def test_every_stage_is_in_the_plan_and_in_what_is_said(write) -> None:
@@ -81,20 +93,27 @@ def test_each_stage_teaches_its_parts_at_its_rates_from_its_clips(write) -> None
     last, changed, steps = {}, [], []
     for event in events:
         now = {name: each.detach().clone() for name, each in model.named_parameters()}
-        if isinstance(event, Step):
-            moved = {role_of(name, model) for name in now if not torch.equal(now[name], last[name])}
+        if isinstance(event, StepCompleted):
+            moved = {
+                get_param_group(name, model)
+                for name in now
+                if not torch.equal(now[name], last[name])
+            }
             changed.append(moved)
             steps.append(event)
         last = now
     assert changed == [{"projector"}] * 2 + [{"projector", "lora"}] * 3
     assert [event.stage for event in steps] == [1, 1, 2, 2, 2]
-    assert [event.clips for event in steps] == [3, 3, 6, 6, 6]
-    assert [event.rates for event in steps] == [
+    assert [event.num_examples for event in steps] == [3, 3, 6, 6, 6]
+    assert [event.learning_rates for event in steps] == [
         {"projector": 0.01},
         {"projector": 0.01},
         *[{"projector": 0.0005 * part, "lora": 0.001 * part} for part in (0.5, 1, 1)],
     ]
-    assert {role_of(name, model) for name in learning(model)} == {"projector", "lora"}
+    assert {get_param_group(name, model) for name in get_trainable_parameters(model)} == {
+        "projector",
+        "lora",
+    }
 
 
 def test_adam_begins_anew(write) -> None:
@@ -106,18 +125,32 @@ def test_adam_begins_anew(write) -> None:
     last, moved = None, []
     for event in events:
         now = model.projector.leave.weight.detach().clone()
-        if isinstance(event, Step):
+        if isinstance(event, StepCompleted):
             moved.append(float((now - last).abs().max()))
         last = now
     assert moved[3] == pytest.approx(1e-4, rel=0.05)
 
 
 def test_what_is_said_of_stages(write) -> None:
-    found = [each for each in dlm.train(write(TWO)) if not isinstance(each, Saved | Checked)]
+    found = [
+        each for each in dlm.train(write(TWO)) if not isinstance(each, CheckpointSaved | Evaluated)
+    ]
     kinds = [kind for kind, _ in groupby(map(type, found))]
-    assert kinds == [Prepared, Started, Staged, Step, Staged, Step, Finished, Version]
-    staged = [each for each in found if isinstance(each, Staged)]
-    assert staged == [Staged(0, 1, 2, 2, ("projector",)), Staged(2, 2, 2, 3, ("projector", "lora"))]
+    assert kinds == [
+        Preflight,
+        TrainingStarted,
+        StageStarted,
+        StepCompleted,
+        StageStarted,
+        StepCompleted,
+        TrainingFinished,
+        Version,
+    ]
+    staged = [each for each in found if isinstance(each, StageStarted)]
+    assert staged == [
+        StageStarted(0, 1, 2, 2, ("projector",)),
+        StageStarted(2, 2, 2, 3, ("projector", "lora")),
+    ]
 
 
 def test_going_on_in_any_step_of_any_stage_comes_to_the_same_bits(write) -> None:
@@ -127,7 +160,7 @@ def test_going_on_in_any_step_of_any_stage_comes_to_the_same_bits(write) -> None
     stopped = 0
     for turn in range(6):
         *_, last = dlm.train(document, resume=turn > 0, stop=lambda: True)
-        stopped += isinstance(last, Finished)
+        stopped += isinstance(last, TrainingFinished)
     assert stopped == 4, "after each step but the last"
     versions = dlm.versions(document).versions
     assert len(versions) == 2
@@ -148,9 +181,13 @@ def test_a_stage_hears_with_the_encoder_as_it_is_by_then(write) -> None:
 """
     document = write(stages, clips=4)
     found = list(dlm.train(document))
-    assert [each.heard for each in found[0].plan.training.stages] == [True, False, False]
-    losses = [each.loss for each in found if isinstance(each, Step)]
-    scores = next(each.scores for each in found if isinstance(each, Checked))
+    assert [each.use_cached_features for each in found[0].plan.training.stages] == [
+        True,
+        False,
+        False,
+    ]
+    losses = [each.loss for each in found if isinstance(each, StepCompleted)]
+    scores = next(each.scores for each in found if isinstance(each, Evaluated))
     assert losses[3] == pytest.approx(scores["loss"], abs=1e-5)
     assert abs(losses[3] - losses[0]) > 1e-3
 
@@ -181,23 +218,23 @@ def test_wishes_for_a_run_without_stages_are_refused(write) -> None:
     document = write(TWO)
     with pytest.raises(UsageError, match="--steps is for a run without stages"):
         list(dlm.train(document, steps=3))
-    with pytest.raises(ClipError, match=r"training\.rates is for a run without stages"):
+    with pytest.raises(DataError, match=r"training\.rates is for a run without stages"):
         list(dlm.train(document, overrides={"training.rates": {"lora": 0.1}}))
     waits = {"training.stability.freeze_projector_steps": 1}
-    with pytest.raises(ClipError, match="stage 1 would learn nothing while the projector waits"):
+    with pytest.raises(DataError, match="stage 1 would learn nothing while the projector waits"):
         list(dlm.train(document, overrides=waits))
 
 
 def test_clips_are_chosen_by_place_by_recording_and_by_task(write) -> None:
     body = "\nOnce upon a time.\n"
-    clips = prepare(write("  held_out: 0\n", clips=3, body=body)).learn
-    places = [clip.place for clip in clips]
-    assert chosen(clips, ()) == clips
-    assert [each.task for each in chosen(clips, ["text"])] == ["text"]
-    assert [each.place for each in chosen(clips, [places[1]])] == [places[1]]
-    assert len(chosen(clips, ["clips/*.wav"])) == 3
-    assert len(chosen(clips, ["clips/0.wav", "text"])) == 2
-    assert len(chosen(clips, ["*"])) == 4
+    clips = run_preflight(write("  held_out: 0\n", clips=3, body=body)).train_examples
+    places = [clip.location for clip in clips]
+    assert select_examples(clips, ()) == clips
+    assert [each.task for each in select_examples(clips, ["text"])] == ["text"]
+    assert [each.location for each in select_examples(clips, [places[1]])] == [places[1]]
+    assert len(select_examples(clips, ["clips/*.wav"])) == 3
+    assert len(select_examples(clips, ["clips/0.wav", "text"])) == 2
+    assert len(select_examples(clips, ["*"])) == 4
 
 
 def test_a_pattern_of_rates_is_tried_before_the_first_step(write) -> None:
@@ -209,19 +246,19 @@ def test_a_pattern_of_rates_is_tried_before_the_first_step(write) -> None:
 
 def test_a_state_of_a_stage_that_has_ended_begins_the_next(write, tmp_path: Path) -> None:
     document = write(TWO)
-    whole, events = taught(document, stop=lambda: False)
+    whole, events = taught(document, stop_fn=lambda: False)
     list(events)
-    model, events = taught(document, stop=iter([False, True]).__next__)
+    model, events = taught(document, stop_fn=iter([False, True]).__next__)
     folder = tmp_path / "state"
     folder.mkdir()
     for event in events:
-        if isinstance(event, Saved):
-            event.write(folder)
-    again, events = taught(document, resume=folder)
+        if isinstance(event, CheckpointSaved):
+            event.write_fn(folder)
+    again, events = taught(document, resume_dir=folder)
     said = list(events)
-    assert [type(each) for each in said[:3]] == [Started, Staged, Step]
+    assert [type(each) for each in said[:3]] == [TrainingStarted, StageStarted, StepCompleted]
     assert (said[0].step, said[1].stage, said[2].step) == (2, 2, 3)
-    one, other = learning(whole), learning(again)
+    one, other = get_trainable_parameters(whole), get_trainable_parameters(again)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -237,10 +274,10 @@ def test_skipped_steps_in_a_row_are_counted_over_stages(write) -> None:
 def test_the_page_shows_a_run_that_can_be(write) -> None:
     page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
     shown = page.split("```yaml\ntraining:\n")[1].split("```")[0]
-    stages = prepare(write(shown)).insist().training.stages
-    assert [(each.train, each.steps) for each in stages] == [
+    stages = run_preflight(write(shown)).require_plan().training.stages
+    assert [(each.trainable_groups, each.num_steps) for each in stages] == [
         (("projector",), 200),
         (("projector", "lora"), 2),
     ]
     named = set(re.findall(r"`([a-z_0-9]+)(?:: [^`]*)?`", page.split("## The stability kit")[1]))
-    assert set(Stability.model_fields) <= named
+    assert set(StabilityConfig.model_fields) <= named

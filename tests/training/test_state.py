@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlm.batches.bucket import Batches, Cursor, Share
-from dlm.batches.collate import Batch
-from dlm.clips.clip import Clip
+from dlm.batching.collator import Batch
+from dlm.batching.samplers import BucketBatchSampler, DataCursor, RankSpec
+from dlm.data.types import Example
 from dlm.errors import TrainingError
-from dlm.model.adapters import learning, save_adapter
-from dlm.plan.plan import Plan
-from dlm.training.events import Saved, Started, Step
+from dlm.models.adapters import get_trainable_parameters, save_adapter
+from dlm.plan.types import Plan
+from dlm.training.events import CheckpointSaved, StepCompleted, TrainingStarted
 from tests.tiny import Lesson, lesson, make_tiny, tiny_config, tiny_plan, tones
 
 STEPS = 6
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return tones(tmp_path_factory.mktemp("clips"), 7)
 
 
@@ -45,10 +45,10 @@ def states(taught: Lesson, folder: Path, **given: Path) -> list[Path]:
     """Train to the end; the states on the way."""
     kept = []
     for event in taught.events(**given):
-        if isinstance(event, Saved) and not event.final:
+        if isinstance(event, CheckpointSaved) and not event.is_final:
             kept.append(folder / str(event.step))
             kept[-1].mkdir(parents=True)
-            event.write(kept[-1])
+            event.write_fn(kept[-1])
     return kept
 
 
@@ -61,7 +61,7 @@ def sha256(taught: Lesson, folder: Path) -> str:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_going_on_comes_to_the_same_bits(
-    folder: Path, clips: list[Clip], tmp_path: Path, kind: str, precision: str
+    folder: Path, clips: list[Example], tmp_path: Path, kind: str, precision: str
 ) -> None:
     drawn = plan(folder, kind, precision)
     whole = lesson(drawn, clips, save_steps=1)
@@ -72,7 +72,7 @@ def test_going_on_comes_to_the_same_bits(
         again = lesson(drawn, clips, save_steps=1)
         later = states(again, tmp_path / f"from {state.name}", resume=state)
         assert [path.name for path in later] == [path.name for path in kept[int(state.name) :]]
-        mine, theirs = learning(again.model), learning(whole.model)
+        mine, theirs = get_trainable_parameters(again.model), get_trainable_parameters(whole.model)
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
         for path in later:
             for file in path.iterdir():
@@ -82,16 +82,16 @@ def test_going_on_comes_to_the_same_bits(
     assert sha256(again, tmp_path / "a") == sha256(whole, tmp_path / "b")
 
 
-def test_it_goes_on_where_it_was(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was(folder: Path, clips: list[Example], tmp_path: Path) -> None:
     drawn = plan(folder)
     state = states(lesson(drawn, clips, save_steps=4), tmp_path)[0]
     events = list(lesson(drawn, clips).events(resume=state))
-    assert isinstance(events[0], Started) and events[0].step == 4
-    assert [event.step for event in events if isinstance(event, Step)] == [5, 6]
+    assert isinstance(events[0], TrainingStarted) and events[0].step == 4
+    assert [event.step for event in events if isinstance(event, StepCompleted)] == [5, 6]
 
 
 def test_a_run_cut_short_twice_comes_to_the_same_bits(
-    folder: Path, clips: list[Clip], tmp_path: Path
+    folder: Path, clips: list[Example], tmp_path: Path
 ) -> None:
     drawn = plan(folder, "lora")
     whole = lesson(drawn, clips)
@@ -100,17 +100,17 @@ def test_a_run_cut_short_twice_comes_to_the_same_bits(
     for turn in range(3):
         part = lesson(drawn, clips)
         stops = iter([False, True] if turn < 2 else [False] * STEPS)
-        for event in part.events(resume=state, stop=lambda stops=stops: next(stops)):
-            if isinstance(event, Saved) and not event.final:
+        for event in part.events(resume=state, stop_fn=lambda stops=stops: next(stops)):
+            if isinstance(event, CheckpointSaved) and not event.is_final:
                 state = tmp_path / str(event.step)
                 state.mkdir()
-                event.write(state)
+                event.write_fn(state)
     assert sha256(part, tmp_path / "a") == sha256(whole, tmp_path / "b")
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_a_seed_makes_the_adapter(
-    folder: Path, clips: list[Clip], tmp_path: Path, kind: str
+    folder: Path, clips: list[Example], tmp_path: Path, kind: str
 ) -> None:
     hashes = []
     for turn, seed in enumerate((7, 7, 8)):
@@ -154,7 +154,7 @@ def damage(state: Path, how: str) -> None:
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(
-    folder: Path, clips: list[Clip], tmp_path: Path, how: str
+    folder: Path, clips: list[Example], tmp_path: Path, how: str
 ) -> None:
     state = states(lesson(plan(folder), clips, save_steps=5), tmp_path)[0]
     damage(state, how)
@@ -164,18 +164,18 @@ def test_a_state_that_does_not_fit_is_refused(
 
 
 def test_a_state_of_another_plan_is_refused(
-    folder: Path, clips: list[Clip], tmp_path: Path
+    folder: Path, clips: list[Example], tmp_path: Path
 ) -> None:
     state = states(lesson(plan(folder), clips, save_steps=5), tmp_path)[0]
     with pytest.raises(TrainingError, match="another plan"):
         next(lesson(plan(folder, "lora"), clips).events(resume=state))
 
 
-def test_a_state_is_plain(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_a_state_is_plain(folder: Path, clips: list[Example], tmp_path: Path) -> None:
     taught = lesson(plan(folder), clips, save_steps=5)
     state = states(taught, tmp_path)[0]
     assert json.loads((state / "state.json").read_text()) == {"step": 5}
-    names = set(learning(taught.model))
+    names = set(get_trainable_parameters(taught.model))
     assert set(load_file(state / "weights.safetensors")) == names
     assert {key.rpartition("/")[0] for key in load_file(state / "moments.safetensors")} == names
 
@@ -183,18 +183,22 @@ def test_a_state_is_plain(folder: Path, clips: list[Clip], tmp_path: Path) -> No
 class Marked:
     """Batches that say where they stand, as a stream does."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: BucketBatchSampler) -> None:
         self.batches, self.asked = batches, []
 
-    def stream(self, start: int, stop: int, share: Share, cursor: Cursor) -> Iterator[list[Batch]]:
+    def iter_batches(
+        self, start: int, stop: int, share: RankSpec, cursor: DataCursor
+    ) -> Iterator[list[Batch]]:
         self.asked.append((start, cursor))
-        return self.batches.stream(start, stop, share, cursor)
+        return self.batches.iter_batches(start, stop, share, cursor)
 
-    def cursor(self, done: int) -> Cursor:
+    def get_cursor(self, done: int) -> DataCursor:
         return (7, done)
 
 
-def test_a_stream_goes_on_from_its_cursor(folder: Path, clips: list[Clip], tmp_path: Path) -> None:
+def test_a_stream_goes_on_from_its_cursor(
+    folder: Path, clips: list[Example], tmp_path: Path
+) -> None:
     taught = lesson(plan(folder), clips, save_steps=4)
     marked = Marked(taught.batches)
     state = states(replace(taught, batches=marked), tmp_path)[0]
@@ -205,7 +209,7 @@ def test_a_stream_goes_on_from_its_cursor(folder: Path, clips: list[Clip], tmp_p
 
 
 def test_a_state_of_more_processes_is_refused(
-    folder: Path, clips: list[Clip], tmp_path: Path
+    folder: Path, clips: list[Example], tmp_path: Path
 ) -> None:
     state = states(lesson(plan(folder), clips, save_steps=5), tmp_path)[0]
     (state / "state.json").write_text(json.dumps({"step": 5, "cursors": [[1], [2]]}))

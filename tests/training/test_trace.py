@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlm.clips.clip import Clip
+from dlm.data.types import Example
 from dlm.errors import TrainingError
-from dlm.features.ear import Ear
-from dlm.model.adapters import learning
-from dlm.training.events import Fault, Skipped, Step
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.models.adapters import get_trainable_parameters
+from dlm.training.events import NonFiniteOrigin, StepCompleted, StepSkipped
 from tests.command import dlm
 from tests.tiny import Lesson, lesson, make_tiny, tiny_base, tiny_plan, tones, write_document
 
@@ -23,12 +23,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return tones(tmp_path_factory.mktemp("clips"), 4)
 
 
-def skipped(taught: Lesson) -> Skipped:
-    found = [event for event in taught.events() if isinstance(event, Skipped)]
+def skipped(taught: Lesson) -> StepSkipped:
+    found = [event for event in taught.events() if isinstance(event, StepSkipped)]
     return found[0]
 
 
@@ -36,13 +36,13 @@ def plan(folder: Path, **asked: object):
     return tiny_plan(folder, 4, steps=2, **{"adapter": "projector", **asked})
 
 
-def deafened(clips: list[Clip], broken: int, heard: object):
+def deafened(clips: list[Example], broken: int, heard: object):
     """An ear that hears no numbers in one clip."""
-    ear = Ear(tiny_base(), auto_resample=False, hear=heard)
+    ear = AudioFeatureExtractor(tiny_base(), auto_resample=False, encode_fn=heard)
 
     def listen(sound):
         windows = ear(sound)
-        if sound != clips[broken].sounds[0]:
+        if sound != clips[broken].audio_segments[0]:
             return windows
         return tuple(replace(w, values=torch.full_like(w.values, torch.nan)) for w in windows)
 
@@ -53,28 +53,32 @@ def deafened(clips: list[Clip], broken: int, heard: object):
     ("asked", "module"), [({"adapter": "projector"}, "projector"), ({"adapter": "full"}, "encoder")]
 )
 def test_a_planted_nan_clip_is_named(
-    folder: Path, clips: list[Clip], asked: dict, module: str
+    folder: Path, clips: list[Example], asked: dict, module: str
 ) -> None:
     drawn = plan(folder, **asked)
-    hear = lesson(drawn, clips).model.hear_one if drawn.batches.heard else None
+    hear = lesson(drawn, clips).model.encode_single if drawn.batches.use_cached_features else None
     event = skipped(lesson(drawn, clips, listen=deafened(clips, 2, hear)))
-    assert event.clips == event.fault.clips == ("2.wav",)
-    assert event.fault.module.startswith(module)
-    assert (event.fault.direction, event.fault.tensor, event.fault.given) == ("forward", "", True)
+    assert event.locations == event.non_finite_origin.locations == ("2.wav",)
+    assert event.non_finite_origin.module.startswith(module)
+    assert (
+        event.non_finite_origin.direction,
+        event.non_finite_origin.weight_name,
+        event.non_finite_origin.is_input_non_finite,
+    ) == ("forward", "", True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("planted", [3e38, torch.inf, torch.nan])
 def test_a_planted_weight_is_named(
-    folder: Path, clips: list[Clip], planted: float, precision: str
+    folder: Path, clips: list[Example], planted: float, precision: str
 ) -> None:
     """Of the first one every number is finite, and none of what it makes."""
     taught = lesson(plan(folder, precision=precision), clips)
     with torch.no_grad():
         taught.model.get_submodule(UP).weight[3] = planted
-    fault = skipped(taught).fault
-    assert (fault.module, fault.direction, fault.tensor) == (UP, "forward", f"{UP}.weight")
-    assert set(fault.clips) == {f"{n}.wav" for n in range(4)} and not fault.given
+    fault = skipped(taught).non_finite_origin
+    assert (fault.module, fault.direction, fault.weight_name) == (UP, "forward", f"{UP}.weight")
+    assert set(fault.locations) == {f"{n}.wav" for n in range(4)} and not fault.is_input_non_finite
 
 
 class Breaks(torch.autograd.Function):
@@ -91,54 +95,56 @@ class Breaks(torch.autograd.Function):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_gradient_is_followed_back_to_where_it_broke(
-    folder: Path, clips: list[Clip], again: bool
+    folder: Path, clips: list[Example], again: bool
 ) -> None:
     taught = lesson(plan(folder, gradient_checkpointing=again), clips)
     inner = taught.model.get_submodule("lm.model.layers.0.self_attn.o_proj")
     inner.register_forward_hook(lambda module, given, said: Breaks.apply(said))
     event = skipped(taught)
     assert event.reason == "the gradient is not finite"
-    assert event.fault.module == "lm.model.layers.0.self_attn.o_proj"
-    assert event.fault.direction == "backward"
-    assert len(event.clips) == 1, "row by row, the first that breaks"
+    assert event.non_finite_origin.module == "lm.model.layers.0.self_attn.o_proj"
+    assert event.non_finite_origin.direction == "backward"
+    assert len(event.locations) == 1, "row by row, the first that breaks"
 
 
 def test_a_gradient_that_only_a_weight_keeps_is_named_by_it(
-    folder: Path, clips: list[Clip]
+    folder: Path, clips: list[Example]
 ) -> None:
     taught = lesson(plan(folder), clips)
     taught.model.projector.enter.weight.register_hook(lambda grad: grad / 0.0)
-    fault = skipped(taught).fault
-    assert fault.tensor == "projector.enter.weight"
+    fault = skipped(taught).non_finite_origin
+    assert fault.weight_name == "projector.enter.weight"
     assert (fault.module, fault.direction) == ("projector.enter", "backward")
 
 
-def test_looking_for_it_changes_nothing(folder: Path, clips: list[Clip]) -> None:
+def test_looking_for_it_changes_nothing(folder: Path, clips: list[Example]) -> None:
     """A run that skips a step goes on as if nobody had looked: without hooks, to the same bits."""
     drawn = tiny_plan(folder, 4, steps=4, micro_batch_size=1, grad_accum=2, adapter="full")
     runs = [lesson(drawn, clips, listen=deafened(clips, 1, None)) for _ in range(2)]
     events = [[event for event in run.events()] for run in runs]
-    assert any(isinstance(event, Skipped) for event in events[0])
+    assert any(isinstance(event, StepSkipped) for event in events[0])
     assert not any(module._forward_hooks for module in runs[0].model.modules())
     assert not any(module._backward_hooks for module in runs[0].model.modules())
-    one, other = learning(runs[0].model), learning(runs[1].model)
+    one, other = get_trainable_parameters(runs[0].model), get_trainable_parameters(runs[1].model)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_tracing_ends_the_run_at_the_first_of_them(folder: Path, clips: list[Clip]) -> None:
+def test_tracing_ends_the_run_at_the_first_of_them(folder: Path, clips: list[Example]) -> None:
     taught = lesson(plan(folder), clips, listen=deafened(clips, 2, None))
     seen = []
     with pytest.raises(TrainingError) as told:
         for event in taught.events(trace_nan=True):
             seen.append(event)
-    assert isinstance(seen[-1], Skipped) and not any(isinstance(each, Step) for each in seen)
+    assert isinstance(seen[-1], StepSkipped) and not any(
+        isinstance(each, StepCompleted) for each in seen
+    )
     said = str(told.value)
     assert said.startswith("2.wav: step 1: the loss is not finite, first in ")
     assert "(forward)" in said and "\n" not in said
 
 
 def test_a_fault_says_itself() -> None:
-    fault = Fault("lm.mlp", "backward", ("a.wav",), "lm.mlp.weight")
+    fault = NonFiniteOrigin("lm.mlp", "backward", ("a.wav",), "lm.mlp.weight")
     assert str(fault) == "first in lm.mlp (backward) by lm.mlp.weight"
 
 

@@ -13,8 +13,11 @@ import psutil
 
 from dlm.errors import PlanError
 
-BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-QUERY = ["--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits"]
+BF16_CPU_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+NVIDIA_SMI_QUERY = [
+    "--query-gpu=name,memory.total,memory.free,compute_cap",
+    "--format=csv,noheader,nounits",
+]
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,12 @@ class Gpu:
 
     name: str
     memory: int
-    free: int
+    free_memory: int
     bf16: bool
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """The machine a plan is drawn for; memory and disk in bytes."""
 
     cores: int
@@ -40,11 +43,11 @@ class Machine:
     gpus: tuple[Gpu, ...]
 
     @property
-    def device(self) -> str:
+    def default_device(self) -> str:
         """Where a model runs unless told otherwise."""
         return "cuda" if self.gpus else "cpu"
 
-    def room(self, device: str, *, spread: bool) -> tuple[int, int]:
+    def get_memory_budget(self, device: str, *, all_gpus: bool) -> tuple[int, int]:
         """Bytes to plan with where a model runs, and those that are free now.
 
         `spread` over all accelerators. One part in sixteen is left to the system, or to a card's
@@ -52,38 +55,38 @@ class Machine:
         """
         if device == "cpu":
             return self.memory * 15 // 16, self.free_memory
-        used = self.gpus if spread else self.gpus[:1]
-        return sum(gpu.memory for gpu in used) * 15 // 16, sum(gpu.free for gpu in used)
+        used = self.gpus if all_gpus else self.gpus[:1]
+        return sum(gpu.memory for gpu in used) * 15 // 16, sum(gpu.free_memory for gpu in used)
 
 
-def device_of(asked: str | None, machine: Machine) -> str:
+def choose_device(requested: str | None, hardware: Hardware) -> str:
     """Where a model runs: what was asked for, or the fastest there is."""
-    device = asked or machine.device
+    device = requested or hardware.default_device
     if device not in ("cpu", "cuda"):
-        raise PlanError(f"unknown device '{device}'", mend="use cpu or cuda")
-    if device == "cuda" and not machine.gpus:
-        raise PlanError("this machine has no CUDA device", mend="use --device cpu")
+        raise PlanError(f"unknown device '{device}'", hint="use cpu or cuda")
+    if device == "cuda" and not hardware.gpus:
+        raise PlanError("this machine has no CUDA device", hint="use --device cpu")
     return device
 
 
-def survey(folder: Path) -> Machine:
+def detect_hardware(folder: Path) -> Hardware:
     """Look at the machine; disk is that of `folder` or of its nearest parent that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     memory = psutil.virtual_memory()
-    flags = _cpu_flags()
-    return Machine(
+    flags = _read_cpu_flags()
+    return Hardware(
         cores=len(os.sched_getaffinity(0)),
         memory=memory.total,
         free_memory=memory.available,
         free_disk=shutil.disk_usage(folder).free,
-        bf16=bool(flags & BF16_FLAGS),
+        bf16=bool(flags & BF16_CPU_FLAGS),
         amx="amx_bf16" in flags,
-        gpus=_gpus(),
+        gpus=_query_gpus(),
     )
 
 
-def _cpu_flags() -> frozenset[str]:
+def _read_cpu_flags() -> frozenset[str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -92,12 +95,14 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(flags.split())
 
 
-def _gpus() -> tuple[Gpu, ...]:
+def _query_gpus() -> tuple[Gpu, ...]:
     command = shutil.which("nvidia-smi")
     if command is None:
         return ()
     try:
-        said = subprocess.run([command, *QUERY], capture_output=True, text=True, timeout=10)
+        said = subprocess.run(
+            [command, *NVIDIA_SMI_QUERY], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ()
     rows = [line.split(", ") for line in said.stdout.splitlines() if line.count(", ") == 3]

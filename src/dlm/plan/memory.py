@@ -1,4 +1,20 @@
-"""How many bytes a run holds: the arithmetic behind every "it fits", and what fits instead.
+"""How many bytes hearing takes, by what an encoder takes: a mel, or the wave itself.
+
+    features     what a frozen encoder leaves for the projector
+    kept         what an encoder that learns leaves behind before its layers, and between frames
+    working      what a frozen encoder holds while it hears one window, of one clip or of each
+
+A wave costs more than a mel: seven convolutions make 64, then 32, ... then one step of each frame.
+
+How long the rows of a document are, told before a tokenizer counts them.
+
+    sound    exact, by plan/frames.py
+    text     from above: a token is at least two bytes long
+
+A short clip is given as much room as half a minute and its words, so that the next clip of a
+document does not change its batches.
+
+How many bytes a run holds: the arithmetic behind every "it fits", and what fits instead.
 
     weights       what stays as it is, in its own format
     learning      what learns: fp32, with its gradient and Adam's two moments
@@ -9,291 +25,574 @@ The first two are exact. The third counts what each layer keeps for its gradient
 and peft write them: a little more than real models are seen to take, and never less.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from dlm.plan.bases import Base, Role, Tower
-from dlm.plan.frames import ceil_div
-from dlm.plan.listening import feature_bytes, frames_of, kept_bytes, windows_of, working_bytes
-from dlm.plan.plan import Adapter, Bits, ModelPlan
-from dlm.plan.rows import RowSize
+from dlm.data.types import Example, Message
+from dlm.plan.audio_lengths import (
+    ceil_div,
+    count_audio_tokens,
+    count_encoder_frames,
+    count_window_tokens,
+)
+from dlm.plan.encoder_lm_specs import (
+    MEL_ENCODER_DEFAULTS,
+    MEL_ENCODER_STRIDE,
+    W2V_BERT_MODEL_TYPE,
+    WAVEFORM_ENCODER_DEFAULTS,
+)
+from dlm.plan.model_spec import ComponentName, ModelSpec, TransformerShape
+from dlm.plan.types import AdapterSpec, Bits, ModelPlan, compute_stretched_length
 
-LEARNED_BYTES = 16  # a parameter that learns, its gradient and two moments, fp32
-BLOCK = 64  # weights of 4 bits that share a scale (bitsandbytes)
-SCALES = 256  # scales of 8 bits that share one of fp32
-TABLES_BYTES = 64 + 1024 + 4  # what 4 and 8 bits stand for, and the mean of the scales
-CUDA_BYTES = 600 << 20  # kernels and work space
-MOST_SCORES = 640  # keys whose scores a processor keeps in bf16: those of longer rows take too much
+CONV_CHANNELS = 512  # of each convolution (wav2vec 2.0, Baevski et al. 2020, section 4.2)
+MAX_CONV_KERNEL = 3  # the longest of those that are as wide on both sides
+FIRST_CONV_STEPS_PER_FRAME = 64  # steps per frame after the first convolution, and the most
+TOTAL_CONV_STEPS_PER_FRAME = 127  # after all seven
+WAVEFORM_COPIES = 8  # of the samples of a frame: in fp32, normed, padded, and their gradients
+TENSORS_PER_CONV = 3  # a convolution keeps its input, its norm's and its activation's
+PAIRWISE_ATTENTION_TYPES = {
+    "wavlm",
+    "wav2vec2-conformer",
+    W2V_BERT_MODEL_TYPE,
+}  # whose attention holds every pair
+FP32_BYTES = 4  # bytes: hearing is exact
+
+
+def tokens_to_encoder_frames(spec: ModelSpec, num_tokens: int) -> int:
+    """Encoder frames that became so many tokens."""
+    return ceil_div(num_tokens * spec.audio_spec.projector_stride, spec.audio_spec.num_queries)
+
+
+def tokens_to_windows(spec: ModelSpec, num_tokens: int) -> int:
+    """How many windows became so many tokens."""
+    return ceil_div(
+        num_tokens, max(count_window_tokens(spec.audio_spec.window_samples, spec.audio_spec), 1)
+    )
+
+
+def estimate_feature_bytes(spec: ModelSpec, num_frames: int) -> int:
+    """What is heard of a row: all hidden states, where the projector weighs them."""
+    encoders = spec.composition.encoders if spec.composition else ()
+    states = [
+        spec.sizes.encoder.num_layers + 1 if part.layer == "weighted_sum" else 1
+        for part in encoders
+    ]
+    return num_frames * max(sum(states), 1) * spec.sizes.encoder.hidden_size * FP32_BYTES
+
+
+def estimate_frontend_activation_bytes(spec: ModelSpec, num_frames: int, *, num_layers: int) -> int:
+    """What is kept of a row before the layers, and of pairs of frames in so many `layers`."""
+    mel = spec.num_mel_bins + 2 * spec.sizes.encoder.hidden_size
+    if spec.encoder_input == "mel":
+        return 2 * num_frames * spec.audio_spec.encoder_stride * mel * FP32_BYTES
+    width = _get_conv_channels(spec)
+    wave = (
+        TENSORS_PER_CONV * TOTAL_CONV_STEPS_PER_FRAME * width
+        + WAVEFORM_COPIES * spec.audio_spec.encoder_stride
+    )
+    pairs = (
+        min(num_frames, count_encoder_frames(spec.audio_spec.window_samples, spec.audio_spec))
+        * _count_attention_pair_values(spec)
+        * num_layers
+    )
+    gradient = (
+        MAX_CONV_KERNEL * width * width
+    )  # of one convolution, before it is added to the others
+    return (num_frames * (wave + 2 * MEL_ENCODER_STRIDE * mel + pairs) + gradient) * FP32_BYTES
+
+
+def estimate_encoder_workspace_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """The frozen encoder at work on one window, layer by layer, in numbers of `each` bytes."""
+    tower, samples = spec.sizes.encoder, compute_typical_samples(spec)
+    frames = count_encoder_frames(samples, spec.audio_spec)
+    layer = (
+        frames
+        * (
+            6 * tower.hidden_size
+            + 2 * tower.intermediate_size
+            + frames * (1 + _count_attention_pair_values(spec))
+        )
+        * bytes_per_value
+    )
+    if spec.encoder_input == "mel":
+        return layer
+    steps = ceil_div(samples, spec.audio_spec.encoder_stride) * FIRST_CONV_STEPS_PER_FRAME
+    wave = WAVEFORM_COPIES * samples * FP32_BYTES
+    return wave + max(2 * steps * _get_conv_channels(spec) * bytes_per_value, layer)
+
+
+def _list_encoder_types(spec: ModelSpec) -> Iterable[str]:
+    """The classes of its encoders; any, where they are not told."""
+    return (
+        [part.config["model_type"] for part in spec.composition.encoders]
+        if spec.composition
+        else WAVEFORM_ENCODER_DEFAULTS
+    )
+
+
+def _get_conv_channels(spec: ModelSpec) -> int:
+    """Channels of its convolutions; w2v-BERT and Whisper take a spectrum, which is small."""
+    return (
+        0
+        if set(_list_encoder_types(spec)) <= {W2V_BERT_MODEL_TYPE, *MEL_ENCODER_DEFAULTS}
+        else CONV_CHANNELS
+    )
+
+
+def _count_attention_pair_values(spec: ModelSpec) -> int:
+    """Numbers for each pair of frames: scores, and where positions are relative, their vectors."""
+    tower = spec.sizes.encoder
+    if spec.encoder_input == "mel" or not set(_list_encoder_types(spec)) & PAIRWISE_ATTENTION_TYPES:
+        return 0
+    return tower.hidden_size // tower.num_heads + 5 * tower.num_heads
+
+
+TYPICAL_SECONDS = 30
+TYPICAL_TEXT_TOKENS = 256  # a question and a transcript
+CHAT_TEMPLATE_TOKENS = 64  # that a chat form writes around them
+MIN_BYTES_PER_TOKEN = 2
+
+
+@dataclass(frozen=True)
+class SequenceLengths:
+    """A row in tokens, those of sound and those that carry loss among them."""
+
+    num_tokens: int
+    num_audio_tokens: int
+    num_labels: int
+
+
+def estimate_sequence_lengths(
+    spec: ModelSpec,
+    max_tokens: int,
+    examples: Iterable[Example] = (),
+    durations: Mapping[str, tuple[float, ...]] | None = None,
+    *,
+    min_speed_percent: int = 100,
+) -> SequenceLengths:
+    """The row to make room for, at most `longest` tokens.
+
+    `lasting` are the seconds of each sound, by the place of its clip; they may be played as slowly
+    as `slowest_percent` of their speed.
+    """
+    usual = count_audio_tokens(compute_typical_samples(spec), spec.audio_spec)
+    rows = [SequenceLengths(usual + TYPICAL_TEXT_TOKENS, usual, TYPICAL_TEXT_TOKENS)]
+    rows += [
+        _estimate_example_lengths(
+            spec, clip, (durations or {}).get(clip.location, ()), min_speed_percent
+        )
+        for clip in examples
+    ]
+    most = min(max_tokens, spec.context_length)
+    return SequenceLengths(
+        num_tokens=min(max(row.num_tokens for row in rows), most),
+        num_audio_tokens=min(max(row.num_audio_tokens for row in rows), most),
+        num_labels=min(max(row.num_labels for row in rows), most),
+    )
+
+
+def compute_typical_samples(spec: ModelSpec) -> int:
+    """Samples of half a minute, or of the longest span heard at once if that is less."""
+    return min(spec.audio_spec.window_samples, TYPICAL_SECONDS * spec.audio_spec.sample_rate)
+
+
+def _estimate_example_lengths(
+    spec: ModelSpec, example: Example, durations: tuple[float, ...], speed_percent: int
+) -> SequenceLengths:
+    strides = spec.audio_spec
+    samples = (round(seconds * strides.sample_rate) for seconds in durations)
+    sound = sum(
+        count_audio_tokens(
+            compute_stretched_length(each, speed_percent, strides.window_samples), strides
+        )
+        for each in samples
+    )
+    labels = _estimate_text_tokens(turn for turn in example.messages if turn.role == "assistant")
+    return SequenceLengths(sound + _estimate_text_tokens(example.messages), sound, labels)
+
+
+def _estimate_text_tokens(messages: Iterable[Message]) -> int:
+    """Tokens of what is said, from above."""
+    return (
+        sum(len(turn.text.encode()) for turn in messages) // MIN_BYTES_PER_TOKEN
+        + CHAT_TEMPLATE_TOKENS
+    )
+
+
+BYTES_PER_TRAINABLE_PARAMETER = 16  # a parameter that learns, its gradient and two moments, fp32
+QUANT_BLOCK_SIZE = 64  # weights of 4 bits that share a scale (bitsandbytes)
+QUANT_SCALE_BLOCK_SIZE = 256  # scales of 8 bits that share one of fp32
+QUANT_TABLE_BYTES = 64 + 1024 + 4  # what 4 and 8 bits stand for, and the mean of the scales
+CUDA_RUNTIME_BYTES = 600 << 20  # kernels and work space
+MAX_BF16_SCORE_KEYS = (
+    640  # keys whose scores a processor keeps in bf16: those of longer rows take too much
+)
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """Bytes by what takes them."""
 
-    weights: int
-    learning: int
-    passing: int
+    frozen: int
+    trainable: int
+    activations: int
     runtime: int
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.learning + self.passing + self.runtime
+        return self.frozen + self.trainable + self.activations + self.runtime
 
 
-def need(model: ModelPlan, row: RowSize, rows: int) -> Need:
+def estimate_memory(
+    model_plan: ModelPlan, lengths: SequenceLengths, batch_size: int
+) -> MemoryEstimate:
     """What learning takes with `rows` rows like `row` at once."""
-    return Need(
-        weights=weight_bytes(model),
-        learning=trainable(model) * LEARNED_BYTES,
-        passing=passing_bytes(model, row, rows),
-        runtime=_runtime(model),
+    return MemoryEstimate(
+        frozen=estimate_frozen_bytes(model_plan),
+        trainable=count_trainable_parameters(model_plan) * BYTES_PER_TRAINABLE_PARAMETER,
+        activations=estimate_activation_bytes(model_plan, lengths, batch_size),
+        runtime=_estimate_runtime_bytes(model_plan),
     )
 
 
-def choose(
-    model: ModelPlan,
-    row: RowSize,
-    counts: tuple[int, ...],
-    room: int,
+def choose_batch_size(
+    model_plan: ModelPlan,
+    lengths: SequenceLengths,
+    batch_sizes: tuple[int, ...],
+    available_bytes: int,
     *,
-    checkpointing: bool | None = None,
+    gradient_checkpointing: bool | None = None,
 ) -> tuple[ModelPlan, int] | None:
     """The plan that fits into `room` bytes, and its rows at once: the first of `counts` that fits.
 
     Layers are thought through again only where the last of them does not fit otherwise, or as
     asked for.
     """
-    ways = [(bool(checkpointing), count) for count in counts]
-    if checkpointing is None:
-        ways.append((True, counts[-1]))
+    ways = [(bool(gradient_checkpointing), count) for count in batch_sizes]
+    if gradient_checkpointing is None:
+        ways.append((True, batch_sizes[-1]))
     for again, rows in ways:
-        tried = replace(model, checkpointing=again)
-        if need(tried, row, rows).total <= room:
+        tried = replace(model_plan, gradient_checkpointing=again)
+        if estimate_memory(tried, lengths, rows).total <= available_bytes:
             return tried, rows
     return None
 
 
-def answered(model: ModelPlan, row: RowSize, most: int, room: int) -> int:
+def choose_eval_batch_size(
+    model_plan: ModelPlan, lengths: SequenceLengths, max_batch_size: int, available_bytes: int
+) -> int:
     """How many rows are answered at once in `room` bytes, once learning is over."""
-    held = weight_bytes(model) + trainable(model) * LEARNED_BYTES + _runtime(model)
-    return max(min((room - held) // _answer_bytes(model, row), most), 1)
-
-
-def _answer_bytes(model: ModelPlan, row: RowSize) -> int:
-    """What answering one row takes: keys and values of all layers, one of them at work, logits."""
-    lm, each = model.base.sizes.lm, _each(model)
-    kept = 2 * lm.layers * _query(lm) * lm.kv_heads // lm.heads
-    at_work = 6 * lm.width + 3 * lm.inner + 6 * _query(lm)
-    spoken = row.labels * model.base.sizes.vocabulary * (each + 8)
-    return row.tokens * (kept + at_work) * each + spoken
-
-
-def trainable(model: ModelPlan) -> int:
-    """How many parameters learn."""
-    return _own(model) + _added(model)
-
-
-def _own(model: ModelPlan) -> int:
-    """Those of the base itself that learn."""
-    adapter, sizes = model.adapter, model.base.sizes
-    parts = {
-        "encoder": sizes.encoder.parameters,  # with its positions, which stay as they are
-        "projector": sizes.projector,
-        "lm": sizes.lm.parameters + sizes.words,
-    }
-    top = adapter.top_layers * ceil_div(sizes.lm.parameters, sizes.lm.layers)
-    return top + sum(parts[role] for role in adapter.whole)
-
-
-def _added(model: ModelPlan) -> int:
-    """Low-rank weights: `rank` rows and columns a layer; with DoRA each output's length too."""
-    adapter = model.adapter
-    length = adapter.kind == "dora"
-    return sum(
-        (tower.layers - _top(adapter, role)) * (adapter.rank * (into + out) + length * out)
-        for role, tower in _towers(model.base)
-        if role in adapter.low_rank
-        for into, out in _adapted(tower, role, adapter)
+    held = (
+        estimate_frozen_bytes(model_plan)
+        + count_trainable_parameters(model_plan) * BYTES_PER_TRAINABLE_PARAMETER
+        + _estimate_runtime_bytes(model_plan)
+    )
+    return max(
+        min(
+            (available_bytes - held) // _estimate_generation_bytes(model_plan, lengths),
+            max_batch_size,
+        ),
+        1,
     )
 
 
-def _top(adapter: Adapter, role: Role) -> int:
+def _estimate_generation_bytes(model_plan: ModelPlan, lengths: SequenceLengths) -> int:
+    """What answering one row takes: keys and values of all layers, one of them at work, logits."""
+    lm, each = model_plan.spec.sizes.lm, _get_activation_itemsize(model_plan)
+    kept = 2 * lm.num_layers * _get_query_width(lm) * lm.num_kv_heads // lm.num_heads
+    at_work = 6 * lm.hidden_size + 3 * lm.intermediate_size + 6 * _get_query_width(lm)
+    spoken = lengths.num_labels * model_plan.spec.sizes.vocab_size * (each + 8)
+    return lengths.num_tokens * (kept + at_work) * each + spoken
+
+
+def count_trainable_parameters(model_plan: ModelPlan) -> int:
+    """How many parameters learn."""
+    return _count_unfrozen_parameters(model_plan) + _count_lora_parameters(model_plan)
+
+
+def _count_unfrozen_parameters(model_plan: ModelPlan) -> int:
+    """Those of the base itself that learn."""
+    adapter, sizes = model_plan.adapter, model_plan.spec.sizes
+    parts = {
+        "encoder": sizes.encoder.num_parameters,  # with its positions, which stay as they are
+        "projector": sizes.projector,
+        "lm": sizes.lm.num_parameters + sizes.embedding,
+    }
+    top = adapter.top_layers * ceil_div(sizes.lm.num_parameters, sizes.lm.num_layers)
+    return top + sum(parts[role] for role in adapter.fully_trained_components)
+
+
+def _count_lora_parameters(model_plan: ModelPlan) -> int:
+    """Low-rank weights: `rank` rows and columns a layer; with DoRA each output's length too."""
+    adapter = model_plan.adapter
+    length = adapter.kind == "dora"
+    return sum(
+        (tower.num_layers - _count_top_layers(adapter, role))
+        * (adapter.rank * (into + out) + length * out)
+        for role, tower in _iter_transformers(model_plan.spec)
+        if role in adapter.lora_components
+        for into, out in _get_adapted_shapes(tower, role, adapter)
+    )
+
+
+def _count_top_layers(adapter: AdapterSpec, component: ComponentName) -> int:
     """How many last layers of a part learn as they are, in place of low-rank weights."""
-    return adapter.top_layers if role == "lm" else 0
+    return adapter.top_layers if component == "lm" else 0
 
 
-def weight_bytes(model: ModelPlan) -> int:
+def estimate_frozen_bytes(model_plan: ModelPlan) -> int:
     """What stays as it is."""
-    each = 4 if model.weights == "fp32" else 2
-    frozen = (model.base.sizes.parameters - _own(model)) * each
-    if model.base.kind == "stitched" and not model.adapter.trains("projector"):
-        frozen += model.base.sizes.projector * (4 - each)  # it joins two models, in fp32
-    elsewhere = (model.encoder_device or model.device) != model.device
-    if elsewhere and not model.adapter.trains("encoder"):
-        frozen -= model.base.sizes.encoder.parameters * each
-    bits, lm = model.adapter.bits, model.base.sizes.lm
+    each = 4 if model_plan.weights_dtype == "fp32" else 2
+    frozen = (model_plan.spec.sizes.num_parameters - _count_unfrozen_parameters(model_plan)) * each
+    if model_plan.spec.kind == "stitched" and not model_plan.adapter.is_trainable("projector"):
+        frozen += model_plan.spec.sizes.projector * (4 - each)  # it joins two models, in fp32
+    elsewhere = (model_plan.encoder_device or model_plan.device) != model_plan.device
+    if elsewhere and not model_plan.adapter.is_trainable("encoder"):
+        frozen -= model_plan.spec.sizes.encoder.num_parameters * each
+    bits, lm = model_plan.adapter.bits, model_plan.spec.sizes.lm
     if bits is None:
         return frozen
-    shapes = linear_layers(lm, "lm").values()
-    packed = sum(packed_bytes(into * out, out, bits) for into, out in shapes)
-    return frozen + lm.layers * (packed - sum(into * out for into, out in shapes) * each)
+    shapes = get_linear_shapes(lm, "lm").values()
+    packed = sum(compute_quantized_bytes(into * out, out, bits) for into, out in shapes)
+    return frozen + lm.num_layers * (packed - sum(into * out for into, out in shapes) * each)
 
 
-def packed_bytes(count: int, rows: int, bits: Bits) -> int:
+def compute_quantized_bytes(num_weights: int, num_rows: int, bits: Bits) -> int:
     """A matrix of `count` weights in `rows` rows, with its scales."""
     if bits == 8:
-        return count + 4 * rows
-    scales = ceil_div(count, BLOCK)
-    return ceil_div(count, 2) + scales + 4 * ceil_div(scales, SCALES) + TABLES_BYTES
+        return num_weights + 4 * num_rows
+    scales = ceil_div(num_weights, QUANT_BLOCK_SIZE)
+    return (
+        ceil_div(num_weights, 2)
+        + scales
+        + 4 * ceil_div(scales, QUANT_SCALE_BLOCK_SIZE)
+        + QUANT_TABLE_BYTES
+    )
 
 
-def passing_bytes(model: ModelPlan, row: RowSize, rows: int) -> int:
+def estimate_activation_bytes(
+    model_plan: ModelPlan, lengths: SequenceLengths, batch_size: int
+) -> int:
     """What a batch leaves behind until its gradients are there."""
-    base, sizes = model.base, model.base.sizes
-    frames, learns = frames_of(base, row.sound), model.adapter.trains("encoder")
-    heard = 0 if learns else feature_bytes(base, frames)
+    base, sizes = model_plan.spec, model_plan.spec.sizes
+    frames, learns = (
+        tokens_to_encoder_frames(base, lengths.num_audio_tokens),
+        model_plan.adapter.is_trainable("encoder"),
+    )
+    heard = 0 if learns else estimate_feature_bytes(base, frames)
     if learns:
-        layers = 1 if model.checkpointing else sizes.encoder.layers
-        heard = kept_bytes(base, frames, layers=layers)
-        heard += _tower_bytes(model, "encoder", sizes.encoder, steps=frames, fed=frames)
-    thought = _tower_bytes(model, "lm", sizes.lm, steps=row.tokens, fed=row.labels)
-    compared = 12 * model.taught  # flattened logits, those of the others, gradients
-    spoken = row.labels * sizes.vocabulary * (_each(model) + 8 + compared)  # and of the words
-    merged = row.tokens * sizes.lm.width * 4 * 4
-    at_once = rows * windows_of(base, row.sound) if model.afresh else 1
-    hearing = 0 if learns else working_bytes(base, _each(model)) * at_once
-    once = _copies(model) + _unpacked(model) + hearing
-    return rows * (heard + merged + thought + spoken) + once
+        layers = 1 if model_plan.gradient_checkpointing else sizes.encoder.num_layers
+        heard = estimate_frontend_activation_bytes(base, frames, num_layers=layers)
+        heard += _estimate_transformer_bytes(
+            model_plan, "encoder", sizes.encoder, num_steps=frames, num_mlp_steps=frames
+        )
+    thought = _estimate_transformer_bytes(
+        model_plan, "lm", sizes.lm, num_steps=lengths.num_tokens, num_mlp_steps=lengths.num_labels
+    )
+    compared = 12 * model_plan.distill  # flattened logits, those of the others, gradients
+    spoken = (
+        lengths.num_labels
+        * sizes.vocab_size
+        * (_get_activation_itemsize(model_plan) + 8 + compared)
+    )  # and of the words
+    merged = lengths.num_tokens * sizes.lm.hidden_size * 4 * 4
+    at_once = (
+        batch_size * tokens_to_windows(base, lengths.num_audio_tokens)
+        if model_plan.encode_every_step
+        else 1
+    )
+    hearing = (
+        0
+        if learns
+        else estimate_encoder_workspace_bytes(base, _get_activation_itemsize(model_plan)) * at_once
+    )
+    once = _estimate_cast_bytes(model_plan) + _estimate_dequantized_bytes(model_plan) + hearing
+    return batch_size * (heard + merged + thought + spoken) + once
 
 
-def _tower_bytes(model: ModelPlan, role: Role, tower: Tower, *, steps: int, fed: int) -> int:
+def _estimate_transformer_bytes(
+    model_plan: ModelPlan,
+    component: ComponentName,
+    shape: TransformerShape,
+    *,
+    num_steps: int,
+    num_mlp_steps: int,
+) -> int:
     """All layers of a tower, and the gradients inside one of them.
 
     The feed-forward part of the last sees `fed` steps (model/last.py), and learns before the rest.
     With checkpointing a layer keeps what goes into it, and is whole only while it learns; what
     bitsandbytes multiplies in 8 bits it keeps all the same.
     """
-    top, gradients = _top(model.adapter, role), 2 * tower.inner * _each(model)
-    upper = _layer_bytes(model, role, tower, whole=True) if top else 0
-    lower = _layer_bytes(model, role, tower, whole=role in model.adapter.whole)
-    if model.device == "cpu" and model.weights == "bf16" and role == "lm" and steps <= MOST_SCORES:
-        lower += tower.heads * steps * 2  # the scores of attention (model/attention.py)
-    if not model.checkpointing:
-        layers, last = top * upper + (tower.layers - top) * lower, upper if top else lower
-        bare = _layer_bytes(
-            model, role, replace(tower, inner=0), whole=bool(top) or role in model.adapter.whole
+    top, gradients = (
+        _count_top_layers(model_plan.adapter, component),
+        2 * shape.intermediate_size * _get_activation_itemsize(model_plan),
+    )
+    upper = _estimate_layer_bytes(model_plan, component, shape, fully_trained=True) if top else 0
+    lower = _estimate_layer_bytes(
+        model_plan,
+        component,
+        shape,
+        fully_trained=component in model_plan.adapter.fully_trained_components,
+    )
+    if (
+        model_plan.device == "cpu"
+        and model_plan.weights_dtype == "bf16"
+        and component == "lm"
+        and num_steps <= MAX_BF16_SCORE_KEYS
+    ):
+        lower += shape.num_heads * num_steps * 2  # the scores of attention (model/attention.py)
+    if not model_plan.gradient_checkpointing:
+        layers, last = top * upper + (shape.num_layers - top) * lower, upper if top else lower
+        bare = _estimate_layer_bytes(
+            model_plan,
+            component,
+            replace(shape, intermediate_size=0),
+            fully_trained=bool(top) or component in model_plan.adapter.fully_trained_components,
         )
-        ending = steps * (layers - last + bare) + fed * (last - bare + gradients)
-        return max(ending, steps * (layers - last + gradients))
-    stream = tower.width * (4 if model.weights == "fp32" else 2)
-    stays = stream + (_inputs(model, tower) if model.adapter.bits == 8 and role == "lm" else 0)
-    return steps * (tower.layers * stays + max(upper, lower) + gradients)
+        ending = num_steps * (layers - last + bare) + num_mlp_steps * (last - bare + gradients)
+        return max(ending, num_steps * (layers - last + gradients))
+    stream = shape.hidden_size * (4 if model_plan.weights_dtype == "fp32" else 2)
+    stays = stream + (
+        _estimate_linear_input_bytes(model_plan, shape)
+        if model_plan.adapter.bits == 8 and component == "lm"
+        else 0
+    )
+    return num_steps * (shape.num_layers * stays + max(upper, lower) + gradients)
 
 
-def _layer_bytes(model: ModelPlan, role: Role, tower: Tower, *, whole: bool) -> int:
+def _estimate_layer_bytes(
+    model_plan: ModelPlan, component: ComponentName, shape: TransformerShape, *, fully_trained: bool
+) -> int:
     """What one layer keeps of one step.
 
     Its two norms keep what they are given, in fp32; attention its three inputs and its output; the
     feed-forward part what its activation multiplies; each layer that learns, its input.
     """
-    each, adapter = _each(model), model.adapter
-    norms = 8 * tower.width * (1 + whole) + 16
-    attention = 4 * _query(tower) * (each + whole) + 4 * tower.heads
-    inner = (3 if role == "lm" else 1) * tower.inner * each
-    kept = _inputs(model, tower) if whole or (adapter.bits == 8 and role == "lm") else 0
-    if role in adapter.low_rank and not whole:
-        kept += _low_rank_bytes(model, role, tower)
+    each, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
+    norms = 8 * shape.hidden_size * (1 + fully_trained) + 16
+    attention = 4 * _get_query_width(shape) * (each + fully_trained) + 4 * shape.num_heads
+    inner = (3 if component == "lm" else 1) * shape.intermediate_size * each
+    kept = (
+        _estimate_linear_input_bytes(model_plan, shape)
+        if fully_trained or (adapter.bits == 8 and component == "lm")
+        else 0
+    )
+    if component in adapter.lora_components and not fully_trained:
+        kept += _estimate_lora_bytes(model_plan, component, shape)
     return norms + attention + inner + kept
 
 
-def _low_rank_bytes(model: ModelPlan, role: Role, tower: Tower) -> int:
+def _estimate_lora_bytes(
+    model_plan: ModelPlan, component: ComponentName, shape: TransformerShape
+) -> int:
     """What the low-rank weights of one layer keep: each its own input once dropout is drawn."""
-    each, adapter = _each(model), model.adapter
-    shapes = _adapted(tower, role, adapter)
+    each, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
+    shapes = _get_adapted_shapes(shape, component, adapter)
     kept = len(shapes) * adapter.rank * each
     if adapter.dropout:
         ours = adapter.kind == "lora" and adapter.bits is None  # which casts nothing
-        mask = 1 if model.device == "cuda" else 2 if ours and model.weights == "bf16" else 4
+        mask = (
+            1
+            if model_plan.device == "cuda"
+            else 2
+            if ours and model_plan.weights_dtype == "bf16"
+            else 4
+        )
         kept += sum(into for into, _ in shapes) * (each + mask)
     else:
-        kept += _inputs(model, tower)
+        kept += _estimate_linear_input_bytes(model_plan, shape)
     return kept + (sum(2 * out * each for _, out in shapes) if adapter.kind == "dora" else 0)
 
 
-def _inputs(model: ModelPlan, tower: Tower) -> int:
+def _estimate_linear_input_bytes(model_plan: ModelPlan, shape: TransformerShape) -> int:
     """What goes into the linear layers of one layer; several share theirs."""
-    return (2 * tower.width + tower.inner) * _each(model)
+    return (2 * shape.hidden_size + shape.intermediate_size) * _get_activation_itemsize(model_plan)
 
 
-def _copies(model: ModelPlan) -> int:
+def _estimate_cast_bytes(model_plan: ModelPlan) -> int:
     """What is multiplied in bf16 and held in fp32 is there in both."""
-    if model.precision == "fp32":
+    if model_plan.precision == "fp32":
         return 0
-    count = trainable(model)
-    if model.weights == "fp32":
-        count = max(count, model.base.sizes.parameters)
+    count = count_trainable_parameters(model_plan)
+    if model_plan.weights_dtype == "fp32":
+        count = max(count, model_plan.spec.sizes.num_parameters)
     return 2 * count
 
 
-def _unpacked(model: ModelPlan) -> int:
+def _estimate_dequantized_bytes(model_plan: ModelPlan) -> int:
     """The largest matrix, while it is unpacked, or measured for DoRA."""
-    lm, adapter = model.base.sizes.lm, model.adapter
-    largest = max(into * out for into, out in linear_layers(lm, "lm").values())
-    return largest * (12 if adapter.kind == "dora" else _each(model) if adapter.bits else 0)
+    lm, adapter = model_plan.spec.sizes.lm, model_plan.adapter
+    largest = max(into * out for into, out in get_linear_shapes(lm, "lm").values())
+    return largest * (
+        12
+        if adapter.kind == "dora"
+        else _get_activation_itemsize(model_plan)
+        if adapter.bits
+        else 0
+    )
 
 
-def linear_layers(tower: Tower, role: Role) -> dict[str, tuple[int, int]]:
+def get_linear_shapes(
+    shape: TransformerShape, component: ComponentName
+) -> dict[str, tuple[int, int]]:
     """The linear layers in one layer of a tower, by name: inputs and outputs."""
-    width, inner, query = tower.width, tower.inner, _query(tower)
-    pair = query * tower.kv_heads // tower.heads
+    width, inner, query = shape.hidden_size, shape.intermediate_size, _get_query_width(shape)
+    pair = query * shape.num_kv_heads // shape.num_heads
     layers = {"q_proj": (width, query), "k_proj": (width, pair), "v_proj": (width, pair)}
-    if role == "lm" and _is_mixture(tower):
+    if component == "lm" and _is_mixture_of_experts(shape):
         return {**layers, "o_proj": (query, width)}  # experts lie together, in no linear layer
-    if role == "lm":
+    if component == "lm":
         gates = {name: (width, inner) for name in ("gate_proj", "up_proj")}
         return {**layers, "o_proj": (query, width), **gates, "down_proj": (inner, width)}
     return {**layers, "out_proj": (query, width), "fc1": (width, inner), "fc2": (inner, width)}
 
 
-def _is_mixture(tower: Tower) -> bool:
+def _is_mixture_of_experts(shape: TransformerShape) -> bool:
     """Whether a tower holds other weights than its shapes tell: experts, few of them at work."""
-    width, query = tower.width, _query(tower)
-    attention = 2 * width * query * (tower.heads + tower.kv_heads) // tower.heads
+    width, query = shape.hidden_size, _get_query_width(shape)
+    attention = 2 * width * query * (shape.num_heads + shape.num_kv_heads) // shape.num_heads
     vectors = 8 * (width + query)  # norms and biases, and room to spare
-    rest = tower.parameters - tower.layers * (attention + 3 * width * tower.inner)
-    return not 0 <= rest <= tower.layers * vectors
+    rest = shape.num_parameters - shape.num_layers * (
+        attention + 3 * width * shape.intermediate_size
+    )
+    return not 0 <= rest <= shape.num_layers * vectors
 
 
-def _adapted(tower: Tower, role: Role, adapter: Adapter) -> list[tuple[int, int]]:
+def _get_adapted_shapes(
+    shape: TransformerShape, component: ComponentName, adapter: AdapterSpec
+) -> list[tuple[int, int]]:
     """The linear layers that low-rank weights sit on."""
-    layers = linear_layers(tower, role)
-    if adapter.targets is None:
+    layers = get_linear_shapes(shape, component)
+    if adapter.target_modules is None:
         return list(layers.values())
-    named = {target.rsplit(".", 1)[-1] for target in adapter.targets}
+    named = {target.rsplit(".", 1)[-1] for target in adapter.target_modules}
     return [shape for name, shape in layers.items() if name in named]
 
 
-def _towers(base: Base) -> Iterator[tuple[Role, Tower]]:
-    yield "encoder", base.sizes.encoder
-    yield "lm", base.sizes.lm
+def _iter_transformers(spec: ModelSpec) -> Iterator[tuple[ComponentName, TransformerShape]]:
+    yield "encoder", spec.sizes.encoder
+    yield "lm", spec.sizes.lm
 
 
-def _query(tower: Tower) -> int:
+def _get_query_width(shape: TransformerShape) -> int:
     """Width of all heads together."""
-    return tower.heads * (tower.head_width or tower.width // tower.heads)
+    return shape.num_heads * (shape.head_dim or shape.hidden_size // shape.num_heads)
 
 
-def _runtime(model: ModelPlan) -> int:
-    return CUDA_BYTES if model.device == "cuda" else 0
+def _estimate_runtime_bytes(model_plan: ModelPlan) -> int:
+    return CUDA_RUNTIME_BYTES if model_plan.device == "cuda" else 0
 
 
-def _each(model: ModelPlan) -> int:
+def _get_activation_itemsize(model_plan: ModelPlan) -> int:
     """Bytes of a number on its way."""
-    return 2 if model.precision == "bf16" else 4
+    return 2 if model_plan.precision == "bf16" else 4
 
 
-def size(count: int) -> str:
+def format_bytes(num_bytes: int) -> str:
     """Bytes in the unit that suits them."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{ceil_div(count, 1 << 20)} MiB"
+    return (
+        f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{ceil_div(num_bytes, 1 << 20)} MiB"
+    )

@@ -12,67 +12,88 @@ What lies on this machine tells its own sizes, so that a plan is true before any
 from dataclasses import replace
 from pathlib import Path
 
-from dlm.document.stitching import Stitching
-from dlm.plan.bases import FACTS, Base, read_facts
-from dlm.plan.catalogue import CATALOGUE
-from dlm.plan.derive import derive, licence_of, read_config, row_of
-from dlm.plan.hub import SCHEME, file_on_hub, settle, snapshot, weights_on_hub
-from dlm.plan.origin import find, is_stitched
-from dlm.plan.recipes import RECIPES
-from dlm.plan.scope import SCOPE
-from dlm.plan.stitch import stitched
-from dlm.plan.weights import fingerprint, read_weights
+from dlm.config.model_schema import ComposedModelConfig
+from dlm.plan.components import compose_model_spec
+from dlm.plan.hub import (
+    HF_PREFIX,
+    MODELSCOPE_PREFIX,
+    download_hub_file,
+    fetch_tensor_index,
+    find_cached_model,
+    fingerprint_checkpoint,
+    read_tensor_index,
+    resolve_snapshot_dir,
+)
+from dlm.plan.model_ref import (
+    derive_spec_from_checkpoint,
+    find_catalog_spec,
+    find_family_spec,
+    is_composed_config,
+    read_hf_config,
+    read_license,
+)
+from dlm.plan.model_spec import (
+    COMPOSED_MODEL_CONFIGS,
+    MODEL_CATALOG,
+    MODEL_SPEC_FILE,
+    ModelSpec,
+    read_model_spec,
+)
 
 
-def resolve(name: str | Stitching, folder: Path) -> Base:
+def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSpec:
     """The facts of what `base_model` names; a folder is relative to `folder`."""
-    if isinstance(name, Stitching):
-        return stitched(name, folder)
-    if name.startswith((SCHEME, SCOPE)):
-        repository, _, revision = name.removeprefix(SCHEME).partition("@")
-        return _on_hub(repository, revision or None)
-    if name in RECIPES:
-        return replace(stitched(RECIPES[name], folder), key=name)
-    if name in CATALOGUE:
-        return _as_found(CATALOGUE[name])
+    if isinstance(name, ComposedModelConfig):
+        return compose_model_spec(name, folder)
+    if name.startswith((HF_PREFIX, MODELSCOPE_PREFIX)):
+        repository, _, revision = name.removeprefix(HF_PREFIX).partition("@")
+        return _resolve_hub_spec(repository, revision or None)
+    if name in COMPOSED_MODEL_CONFIGS:
+        return replace(compose_model_spec(COMPOSED_MODEL_CONFIGS[name], folder), key=name)
+    if name in MODEL_CATALOG:
+        return _resolve_catalog_spec(MODEL_CATALOG[name])
     place = (folder / Path(name).expanduser()).absolute()
-    if (place / FACTS).is_file():
-        return read_facts(place)
-    return _in_folder(place) if place.is_dir() else find(name)
+    if (place / MODEL_SPEC_FILE).is_file():
+        return read_model_spec(place)
+    return _resolve_local_spec(place) if place.is_dir() else find_catalog_spec(name)
 
 
-def _as_found(base: Base) -> Base:
+def _resolve_catalog_spec(spec: ModelSpec) -> ModelSpec:
     """A row of the catalogue, with the sizes of the files where they lie in the cache."""
-    folder = snapshot(base.source, base.revision) if base.kind == "native" else None
-    return derive(base, read_config(folder), read_weights(folder)) if folder else base
-
-
-def _in_folder(place: Path) -> Base:
-    config, weights = read_config(place), read_weights(place)
-    base = derive(row_of(config, str(place)), config, weights)
-    return replace(
-        base,
-        key=place.resolve().name,
-        source=str(place),
-        revision=fingerprint(place, weights),
-        license=licence_of(place),
+    folder = find_cached_model(spec.source, spec.revision) if spec.kind == "native" else None
+    return (
+        derive_spec_from_checkpoint(spec, read_hf_config(folder), read_tensor_index(folder))
+        if folder
+        else spec
     )
 
 
-def _on_hub(repository: str, asked: str | None) -> Base:
-    folder = settle(repository, asked)
-    revision, config = folder.name, read_config(folder)
-    if is_stitched(config):
-        facts = read_facts(file_on_hub(repository, revision, FACTS).parent)
-        return replace(facts, source=repository, revision=revision)
-    named = repository if repository.startswith(SCOPE) else f"{SCHEME}{repository}"
-    row = row_of(config, named, repository)
-    complete = snapshot(repository, revision)
-    weights = read_weights(complete) if complete else weights_on_hub(repository, revision)
+def _resolve_local_spec(path: Path) -> ModelSpec:
+    config, weights = read_hf_config(path), read_tensor_index(path)
+    base = derive_spec_from_checkpoint(find_family_spec(config, str(path)), config, weights)
     return replace(
-        derive(row, config, weights),
+        base,
+        key=path.resolve().name,
+        source=str(path),
+        revision=fingerprint_checkpoint(path, weights),
+        license=read_license(path),
+    )
+
+
+def _resolve_hub_spec(repository: str, requested: str | None) -> ModelSpec:
+    folder = resolve_snapshot_dir(repository, requested)
+    revision, config = folder.name, read_hf_config(folder)
+    if is_composed_config(config):
+        facts = read_model_spec(download_hub_file(repository, revision, MODEL_SPEC_FILE).parent)
+        return replace(facts, source=repository, revision=revision)
+    named = repository if repository.startswith(MODELSCOPE_PREFIX) else f"{HF_PREFIX}{repository}"
+    row = find_family_spec(config, named, repository)
+    complete = find_cached_model(repository, revision)
+    weights = read_tensor_index(complete) if complete else fetch_tensor_index(repository, revision)
+    return replace(
+        derive_spec_from_checkpoint(row, config, weights),
         key=repository.rsplit("/", 1)[-1],
         source=repository,
         revision=revision,
-        license=licence_of(folder),
+        license=read_license(folder),
     )

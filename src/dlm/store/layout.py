@@ -21,93 +21,93 @@ from pathlib import Path
 
 from dlm.errors import StoreError
 
-BLOB_BYTES = 4 << 30  # recordings that take more in all are not copied
-NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
+MAX_BLOB_BYTES = 4 << 30  # recordings that take more in all are not copied
+SAFE_NAME_RE = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 
 
-def home() -> Path:
+def get_dlm_home() -> Path:
     """The folder of everything dlm keeps."""
     return Path(os.environ.get("DLM_HOME") or "~/.dlm").expanduser().absolute()
 
 
-def keep_in(folder: Path) -> None:
+def set_home_env(folder: Path) -> None:
     """Keep everything in `folder` from now on, this process and those it starts."""
     os.environ["DLM_HOME"] = str(folder)
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoreLayout:
     """The paths of one document's store."""
 
     root: Path
 
     @property
-    def manifest(self) -> Path:
+    def manifest_path(self) -> Path:
         """The list of versions, for people."""
         return self.root / "manifest.json"
 
     @property
-    def versions(self) -> Path:
+    def versions_dir(self) -> Path:
         """The folder of the versions."""
         return self.root / "adapter" / "versions"
 
     @property
-    def current(self) -> Path:
+    def current_path(self) -> Path:
         """The file that names the version in use."""
         return self.root / "adapter" / "current.txt"
 
     @property
-    def blobs(self) -> Path:
+    def blobs_dir(self) -> Path:
         """The folder of the audio bytes."""
         return self.root / "blobs"
 
     @property
-    def features(self) -> Path:
+    def features_dir(self) -> Path:
         """The folder of the cached features."""
         return self.root / "features"
 
     @property
-    def runs(self) -> Path:
+    def runs_dir(self) -> Path:
         """The folder of the runs."""
         return self.root / "runs"
 
     @property
-    def exports(self) -> Path:
+    def exports_dir(self) -> Path:
         """The folder of the exports and their records."""
         return self.root / "exports"
 
     @property
-    def lock(self) -> Path:
+    def lock_path(self) -> Path:
         """The file whose lock a writer holds."""
         return self.root / "lock"
 
-    def version(self, number: int) -> Path:
+    def version_dir(self, number: int) -> Path:
         """The folder of a version, `v0001`."""
-        return self.versions / f"v{number:04d}"
+        return self.versions_dir / f"v{number:04d}"
 
-    def run(self, run: str) -> Path:
+    def run_dir(self, run_id: str) -> Path:
         """The folder of a run."""
-        return self.runs / _one_name(run)
+        return self.runs_dir / _require_safe_name(run_id)
 
-    def blob(self, sha256: str) -> Path:
+    def blob_path(self, sha256: str) -> Path:
         """The file of some audio bytes."""
-        return self.blobs / _one_name(sha256)
+        return self.blobs_dir / _require_safe_name(sha256)
 
-    def inside(self, path: Path) -> Path:
+    def require_inside(self, path: Path) -> Path:
         """`path`, refused when it leads out of this store."""
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise StoreError(
-                "leads out of the store", where=str(path), mend="remove what was put there by hand"
+                "leads out of the store", where=str(path), hint="remove what was put there by hand"
             )
         return path
 
 
-def locate(dlm_id: str, home_folder: Path | None = None) -> Layout:
+def get_store_layout(dlm_id: str, home_folder: Path | None = None) -> StoreLayout:
     """The layout of the document `dlm_id`'s store."""
-    return Layout((home_folder or home()) / "store" / _one_name(dlm_id))
+    return StoreLayout((home_folder or get_dlm_home()) / "store" / _require_safe_name(dlm_id))
 
 
-def _one_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise StoreError(f"{name!r} cannot name a folder", mend="use letters and digits only")
+def _require_safe_name(name: str) -> str:
+    if not SAFE_NAME_RE.fullmatch(name):
+        raise StoreError(f"{name!r} cannot name a folder", hint="use letters and digits only")
     return name

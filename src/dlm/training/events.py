@@ -11,32 +11,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-DEAF_GAP = 0.1  # nats per token; a model that hears loses several times as much
+MIN_AUDIO_GAP = 0.1  # nats per token; a model that hears loses several times as much
 
 
 @dataclass(frozen=True)
-class Started:
+class TrainingStarted:
     """The run begins, or goes on from `step` of `steps`."""
 
     step: int
-    steps: int
-    trainable: int  # parameters that learn
-    total: int  # parameters of the model
+    num_steps: int
+    num_trainable: int  # parameters that learn
+    num_parameters: int  # parameters of the model
 
 
 @dataclass(frozen=True)
-class Staged:
+class StageStarted:
     """A stage begins, or goes on: `stage` of `stages`; `train` are the roles that learn in it."""
 
     step: int
     stage: int
-    stages: int
-    steps: int  # of this stage
-    train: tuple[str, ...]
+    num_stages: int
+    num_steps: int  # of this stage
+    trainable_groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCompleted:
     """One optimiser step. `loss` is the cross entropy per label token; `seconds` is what it took.
 
     `teacher` is the divergence from the teacher's answer, per token of it; None without one.
@@ -44,20 +44,22 @@ class Step:
 
     step: int
     loss: float
-    rates: dict[str, float]  # by role (encoder, projector, lm, lora) or pattern of names
-    gradient_norm: float
-    clips: int
-    tokens: int  # label tokens
+    learning_rates: dict[str, float]  # by role (encoder, projector, lm, lora) or pattern of names
+    grad_norm: float
+    num_examples: int
+    num_label_tokens: int  # label tokens
     audio_seconds: float
     seconds: float
-    teacher: float | None = None
+    kl_loss: float | None = None
     stage: int = 1
-    norms: dict[str, float] = field(default_factory=dict)  # of the gradient, by role
-    changes: dict[str, float] = field(default_factory=dict)  # of weights by role, in their length
+    component_grad_norms: dict[str, float] = field(default_factory=dict)  # of the gradient, by role
+    update_ratios: dict[str, float] = field(
+        default_factory=dict
+    )  # of weights by role, in their length
 
 
 @dataclass(frozen=True)
-class Fault:
+class NonFiniteOrigin:
     """Where a number first was not finite, and in which clips.
 
     `tensor` is the weight that is at it, where one is; `given` when the clip's sound was not finite
@@ -66,88 +68,98 @@ class Fault:
 
     module: str
     direction: Literal["forward", "backward"]
-    clips: tuple[str, ...]
-    tensor: str = ""
-    given: bool = False
+    locations: tuple[str, ...]
+    weight_name: str = ""
+    is_input_non_finite: bool = False
 
     def __str__(self) -> str:
-        by = f" by {self.tensor}" if self.tensor else ""
+        by = f" by {self.weight_name}" if self.weight_name else ""
         return f"first in {self.module} ({self.direction}){by}"
 
 
 @dataclass(frozen=True)
-class Skipped:
+class StepSkipped:
     """A step whose loss or gradient was not finite: nothing was learned from these clips."""
 
     step: int
     reason: str
-    clips: tuple[str, ...]  # their places
-    fault: Fault | None = None
+    locations: tuple[str, ...]  # their places
+    non_finite_origin: NonFiniteOrigin | None = None
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ExamplesSkipped:
     """Clips that could not be used, of so many: before the first step, or on the way up to `step`.
 
     Each of `problems` is one line: where, what, the mend.
     """
 
     step: int
-    clips: int
-    of: int
-    problems: tuple[str, ...]
+    num_skipped: int
+    num_examples: int
+    issues: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Listened:
+class AudioGapEvaluated:
     """Whether the model listens so far: its loss per token, and that with another clip's sound."""
 
     step: int
     loss: float
-    shuffled: float
-    clips: int
+    shuffled_loss: float
+    num_examples: int
 
     @property
-    def gap(self) -> float:
+    def audio_gap(self) -> float:
         """The listening gap, in nats per token: near zero the model ignores the sound."""
-        return self.shuffled - self.loss
+        return self.shuffled_loss - self.loss
 
 
 @dataclass(frozen=True)
-class Checked:
+class Evaluated:
     """The model was tried on held-out clips. `gap` is the listening gap, in loss per token."""
 
     step: int
     scores: dict[str, float]  # loss, shuffled_loss, gap, wer, cer: those that could be measured
-    clips: int
+    num_examples: int
 
     @property
-    def deaf(self) -> bool:
+    def ignores_audio(self) -> bool:
         """Whether the gap is too small for a model that listens."""
-        return self.scores.get("gap", DEAF_GAP) < DEAF_GAP
+        return self.scores.get("gap", MIN_AUDIO_GAP) < MIN_AUDIO_GAP
 
 
 @dataclass(frozen=True)
-class Saved:
+class CheckpointSaved:
     """A state to keep. `write` puts every file of it into an empty folder.
 
     `final` states are what a version is made of; the others only let a run go on.
     """
 
     step: int
-    final: bool
-    write: Callable[[Path], None]
+    is_final: bool
+    write_fn: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class Finished:
+class TrainingFinished:
     """The run is over."""
 
     step: int
-    steps: int
+    num_steps: int
     seconds: float
     scores: dict[str, float] = field(default_factory=dict)
     reason: str = "done"  # or "stopped"
 
 
-Event = Started | Staged | Step | Skipped | Listened | Checked | Saved | LeftOut | Finished
+TrainingEvent = (
+    TrainingStarted
+    | StageStarted
+    | StepCompleted
+    | StepSkipped
+    | AudioGapEvaluated
+    | Evaluated
+    | CheckpointSaved
+    | ExamplesSkipped
+    | TrainingFinished
+)

@@ -1,1 +1,0 @@
-"""How clips ride together."""

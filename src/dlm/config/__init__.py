@@ -1,0 +1,1 @@
+"""The .dlm document: its schema, parser and editor."""

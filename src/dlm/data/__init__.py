@@ -1,0 +1,1 @@
+"""Examples, audio input, scanning, checks, splits and export."""

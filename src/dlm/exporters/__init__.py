@@ -1,0 +1,1 @@
+"""What leaves the machine: snapshots, merged models, feature shards."""

@@ -1,0 +1,31 @@
+"""How what is heard once is kept on disk: a file of tensors, there as a whole or not at all."""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dlm.io import make_folder, to_disk_full_error, wrap_write_errors
+
+
+def read_cached_tensors(path: Path) -> dict[str, torch.Tensor] | None:
+    """What is kept there, or None when there is nothing or a kill left half a file."""
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def write_cached_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write the file and its folder. Raises StoreError when it cannot be written."""
+    pending = path.with_suffix(f".{os.getpid()}.pending")
+    try:
+        with wrap_write_errors(path):
+            make_folder(path.parent)
+            save_file(tensors, pending)
+            pending.replace(path)
+    except SafetensorError as error:
+        pending.unlink(missing_ok=True)
+        raise to_disk_full_error(error, path) or error from error

@@ -1,0 +1,1 @@
+"""Transcription, prompting, evaluation and metrics."""

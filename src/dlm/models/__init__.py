@@ -1,0 +1,1 @@
+"""Audio language models: pretrained, composed, adapters, generation."""

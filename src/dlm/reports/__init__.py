@@ -1,0 +1,1 @@
+"""HTML pages: the data report and insight."""

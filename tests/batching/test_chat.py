@@ -1,0 +1,174 @@
+"""Which tokens a clip becomes, and which of them carry loss."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.errors import DataError, ModelError
+from tests.tiny import SPECIAL, spoken, tiny_base, tiny_tokenizer
+
+SOUND = AudioSegment(Path("a.wav"))
+OTHER = AudioSegment(Path("b.wav"))
+CHAT = ChatEncoder(tiny_tokenizer(), tiny_base())
+END = "<|im_end|>"
+
+
+def learned(row: EncodedExample) -> list[str]:
+    """Each stretch that carries loss, as text with its special tokens."""
+    stretches: list[list[int]] = [[]]
+    for label in row.labels:
+        if label != IGNORE_INDEX:
+            stretches[-1].append(label)
+        elif stretches[-1]:
+            stretches.append([])
+    return [written(each) for each in stretches if each]
+
+
+def written(ids: list[int] | tuple[int, ...]) -> str:
+    return tiny_tokenizer().decode(list(ids))
+
+
+def clip(*turns: Message, task: str = "answer") -> Example:
+    return Example(turns, "my.dlm:7", task)
+
+
+def test_a_transcript_is_learned_with_its_end() -> None:
+    row = CHAT.encode_example(spoken(SOUND.path, "Hello, Zoë!"))
+    assert learned(row) == [f"Hello, Zoë!{END}"]
+    assert row.audio_segments == (SOUND,)
+    assert written(row.input_ids) == (
+        f"<|im_start|>user\n<|audio|>\nTranscribe.{END}\n<|im_start|>assistant\nHello, Zoë!{END}\n"
+    )
+
+
+def test_labels_are_the_ids_they_stand_for() -> None:
+    row = CHAT.encode_example(spoken(SOUND.path, "hello"))
+    assert len(row.input_ids) == len(row.labels)
+    assert all(
+        label in (IGNORE_INDEX, token)
+        for token, label in zip(row.input_ids, row.labels, strict=True)
+    )
+
+
+def test_only_the_assistant_is_learned() -> None:
+    row = CHAT.encode_example(
+        clip(
+            Message("system", ("Be brief.",)),
+            Message("user", (SOUND, "Which animal?")),
+            Message("assistant", ("A cat.",)),
+            Message("user", ("And here? ", OTHER)),
+            Message("assistant", ("A dog.",)),
+        )
+    )
+    assert learned(row) == [f"A cat.{END}", f"A dog.{END}"]
+    assert row.audio_segments == (SOUND, OTHER)
+    text = written(row.input_ids)
+    assert text.startswith(f"<|im_start|>system\nBe brief.{END}\n")
+    assert "<|audio|>\nWhich animal?" in text and "And here? <|audio|>" in text
+
+
+def test_a_question_of_its_own_takes_the_place_of_the_base_prompt() -> None:
+    asked = clip(Message("user", (SOUND, "Who speaks?")), Message("assistant", ("Ann.",)))
+    text = written(CHAT.encode_example(asked).input_ids)
+    assert "<|audio|>\nWho speaks?" in text and "Transcribe." not in text
+
+
+@pytest.mark.parametrize(("language", "word"), [("fr", "<fr>"), (None, "<en>")])
+def test_a_base_that_is_told_the_language_is_told_the_clip_s(
+    language: str | None, word: str
+) -> None:
+    chat = ChatEncoder(tiny_tokenizer(), replace(tiny_base(), default_prompt="Write: <{language}>"))
+    heard = replace(spoken(SOUND.path, "Bonjour."), language=language)
+    assert f"Write: {word}{END}" in written(chat.encode_example(heard).input_ids)
+    assert f"Write: {word}{END}" in written(
+        chat.encode_prompt(heard.messages[:1], "a", language).input_ids
+    )
+
+
+def test_an_answer_without_sound_is_learned() -> None:
+    row = CHAT.encode_example(
+        clip(Message("user", ("1+1?",)), Message("assistant", ("2",)), task="text")
+    )
+    assert learned(row) == [f"2{END}"] and row.audio_segments == ()
+
+
+def test_prose_is_learned_whole() -> None:
+    row = CHAT.encode_example(clip(Message("assistant", ("Once upon a time.",)), task="text"))
+    assert written(row.input_ids) == f"Once upon a time.{END}"
+    assert row.labels == row.input_ids and row.audio_segments == ()
+
+
+def test_a_question_ends_where_the_assistant_begins() -> None:
+    turns = (Message("user", (SOUND, "Who?")),)
+    row = CHAT.encode_prompt(turns, "here")
+    assert written(row.input_ids).endswith("Who?<|im_end|>\n<|im_start|>assistant\n")
+    assert set(row.labels) == {IGNORE_INDEX} and row.audio_segments == (SOUND,)
+    whole = CHAT.encode_example(clip(*turns, Message("assistant", ("Ann.",))))
+    assert whole.input_ids[: len(row.input_ids)] == row.input_ids, "asked as it was learned"
+
+
+TEXT = some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@given(text=TEXT)
+def test_any_text_is_learned_exactly(text: str) -> None:
+    assert learned(CHAT.encode_example(spoken(SOUND.path, text))) == [f"{text}{END}"]
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+@pytest.mark.parametrize("where", ["system", "user", "assistant", "prose", "question"])
+def test_a_special_token_in_the_text_is_refused_with_its_place(token: str, where: str) -> None:
+    turns = {
+        "system": Message("system", ("Be brief.",)),
+        "user": Message("user", (SOUND, "Who?")),
+        "assistant": Message("assistant", ("Ann.",)),
+    }
+    with pytest.raises(DataError) as told:
+        if where == "prose":
+            CHAT.encode_example(clip(Message("assistant", (f"some {token} prose",)), task="text"))
+        elif where == "question":
+            CHAT.encode_prompt((Message("user", (SOUND, f"a{token}b")),), "my.dlm:7")
+        else:
+            turns[where] = Message(turns[where].role, (*turns[where].content, f"x{token}y"))
+            CHAT.encode_example(clip(*turns.values()))
+    assert str(told.value).startswith(f"my.dlm:7: the text holds the special token {token}")
+
+
+def test_a_special_token_cut_in_two_by_a_sound_is_refused() -> None:
+    parts = ("<|au", SOUND, "dio|>")
+    with pytest.raises(DataError, match="special token"):
+        CHAT.encode_example(clip(Message("user", parts), Message("assistant", ("x",))))
+
+
+def test_decoding_leaves_special_tokens_out() -> None:
+    row = CHAT.encode_example(spoken(SOUND.path, "hello"))
+    assert CHAT.decode([each for each in row.labels if each != IGNORE_INDEX]) == "hello"
+
+
+@pytest.mark.parametrize("lack", ["template", "placeholder", "end"])
+def test_a_tokenizer_that_cannot_chat_is_refused(lack: str) -> None:
+    named = {"template": "chat template", "placeholder": "<.sound.>", "end": "end-of-turn"}
+    tokenizer, base = tiny_tokenizer(), tiny_base()
+    if lack == "template":
+        tokenizer.chat_template = None
+    elif lack == "end":
+        tokenizer.eos_token = None
+    else:
+        base = base.__class__(**{**vars(base), "placeholder": "<|sound|>"})
+    with pytest.raises(ModelError, match=named[lack]):
+        ChatEncoder(tokenizer, base)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    )
+    turns = [Message("user", ("a",)), Message("assistant", ("b",))]
+    with pytest.raises(ModelError, match="rewrites earlier turns"):
+        ChatEncoder(tokenizer, tiny_base()).encode_example(clip(*turns, *turns))

@@ -1,0 +1,128 @@
+"""Rows and sounds padded into one batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder
+from dlm.batching.collator import Batch, PaddingSpec, collate
+from dlm.data.types import Example, Message
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.plan.audio_lengths import count_audio_tokens, count_encoder_frames, count_mel_frames
+from tests.tiny import spoken, tiny_base, tiny_tokenizer, tone
+
+BASE = tiny_base()
+CHAT = ChatEncoder(tiny_tokenizer(), BASE)
+LENGTHS = [1600, 8000, 9601, 20_000]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    folder = tmp_path_factory.mktemp("clips")
+    made = [
+        spoken(tone(folder / f"{n}.wav", hertz=200 + n, seconds=n / 16_000), "x" * (n // 800))
+        for n in LENGTHS
+    ]
+    (one,), (other,) = made[0].audio_segments, made[3].audio_segments
+    both = Example(
+        (Message("user", (one, "and ", other)), Message("assistant", ("yes",))), "two", "answer"
+    )
+    prose = Example((Message("assistant", ("prose",)),), "prose", "text")
+    return [*made, both, prose]
+
+
+def batch_of(clips: list[Example], *, left: bool = False, encoded: bool = False) -> Batch:
+    hear = (lambda mel, frames: mel.T[::2]) if encoded else None
+    ear = AudioFeatureExtractor(BASE, auto_resample=False, encode_fn=hear)
+    return collate([CHAT.encode_example(clip) for clip in clips], ear, padding(left=left))
+
+
+def padding(*, left: bool = False) -> PaddingSpec:
+    return PaddingSpec(CHAT.pad_token_id, CHAT.audio_token_id, pad_left=left)
+
+
+def test_placeholders_are_as_many_as_the_sound_has_tokens(clips: list[Example]) -> None:
+    batch = batch_of(clips)
+    found = (batch.input_ids == CHAT.audio_token_id).sum(dim=1).tolist()
+    single = [count_audio_tokens(samples, BASE.audio_spec) for samples in LENGTHS]
+    assert found == [*single, single[0] + single[3], 0]
+    assert batch.audio_token_counts.tolist() == [*single, single[0], single[3]]
+    assert batch.windows_per_example == (1, 1, 1, 1, 2, 0)
+    assert batch.locations[-2:] == ("two", "prose")
+    assert batch.num_audio_samples == sum(LENGTHS) + LENGTHS[0] + LENGTHS[3]
+
+
+def test_placeholders_of_a_sound_stand_together(clips: list[Example]) -> None:
+    batch = batch_of(clips[4:5])
+    spots = (batch.input_ids[0] == CHAT.audio_token_id).int()
+    assert int((spots.diff() == 1).sum()) == 2
+
+
+def test_mel_is_padded_with_zeros_to_the_longest(clips: list[Example]) -> None:
+    batch = batch_of(clips[:4])
+    assert batch.audio_features.shape == (4, 80, count_mel_frames(20_000, BASE.audio_spec))
+    assert batch.audio_lengths.tolist() == [
+        count_mel_frames(samples, BASE.audio_spec) for samples in LENGTHS
+    ]
+    for sound, frames in zip(batch.audio_features, batch.audio_lengths, strict=True):
+        assert not sound[:, frames:].any() and sound[:, :frames].any()
+    assert not batch.is_encoded
+
+
+def test_features_are_padded_with_zeros_to_the_longest(clips: list[Example]) -> None:
+    batch = batch_of(clips[:4], encoded=True)
+    assert batch.audio_features.shape == (4, count_encoder_frames(20_000, BASE.audio_spec), 80)
+    assert batch.audio_lengths.tolist() == [
+        count_encoder_frames(samples, BASE.audio_spec) for samples in LENGTHS
+    ]
+    for sound, frames in zip(batch.audio_features, batch.audio_lengths, strict=True):
+        assert not sound[frames:].any() and sound[:frames].any()
+    assert batch.is_encoded
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_is_on_one_side_and_masked(clips: list[Example], left: bool) -> None:
+    batch = batch_of(clips, left=left)
+    for number, clip in enumerate(clips):
+        alone = batch_of([clip], left=left)
+        length = alone.input_ids.shape[1]
+        kept = slice(-length, None) if left else slice(0, length)
+        assert torch.equal(batch.input_ids[number, kept], alone.input_ids[0])
+        assert torch.equal(batch.labels[number, kept], alone.labels[0])
+        assert (
+            batch.attention_mask[number].sum() == length == batch.attention_mask[number, kept].sum()
+        )
+        empty = batch.attention_mask[number] == 0
+        assert (batch.input_ids[number, empty] == CHAT.pad_token_id).all()
+        assert (batch.labels[number, empty] == IGNORE_INDEX).all()
+
+
+def test_no_placeholder_carries_loss(clips: list[Example]) -> None:
+    batch = batch_of(clips)
+    assert (batch.labels[batch.input_ids == CHAT.audio_token_id] == IGNORE_INDEX).all()
+    assert not (batch.labels == CHAT.audio_token_id).any()
+
+
+def test_label_tokens_are_those_that_something_predicts(clips: list[Example]) -> None:
+    prose = batch_of(clips[5:])
+    assert prose.num_label_tokens == len("prose") + 1 - 1, "its first token has nothing before it"
+    assert batch_of(clips[:1]).num_label_tokens == len("xx") + 1
+
+
+def test_a_batch_without_sound_has_none(clips: list[Example]) -> None:
+    batch = batch_of(clips[5:])
+    assert batch.audio_features is None and not batch.is_encoded
+    assert batch.audio_lengths.tolist() == batch.audio_token_counts.tolist() == []
+
+
+def test_it_moves_as_a_whole(clips: list[Example]) -> None:
+    moved = batch_of(clips).to("meta")
+    tensors = [each for each in vars(moved).values() if isinstance(each, torch.Tensor)]
+    assert len(tensors) == 6 and all(each.device.type == "meta" for each in tensors)
+
+
+def test_a_path_is_only_a_name(tmp_path: Path) -> None:
+    """The same clips from another folder make the same tensors."""
+    one, other = (spoken(tone(tmp_path / f"{n}/a.wav", hertz=300), "a") for n in "12")
+    assert torch.equal(batch_of([one]).audio_features, batch_of([other]).audio_features)

@@ -1,0 +1,114 @@
+"""The tokenizer of a stitched base: bytes, and a token for sound where there was none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dlm.batching.byte_tokenizer import add_audio_token, build_byte_tokenizer, build_tokenizer
+from dlm.batching.chat_template import ChatEncoder
+from dlm.data.types import AudioSegment, Example, Message
+from dlm.errors import ModelError
+from dlm.models.composed import ComposedAudioLM, load_composed_model, save_composed_model
+from tests.tiny import CHATML, tiny_base, tiny_config
+
+BYTES = build_byte_tokenizer()
+
+
+def deaf_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each byte and three of ChatML: 259, and none for sound."""
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {token: number for number, token in enumerate([*specials, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=specials[0],
+        eos_token=specials[2],
+        extra_special_tokens=specials[1:2],
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+@given(st.text())
+def test_a_token_is_a_byte(text: str) -> None:
+    plain = text.replace("<|", "<")
+    ids = BYTES(plain)["input_ids"]
+    assert ids == list(plain.encode())
+    assert BYTES.decode(ids) == plain
+
+
+def test_a_tokenizer_of_bytes_is_saved_with_its_base(tmp_path: Path) -> None:
+    BYTES.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(again) == 260 and again.chat_template == BYTES.chat_template
+    text = "héllo\n<|im_end|><|audio|>漢"
+    assert again(text)["input_ids"] == BYTES(text)["input_ids"]
+    assert again.all_special_tokens == BYTES.all_special_tokens
+
+
+@pytest.mark.parametrize("chat", ["plain", "template"])
+def test_a_row_of_bytes(chat: str) -> None:
+    base = replace(tiny_base(), chat_format=chat)
+    words = ChatEncoder(build_tokenizer(base, None), base)
+    turns = (
+        Message("user", (AudioSegment(Path("a.wav")), "Which?")),
+        Message("assistant", ("low",)),
+    )
+    row = words.encode_example(Example(turns, "here", "answer"))
+    asked = "<|audio|>\nWhich?"
+    if chat == "template":
+        asked = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+    learned = [label for label in row.labels if label >= 0]
+    assert learned == [*b"low", words.eos_token_id]
+    assert words.decode_raw(list(row.input_ids)).startswith(f"{asked}low<|im_end|>")
+    assert row.input_ids.count(words.audio_token_id) == 1
+
+
+def test_sound_is_added_where_a_tokenizer_has_no_token_for_it(tmp_path: Path) -> None:
+    base = replace(tiny_base(), placeholder="<|audio|>")
+    heard = add_audio_token(deaf_tokenizer(), base)
+    assert heard("a<|audio|>b")["input_ids"][1] == 259 == len(heard) - 1
+    assert "<|im_start|>" in heard.all_special_tokens, "those it had are kept"
+    known = len(BYTES)
+    assert len(add_audio_token(build_byte_tokenizer(), base)) == known, (
+        "one that has it stays as it is"
+    )
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ModelError, match="its tokenizer cannot be read"):
+        build_tokenizer(base, tmp_path / "none")
+
+
+def test_a_table_without_room_for_sound_is_not_resized(tmp_path: Path) -> None:
+    """Tied embeddings stay tied and as large as they were, before and after a folder."""
+    base, config = tiny_base(), tiny_config()
+    config["lm"] |= {"vocab_size": 259, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    model = ComposedAudioLM(base, config, add_audio_token(deaf_tokenizer(), base)).eval()
+    assert model.audio_token_id == 259 == len(model.embed_tokens.weight)
+    assert model.embed_tokens.weight is model.lm_head.weight
+    ids = torch.tensor([[5, 259, 6]])
+    with torch.no_grad():
+        heard = torch.randn(1, 1, 32)
+        hidden = model.decoder(
+            inputs_embeds=torch.cat([model.embed_input_ids(ids)[:, :1], heard], dim=1)
+        )
+        before = model.lm_head(hidden.last_hidden_state)
+    save_composed_model(model, tmp_path)
+    again = load_composed_model(tmp_path)
+    assert again.audio_token_id == 259 and again.embed_tokens.weight is again.lm_head.weight
+    with torch.no_grad():
+        hidden = again.decoder(
+            inputs_embeds=torch.cat([again.embed_input_ids(ids)[:, :1], heard], dim=1)
+        )
+        assert torch.equal(again.lm_head(hidden.last_hidden_state), before)
+    assert before.shape[-1] == 259

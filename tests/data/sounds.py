@@ -1,0 +1,52 @@
+"""Recordings and documents that the tests of clips are made of."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from dlm.config.parser import Document, read_document
+from dlm.data.types import AudioSegment, Example, Message
+
+RATE = 16000
+HEAD = "---\ndlm_id: 01J9Z3K4M5N6P7Q8R9S0T1V2W3\ndlm_version: 11\nbase_model: sparrow\n"
+
+
+def noise(
+    seconds: float = 1.0, *, rate: int = RATE, channels: int = 1, seed: int = 0
+) -> np.ndarray:
+    """Pink-ish noise at a speaking level: (samples, channels)."""
+    wave = np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
+    return (0.05 * wave + 0.02 * np.roll(wave, 1, axis=0)).astype(np.float32)
+
+
+def save(path: Path, wave: np.ndarray | None = None, *, rate: int = RATE, **form: str) -> Path:
+    """Write a recording; its suffix says the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", None)}
+    kind, subtype = known.get(path.suffix.lower(), (path.suffix[1:].upper(), None))
+    given = {"format": kind, "subtype": subtype, **form}
+    soundfile.write(path, noise() if wave is None else wave, rate, **given)
+    return path
+
+
+def pair(path: Path, transcript: str | bytes, wave: np.ndarray | None = None) -> Path:
+    """Write a recording and the transcript beside it."""
+    words = transcript if isinstance(transcript, bytes) else transcript.encode()
+    save(path, wave).with_suffix(".txt").write_bytes(words)
+    return path
+
+
+def document(folder: Path, body: str = "", *, head: str = "") -> Document:
+    """Write and read `my.dlm` in `folder`; `head` are further lines of its frontmatter."""
+    path = folder / "my.dlm"
+    path.write_text(f"{HEAD}{head}---\n{body}", encoding="utf-8")
+    return read_document(path)
+
+
+def spoken(path: Path, text: str = "hello there my friend", **where: float) -> Example:
+    """A clip that transcribes `path`."""
+    sound = AudioSegment(path, display_path=path.name, **where)
+    return Example(
+        (Message("user", (sound,)), Message("assistant", (text,))), path.name, "transcribe"
+    )

@@ -1,0 +1,120 @@
+"""The loss of a native base does not depend on how a step is cut; the class's own does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dlm.batching.collator import PaddingSpec, collate
+from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.batching.samplers import build_batches
+from dlm.config.parser import Document
+from dlm.config.schema import DlmConfig
+from dlm.data.types import Example
+from dlm.features.extractor import AudioFeatureExtractor
+from dlm.models.adapters import apply_adapter
+from dlm.models.pretrained import PretrainedAudioLM, load_pretrained_audio_lm
+from dlm.plan.model_spec import ModelSpec
+from dlm.plan.planner import make_plan
+from dlm.plan.types import CliOverrides
+from dlm.training.events import StepCompleted
+from dlm.training.trainer import TrainerCallbacks, train_model
+from tests.natives import build, inputs, row
+from tests.tiny import LAPTOP, spoken, tone
+
+ANSWERS = ("a", "two words", "a good many more words than that", "four")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """Qwen2-Audio, whose own forward takes the mean over each batch by itself."""
+    key = "qwen2-audio-7b-instruct"
+    return row(key, build(key, tmp_path_factory.mktemp("base")))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    """Answers of very different lengths."""
+    place = tmp_path_factory.mktemp("clips")
+    return [
+        spoken(tone(place / f"{n}.wav", hertz=300 + 90 * n, seconds=0.4 + n / 7), answer)
+        for n, answer in enumerate(ANSWERS)
+    ]
+
+
+def loaded(base: ModelSpec) -> PretrainedAudioLM:
+    return load_pretrained_audio_lm(Path(base.source), base, dtype=torch.float32)
+
+
+def first_step(base: ModelSpec, clips: list[Example], *, micro: int) -> StepCompleted:
+    """The first step over all clips, `micro` of them at a time."""
+    cut = {"micro_batch_size": micro, "grad_accum": len(clips) // micro}
+    training = {"precision": "fp32", "held_out": 0, "lora_dropout": 0.0, **cut}
+    known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": base.key, "training": training}
+    document = Document(Path(base.source) / "my.dlm", DlmConfig(**known), (), "", "0" * 64)
+    plan = make_plan(document, base, len(clips), LAPTOP, cli_overrides=CliOverrides(steps=1))
+    model = loaded(base)
+    apply_adapter(model, plan.model.adapter, seed=0)
+    ear = AudioFeatureExtractor(base, auto_resample=False, encode_fn=model.encode_single)
+    batches = build_batches(clips, plan.batches, build_chat_encoder(model.tokenizer, base), ear)
+    assert [len(each.locations) for each in batches.get_step_batches(0)] == [micro] * (
+        len(clips) // micro
+    )
+    events = train_model(
+        model, batches, plan.training, TrainerCallbacks(save_version_fn=lambda folder: None)
+    )
+    return next(event for event in events if isinstance(event, StepCompleted))
+
+
+def test_a_step_is_the_same_however_it_is_cut(base: ModelSpec, clips: list[Example]) -> None:
+    """One batch of four and four of one: every label token weighs the same."""
+    whole, cut = (first_step(base, clips, micro=micro) for micro in (4, 1))
+    assert whole.num_label_tokens == cut.num_label_tokens
+    assert abs(whole.loss - cut.loss) < 1e-5
+    assert abs(whole.grad_norm - cut.grad_norm) < 1e-5
+
+
+def test_the_class_s_own_loss_is_not(base: ModelSpec, clips: list[Example]) -> None:
+    """Under transformers' Trainer, which trusts the class to divide by `num_items_in_batch`."""
+    model = loaded(base)
+    chat = build_chat_encoder(model.tokenizer, base)
+    ear, padding = (
+        AudioFeatureExtractor(base, auto_resample=False),
+        PaddingSpec(chat.pad_token_id, chat.audio_token_id),
+    )
+    losses = {}
+    for micro in (4, 1):
+        total = 0.0
+        for at in range(0, len(clips), micro):
+            some = clips[at : at + micro]
+            batch = collate([chat.encode_example(clip) for clip in some], ear, padding)
+            waves = [wave_of(clip) for clip in some]
+            own = {
+                "input_ids": batch.input_ids,
+                "attention_mask": batch.attention_mask,
+                **inputs(base, waves),
+            }
+            with torch.no_grad():
+                loss = model.whole(**own, labels=batch.labels, num_items_in_batch=40).loss
+            total += float(loss)
+        losses[micro] = total
+    ours = first_step(base, clips, micro=4).loss
+    assert abs(losses[4] - ours) < 1e-5, "one batch is right"
+    assert losses[1] > 3.5 * ours, "four batches are four times as much"
+
+
+def wave_of(clip: Example) -> np.ndarray:
+
+    return soundfile.read(clip.audio_segments[0].path, dtype="float32")[0]
+
+
+def test_it_stops_where_the_released_model_does(base: ModelSpec) -> None:
+    """A released model has more than one end; its generation config names them."""
+    model = loaded(base)
+    assert model.eos_token_ids == ()
+    model.whole.generation_config.eos_token_id = 7
+    assert model.eos_token_ids == (7,)
+    model.whole.generation_config.eos_token_id = [7, 9]
+    assert model.eos_token_ids == (7, 9)

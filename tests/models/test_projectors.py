@@ -1,0 +1,359 @@
+"""Projectors: each kind's formula, exact counts, one scale, and what reaches what."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu, layer_norm, relu, silu
+
+from dlm.errors import ModelError
+from dlm.models.audio_lm import EncoderOutput
+from dlm.models.composed import ComposedAudioLM, load_composed_model, save_composed_model
+from dlm.models.projectors import (
+    PROJECTOR_CLASSES,
+    Projector,
+    build_projector,
+    calibrate_output_scale,
+)
+from dlm.plan.audio_lengths import AudioTokenizerSpec, mel_frames_to_audio_tokens
+from dlm.plan.projector_spec import PROJECTOR_CONFIG_CLASSES
+from tests.tiny import make_tiny, tiny_base, tiny_config, tiny_tokenizer
+
+WIDTH, STRIDE, OUT = 6, 4, 10
+LENGTHS = [9, 1, 12, 4, 7]
+SMALL = {  # a shape of each kind, none of it as wide as another part
+    "pool": {},
+    "mlp": {"hidden": 14},
+    "stack": {"hidden": 16},
+    "concat": {"hidden": 14},
+    "conv": {"hidden": 14},
+    "qformer": {"hidden": 16, "heads": 2, "queries": 3},
+}
+SHAPES = [
+    *({"kind": kind, **options} for kind, options in SMALL.items()),
+    {"kind": "stack", "hidden": 16, "norm": "end"},
+    {"kind": "concat", "hidden": 14, "activation": "gelu"},
+    {"kind": "concat", "hidden": 14, "norm": True},
+]
+Weights = dict[str, torch.Tensor]
+
+each_kind = pytest.mark.parametrize("kind", PROJECTOR_CONFIG_CLASSES)
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s.values())))
+
+
+def strides(stride: int = STRIDE, queries: int = 1) -> AudioTokenizerSpec:
+    return AudioTokenizerSpec(16_000, 160, 1, stride, 320_000, num_queries=queries)
+
+
+def make(
+    kind: str,
+    heard: tuple[tuple[int, int], ...] = ((1, WIDTH),),
+    stride: int = STRIDE,
+    **more: object,
+) -> Projector:
+    """A small projector as it begins."""
+    torch.manual_seed(0)
+    made = build_projector(
+        {"kind": kind, **SMALL[kind], **more},
+        encoder_dims=heard,
+        audio_spec=strides(stride),
+        out_features=OUT,
+    )
+    return made.eval()
+
+
+def moved(projector: Projector) -> Projector:
+    """A projector that learned something; at the start zeros and ones would hide a mistake."""
+    with torch.no_grad():
+        for each in projector.parameters():
+            each.add_(0.3 * torch.randn(each.shape))
+    return projector
+
+
+def heard_features(
+    lengths: list[int] = LENGTHS, width: int = WIDTH, seed: int = 1
+) -> EncoderOutput:
+    """Noise, that past the end of each sound too."""
+    torch.manual_seed(seed)
+    return EncoderOutput(torch.randn(len(lengths), max(lengths), width), torch.tensor(lengths))
+
+
+def groups(features: EncoderOutput, stride: int = STRIDE) -> list[tuple[torch.Tensor, int]]:
+    """Every group of frames one by one, with zeros after the end; and how many are there."""
+    found = []
+    for values, length in zip(features.hidden_states, features.lengths.tolist(), strict=True):
+        for start in range(0, length, stride):
+            there = values[start : min(start + stride, length)]
+            group = torch.zeros(stride, values.shape[1])
+            group[: len(there)] = there
+            found.append((group, len(there)))
+    return found
+
+
+def rms_norm(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return weight * values / (values.square().mean() + 1e-6).sqrt()
+
+
+def pool(of: Weights, shape: dict, group: torch.Tensor, there: int) -> torch.Tensor:
+    mean = sum(group[:there]) / there
+    return of["leave.weight"] @ layer_norm(mean, (WIDTH,), of["norm.weight"], of["norm.bias"])
+
+
+def mlp(of: Weights, shape: dict, group: torch.Tensor, there: int) -> torch.Tensor:
+    return of["leave.weight"] @ gelu(of["enter.weight"] @ group.flatten())
+
+
+def stack(of: Weights, shape: dict, group: torch.Tensor, there: int) -> torch.Tensor:
+    inner = of["enter.weight"] @ rms_norm(group.flatten(), of["before.weight"])
+    value, gate = inner[:8], inner[8:]
+    inner = silu(gate) * value
+    if shape.get("norm") == "end":
+        return rms_norm(of["leave.weight"] @ inner, of["norm.weight"])
+    return of["leave.weight"] @ rms_norm(inner, of["norm.weight"])
+
+
+def concat(of: Weights, shape: dict, group: torch.Tensor, there: int) -> torch.Tensor:
+    bend = gelu if shape.get("activation") == "gelu" else relu
+    inner = bend(of["enter.weight"] @ group.flatten() + of["enter.bias"])
+    token = of["leave.weight"] @ inner + of["leave.bias"]
+    return rms_norm(token, of["norm.weight"]) if shape.get("norm") else token
+
+
+def conv(of: Weights, shape: dict, group: torch.Tensor, there: int) -> torch.Tensor:
+    step = sum(of["conv.weight"][:, :, at] @ frame for at, frame in enumerate(group))
+    inner = relu(of["enter.weight"] @ relu(step + of["conv.bias"]) + of["enter.bias"])
+    return of["leave.weight"] @ inner + of["leave.bias"]
+
+
+def attend(of: Weights, name: str, asking: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Two heads of attention, one after the other."""
+    maps = zip(
+        of[f"{name}.in_proj_weight"].chunk(3), of[f"{name}.in_proj_bias"].chunk(3), strict=True
+    )
+    query, key, value = (
+        source @ weight.T + bias
+        for source, (weight, bias) in zip((asking, asked, asked), maps, strict=True)
+    )
+    heads = []
+    for at in (slice(0, 8), slice(8, 16)):
+        scores = query[:, at] @ key[:, at].T / math.sqrt(8)
+        heads.append(scores.softmax(dim=-1) @ value[:, at])
+    mixed = torch.cat(heads, dim=-1)
+    return mixed @ of[f"{name}.out_proj.weight"].T + of[f"{name}.out_proj.bias"]
+
+
+def qformer(of: Weights, shape: dict, group: torch.Tensor, there: int) -> torch.Tensor:
+    def norm(name: str, values: torch.Tensor) -> torch.Tensor:
+        return layer_norm(values, (16,), of[f"{name}.weight"], of[f"{name}.bias"])
+
+    def linear(name: str, values: torch.Tensor) -> torch.Tensor:
+        return values @ of[f"{name}.weight"].T + of[f"{name}.bias"]
+
+    frames, tokens = linear("enter", group[:there]), of["queries"]
+    for layer in ("layers.0", "layers.1"):
+        asking = norm(f"{layer}.norm1", tokens)
+        tokens = tokens + attend(of, f"{layer}.self_attn", asking, asking)
+        asking = norm(f"{layer}.norm2", tokens)
+        tokens = tokens + attend(of, f"{layer}.multihead_attn", asking, frames)
+        inner = gelu(linear(f"{layer}.linear1", norm(f"{layer}.norm3", tokens)))
+        tokens = tokens + linear(f"{layer}.linear2", inner)
+    return linear("leave", norm("norm", tokens))
+
+
+FORMULAS: dict[str, Callable[[Weights, dict, torch.Tensor, int], torch.Tensor]] = {
+    "pool": pool,
+    "mlp": mlp,
+    "stack": stack,
+    "concat": concat,
+    "conv": conv,
+    "qformer": qformer,
+}
+
+
+def test_one_dict_holds_every_kind() -> None:
+    assert PROJECTOR_CLASSES.keys() == PROJECTOR_CONFIG_CLASSES.keys() == FORMULAS.keys()
+
+
+@each_shape
+@torch.no_grad()
+def test_a_kind_computes_its_formula_group_by_group(shape: dict) -> None:
+    projector, features = moved(make(**shape)), heard_features()
+    weights = projector.state_dict()
+    by_hand = [
+        FORMULAS[shape["kind"]](weights, shape, group, there) for group, there in groups(features)
+    ]
+    expected = torch.cat([token.view(-1, OUT) for token in by_hand])
+    torch.testing.assert_close(projector(features), expected)
+
+
+@torch.no_grad()
+def test_half_a_minute_of_whisper_is_pooled_to_250_tokens() -> None:
+    projector, features = make("pool", stride=6), heard_features([1500])
+    pooled = nn.AdaptiveAvgPool1d(250)(features.hidden_states.transpose(1, 2)).transpose(1, 2)
+    expected = projector.leave(projector.norm(pooled))[0]
+    torch.testing.assert_close(projector(features), expected)
+
+
+@torch.no_grad()
+def test_a_group_is_one_step_of_the_convolution() -> None:
+    projector, features = moved(make("conv")), heard_features([12, 12])
+    steps = relu(projector.conv(features.hidden_states.transpose(1, 2))).transpose(1, 2)
+    expected = projector.leave(relu(projector.enter(steps))).flatten(0, 1)
+    torch.testing.assert_close(projector(features), expected)
+
+
+def test_ultravox_norms_begin_at_two_fifths_and_the_mlp_at_silence() -> None:
+    made = make("stack")
+    assert all((norm.weight == 0.4).all() for norm in (made.before, made.norm))
+    assert not make("mlp")(heard_features()).any()
+
+
+@each_kind
+@pytest.mark.parametrize("stride", [1, 4, 7])
+@torch.no_grad()
+def test_as_many_tokens_as_the_plan_counts(kind: str, stride: int) -> None:
+    projector, queries = make(kind, stride=stride), SMALL[kind].get("queries", 1)
+    for length in range(1, 18):
+        counted = mel_frames_to_audio_tokens(length, strides(stride, queries))
+        assert projector(heard_features([length])).shape == (counted, OUT)
+    together = sum(
+        mel_frames_to_audio_tokens(length, strides(stride, queries)) for length in LENGTHS
+    )
+    assert len(projector(heard_features())) == together
+
+
+@each_kind
+@torch.no_grad()
+def test_a_sound_is_the_same_alone_and_among_others(kind: str) -> None:
+    projector, features = moved(make(kind)), heard_features()
+    alone = [
+        projector(EncoderOutput(values[None, :length], torch.tensor([length])))
+        for values, length in zip(features.hidden_states, LENGTHS, strict=True)
+    ]
+    torch.testing.assert_close(projector(features), torch.cat(alone))
+
+
+@each_kind
+def test_gradients_reach_every_parameter(kind: str) -> None:
+    """After a step, for what lies before a layer that begins at zero has none before."""
+    projector = make(kind, heard=((3, 4), (1, 5)))
+    features, wanted = heard_features(width=3 * 4 + 5), torch.randn(1)
+    optimizer = torch.optim.SGD(projector.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (projector(features) - wanted).square().mean().backward()
+        optimizer.step()
+    idle = [name for name, each in projector.named_parameters() if not each.grad.any()]
+    assert not idle
+
+
+@each_kind
+def test_the_same_seed_makes_the_same_projector(kind: str) -> None:
+    one, other = make(kind), make(kind)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "shape", [{"kind": "concat", "norm": True}, {"kind": "stack", "norm": "end"}]
+)
+@torch.no_grad()
+def test_a_last_norm_is_exact_in_half_precision(shape: dict) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = make(**shape)(heard_features())
+    assert tokens.dtype == torch.float32
+    assert not torch.equal(tokens, tokens.bfloat16().float())
+
+
+@each_kind
+@pytest.mark.parametrize("scale", [0.4, "embeddings"])
+@torch.no_grad()
+def test_tokens_begin_at_the_scale_that_is_asked_for(kind: str, scale: float | str) -> None:
+    square = {"hidden": OUT} if kind == "mlp" else {}
+    projector, table = make(kind, scale=scale, **square), 0.03 * torch.randn(300, OUT)
+    calibrate_output_scale(projector, table)
+    if kind == "mlp":
+        projector.leave.weight.copy_(torch.eye(OUT))  # it hands on what it reads
+    tokens = projector(heard_features([400], seed=7))
+    wanted = 0.4 if scale == 0.4 else table.square().mean().sqrt().item()
+    assert tokens.square().mean().sqrt().item() == pytest.approx(wanted, rel=0.1)
+
+
+def test_a_factor_is_only_kept_where_it_is_asked_for() -> None:
+    plain, scaled = make("stack"), make("stack", scale=0.4)
+    assert scaled.state_dict().keys() - plain.state_dict().keys() == {"factor"}
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    calibrate_output_scale(plain, torch.ones(3, 3))
+    calibrate_output_scale(scaled)
+    assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
+    first = scaled.factor.clone()
+    torch.manual_seed(99)
+    calibrate_output_scale(scaled)
+    assert torch.equal(scaled.factor, first)
+    assert first != 1
+
+
+@pytest.mark.parametrize("table", [None, torch.zeros(4, OUT), torch.full((4, OUT), math.nan)])
+def test_no_scale_comes_of_embeddings_without_one(table: torch.Tensor | None) -> None:
+    with pytest.raises(ModelError, match="^projector: text embeddings .*; set scale to a number$"):
+        calibrate_output_scale(make("pool", scale="embeddings"), table)
+
+
+@torch.no_grad()
+def test_hidden_states_are_weighed_by_what_is_learned() -> None:
+    projector, single = make("concat", heard=((3, WIDTH),)), make("concat")
+    single.load_state_dict(projector.state_dict(), strict=False)
+    features = heard_features(width=3 * WIDTH)
+    states = features.hidden_states.chunk(3, dim=-1)
+
+    def alone(values: torch.Tensor) -> torch.Tensor:
+        return single(EncoderOutput(values, features.lengths))
+
+    torch.testing.assert_close(projector(features), alone(sum(states) / 3))
+    projector.weighing["0"].copy_(torch.tensor([0.0, 1.0, 2.0]).log())
+    torch.testing.assert_close(projector(features), alone((states[1] + 2 * states[2]) / 3))
+    assert "weighing.0" not in single.state_dict()
+
+
+@torch.no_grad()
+def test_two_encoders_are_brought_to_one_scale() -> None:
+    both, single = make("mlp", heard=((1, 4), (2, WIDTH))), make("mlp", heard=((1, 4 + WIDTH),))
+    moved(both)
+    single.load_state_dict(both.state_dict(), strict=False)
+    features = heard_features(width=4 + 2 * WIDTH)
+    one, *states = features.hidden_states.split([4, WIDTH, WIDTH], dim=-1)
+    share = both.weighing["1"].softmax(dim=0)
+    other = share[0] * states[0] + share[1] * states[1]
+    joined = torch.cat([layer_norm(part, part.shape[-1:]) for part in (one, other)], dim=-1)
+    torch.testing.assert_close(both(features), single(EncoderOutput(joined, features.lengths)))
+    louder = torch.cat([100 * one, *states], dim=-1)
+    torch.testing.assert_close(
+        both(EncoderOutput(louder, features.lengths)), both(features), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", PROJECTOR_CONFIG_CLASSES)
+@torch.no_grad()
+def test_a_base_of_any_kind_is_saved_with_its_scale(kind: str, tmp_path: Path) -> None:
+    small = {"scale": "embeddings", **SMALL[kind]}
+    config = {**tiny_config(), "projector": {"kind": kind, **small}}
+    model = ComposedAudioLM(tiny_base(), config, tiny_tokenizer()).eval()
+    calibrate_output_scale(model.projector, model.embed_tokens.weight)
+    save_composed_model(model, tmp_path)
+    again, features = load_composed_model(tmp_path), heard_features(width=32)
+    assert again.projector.factor != 1
+    assert torch.equal(model.project_audio(features), again.project_audio(features))
+
+
+def test_weights_of_another_width_are_named_with_both_shapes(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path) / "config.json"
+    config = json.loads(path.read_text())
+    config["projector"]["hidden"] = 16
+    path.write_text(json.dumps(config))
+    line = r"3 tensors .* first projector.enter.bias, \[32\] where \[16\] is needed; "
+    with pytest.raises(ModelError, match=line):
+        load_composed_model(tmp_path)
