@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm.cli.main import main
+from dlm.errors import DlmError
 from dlm.io import hash_tree
 
 PYTHON = [sys.executable, "-m", "dlm"]
@@ -22,10 +23,15 @@ class Done:
     code: int
     out: str
     err: str
+    error: str = ""  # the error's code, where the command ran in this process
 
-    def refused(self, *words: str, code: int = 1) -> None:
-        """It ended in one line on stderr that holds `words`, with nothing on stdout."""
+    def refused(self, *words: str, error: str = "", code: int = 1) -> None:
+        """It ended in one line on stderr that holds `words`, with nothing on stdout.
+
+        `error` is the code of the mistake, such as "audio.truncated"; `code` the exit code.
+        """
         assert self.code == code, self
+        assert not error or self.error == error, self
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
@@ -56,15 +62,18 @@ def dlm(
     sys.stdin = io.TextIOWrapper(io.BytesIO(given))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell ignores it
     code: object = 0
+    error = ""
     try:
         with redirect_stdout(out), redirect_stderr(err):
             main()
     except SystemExit as end:
         code = end.code
+        if isinstance(end.__cause__, DlmError):
+            error = end.__cause__.code
     finally:
         sys.argv, sys.stdin = before[:2]
         signal.signal(signal.SIGINT, before[2])
-    return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+    return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue(), error)
 
 
 def process(*words: object, folder: Path | None = None, **how: object) -> Done:

@@ -1,48 +1,70 @@
-"""The errors people meet. Each is one line: where, what, the mend.
+"""The errors people meet: a class for each kind, a stable code, and one line that says it.
 
-DlmError                 exit 1
-├── UsageError           exit 2: the command line asks for something that cannot be
-├── DocumentError        the document cannot be read; where is path:line:col
-├── ClipError            a clip cannot be used; where names the clip
-├── BaseError            a base is unknown, missing or damaged
-├── PlanError            the plan does not fit this machine
-├── TrainingError        a run cannot start or go on
-├── StoreError           the store is locked, damaged or full
-└── MissingExtra         an optional library is not installed
+    DlmError                  exit 1
+    ├── UsageError            exit 2: the command line asks for something impossible
+    ├── DocumentError         a document cannot be read; `where` is path:line:column
+    ├── DataError             a source or an example cannot be used; `where` names it
+    │   └── AudioError        a recording cannot be read or decoded
+    ├── ModelError            a model is unknown, missing or damaged
+    │   └── HubError          a hub refuses, or cannot be reached
+    ├── PlanError             a plan does not fit this machine
+    ├── TrainingError         a run cannot start or go on
+    ├── StoreError            a store or an output folder is locked, damaged, full or read-only
+    └── MissingExtra          an optional library is not installed
+
+`docs/errors.md` lists every code.
 """
 
 
 class DlmError(Exception):
-    """A mistake that can be mended: `where: what; mend`."""
+    """A mistake that can be put right, as one line: `where: what; hint`.
+
+    Attributes:
+        code: stable name of the kind of mistake, such as `audio.sample_rate_mismatch`.
+        what: what is wrong.
+        where: file:line, clip, path or name it is wrong with; None where `what` says it.
+        hint: what to do about it; None where nothing can be advised.
+        exit_code: what the command line exits with.
+    """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
-        self.what, self.where, self.hint = what, where, hint
+    def __init__(
+        self, what: str, *, where: str | None = None, hint: str | None = None, code: str = ""
+    ) -> None:
+        self.what, self.where, self.hint, self.code = what, where, hint, code
         line = what if where is None else f"{where}: {what}"
         super().__init__(line if hint is None else f"{line}; {hint}")
 
 
 class UsageError(DlmError):
-    """The command asks for something that cannot be."""
+    """The command line asks for something impossible."""
 
     exit_code = 2
 
 
 class DocumentError(DlmError):
-    """The document cannot be read."""
+    """A document cannot be read."""
 
 
 class DataError(DlmError):
-    """A clip cannot be used."""
+    """A source or an example cannot be used."""
+
+
+class AudioError(DataError):
+    """A recording cannot be read or decoded."""
 
 
 class ModelError(DlmError):
-    """A base is unknown, missing or damaged."""
+    """A model is unknown, missing or damaged."""
+
+
+class HubError(ModelError):
+    """A hub refuses, or cannot be reached."""
 
 
 class PlanError(DlmError):
-    """The plan does not fit this machine."""
+    """A plan does not fit this machine."""
 
 
 class TrainingError(DlmError):
@@ -50,11 +72,20 @@ class TrainingError(DlmError):
 
 
 class StoreError(DlmError):
-    """The store is locked, damaged or full."""
+    """A store or an output folder is locked, damaged, full or read-only."""
 
 
 class MissingExtra(DlmError):
-    """An optional library is not installed."""
+    """An optional library is not installed.
+
+    Args:
+        library: the library, by the name people know it by.
+        extra: the extra of dlm that brings it, as in `pip install 'dlm[extra]'`.
+    """
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed", hint=f"pip install 'dlm[{extra}]'")
+        super().__init__(
+            f"{library} is not installed",
+            hint=f"pip install 'dlm[{extra}]'",
+            code="extra.missing",
+        )

@@ -100,13 +100,13 @@ def main() -> None:
         sys.exit(build_app(words)(words, prog_name="dlm", standalone_mode=False))
     except DlmError as error:
         tell.print_error(error)
-        sys.exit(error.exit_code)
+        raise SystemExit(error.exit_code) from error
     except typer.TyperException as error:  # of the command line itself
         verb = f"{words[0]} " if words[0] in {command.name for command in COMMANDS} else ""
         what = error.format_message().rstrip(".")
-        mistake = UsageError(what, hint=f"see `dlm {verb}--help`")
+        mistake = UsageError(what, hint=f"see `dlm {verb}--help`", code="usage.arguments")
         tell.print_error(mistake)
-        sys.exit(mistake.exit_code)
+        raise SystemExit(mistake.exit_code) from mistake
 
 
 def build_app(argv: Sequence[str] | None = None) -> typer.Typer:

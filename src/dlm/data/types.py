@@ -126,22 +126,31 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """What is wrong, where, and how to mend it. Training fails if it is `fatal`."""
+    """Something wrong with the data, as one line: `where: what; hint`.
+
+    Attributes:
+        where: location of the example, "file:line" or the name of its recording.
+        what: what is wrong.
+        hint: what to do about it.
+        fatal: whether training would fail on it.
+        code: stable name of the kind of mistake, as of an error.
+    """
 
     where: str
     what: str
     hint: str
     fatal: bool
+    code: str = ""
 
     def __str__(self) -> str:
         return " ".join(f"{self.where}: {self.what}; {self.hint}".split())
 
     @classmethod
     def from_error(cls, error: DlmError, location: str, *, fatal: bool = True) -> "Issue":
-        """What an error says, told of the clip at `place`."""
+        """Make the issue of an error with the example at `location`."""
         near = error.where is None or error.where == location
         what = error.what if near else f"{error.where}: {error.what}"
-        return cls(location, what, error.hint or "mend it or take the clip out", fatal)
+        return cls(location, what, error.hint or "correct it or remove the clip", fatal, error.code)
 
 
 def require_assistant_reply(messages: tuple[Message, ...]) -> None:
