@@ -1,13 +1,14 @@
 # Every target sets up what it needs. PYTHON=python3.12 make ... chooses the interpreter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tones test check docs sparrow clean
+.PHONY: help setup demo tones test check docs sparrow release-check clean
 
 help:
 	@echo "make demo     teach sparrow a voice it never heard, with every verb, in about five minutes"
 	@echo "make tones    teach a language model that knows nothing to hear five tones, in a minute or two"
 	@echo "make test     lint, types and tests"
 	@echo "make check    lint and types only"
+	@echo "make release-check  build the wheel and use it in an empty environment"
 	@echo "make docs     write the pages that are made from the code"
 	@echo "make sparrow  make the embedded base again, from nothing (hours)"
 	@echo "make clean    remove what make made here"
@@ -32,11 +33,11 @@ check: setup
 	@scripts/check
 
 test: check
-	@if ! command -v chromium chromium-browser google-chrome > /dev/null; then \
-		echo "test: the browser is missing; on Debian: apt-get install chromium" >&2; exit 1; fi
-	@if ! command -v ffmpeg > /dev/null; then \
-		echo "test: ffmpeg is missing; on Debian: apt-get install ffmpeg" >&2; exit 1; fi
+	@scripts/browser
 	@.venv/bin/python -m pytest -q
+
+release-check: setup
+	@scripts/release-check
 
 docs: setup
 	@.venv/bin/python scripts/docs
