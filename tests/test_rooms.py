@@ -224,3 +224,21 @@ def find_banned(node: ast.AST, path: Path) -> str | None:
 
 def names_in(node: ast.AST | None) -> set[str]:
     return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} if node else set()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_pages_name_paths_that_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:src|tests|scripts|docs|bench|recipes)/[\w./-]+)`", text))
+    room_paths = set(re.findall(rf"`((?:{'|'.join(ROOMS)})/[\w./-]+)`", text))
+    paths |= {f"src/dlm/{path}" for path in room_paths}
+    assert paths, page
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
+def test_the_architecture_page_names_every_room() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    (tree, imports) = re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"^  (\w+)(?:\.py|/)(?=\s)", tree, re.MULTILINE)
+    assert listed == ROOMS
+    assert re.findall(r"\w+", imports) == ROOMS
