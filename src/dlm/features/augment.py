@@ -1,25 +1,15 @@
-"""Noise that is made up: hiss, rumble, hum and the murmur of a room full of people.
+"""Augmentation of audio: speed, synthetic rooms, noise, gain, codecs, and SpecAugment masks.
 
-white     the same power at every frequency
-pink      power falls as 1 / f
-brown     power falls as 1 / f squared
-hum       a mains frequency, 50 or 60 Hz, and its harmonics, over a faint hiss
-babble    several voices of noise and pulses, shaped as speech is in the long run
+    waveform -> speed -> reverberation -> noise -> gain -> codec -> waveform
+    log-mel  -> masks -> log-mel
 
-What a sound passes through: a room, a telephone, a narrow channel.
+    noise     recordings, or white, pink (1 / f), brown (1 / f^2), mains hum, babble of voices
+    reverb    early reflections, then noise that decays by 60 dB in a random time
+    codec     mulaw (8 bits of G.711), telephone (300 to 3,400 Hz, then mulaw), lowpass
 
-room         the sound, its first echoes, and a tail that falls by 60 dB in a time that is drawn
-mulaw        quantised to 8 bits on the curve of G.711
-telephone    300 to 3,400 Hz, then mulaw
-lowpass      nothing above a frequency that is drawn
-
-How one sound is changed: what is drawn is a function of the seed, the sound and the pass.
-
-    samples --speed--> --room--> --noise--> --gain--> --codec--> samples
-    mel --masks--> mel
-
-Nothing else is asked: not the batch a sound rides in, not who makes it ready, not what came before.
-Every change draws numbers of its own, so that one more leaves the others as they were.
+Every random number is a function of the seed, the segment and the epoch: batches, processes and
+resuming change nothing. Each transform has a generator of its own, so adding one leaves the others
+as they were.
 """
 
 import hashlib
@@ -42,17 +32,25 @@ from dlm.plan.types import (
     compute_stretched_length,
 )
 
-FFT_BLOCK_SAMPLES = 4096  # samples: lengths that are whole multiples are transformed fast
+FFT_BLOCK_SAMPLES = 4096  # the FFT is fast for multiples of it
 MIN_NOISE_HERTZ = 20.0
 MAINS_HERTZ = (50, 60)
 NUM_HUM_HARMONICS = 12
-HUM_HISS_LEVEL = 0.1  # of the hum, by its amplitude
+HUM_HISS_LEVEL = 0.1  # white noise relative to the hum, by amplitude
 NUM_BABBLE_VOICES = (4, 8)
-PITCH_HERTZ = (85.0, 255.0)  # of men and women, speaking
+PITCH_HERTZ = (85.0, 255.0)  # of adult speech
 SYLLABLES_PER_SECOND = 4.0  # the peak of speech's modulation (Houtgast & Steeneken 1985)
-SPEECH_KNEE_HERTZ = 500.0  # speech is flat up to here and then falls (Byrne et al. 1994), about
-SPEECH_ROLLOFF_POWER = 1.5  # powers of the frequency by which its amplitude falls: 9 dB an octave
-VOICE_BREATH_LEVEL = 0.3  # of a voice that is noise
+SPEECH_KNEE_HERTZ = 500.0  # the long-term spectrum of speech is flat up to here (Byrne et al. 1994)
+SPEECH_ROLLOFF_POWER = 1.5  # beyond, amplitude falls by 9 dB an octave
+VOICE_BREATH_LEVEL = 0.3  # of a voice, by amplitude
+SPEED_OF_SOUND = 343.0  # in air, at 20 degrees
+ECHO_PATH_METERS = (2.0, 17.0)  # additional path of an early reflection
+NUM_EARLY_ECHOES = 8
+DIRECT_TO_REVERB_DB = (0.0, 12.0)  # level of all reflections below the direct sound
+MULAW_MU = 255  # of ITU-T G.711
+TELEPHONE_BAND_HERTZ = (300.0, 3400.0)  # the voice band (ITU-T G.712)
+LOWPASS_CUTOFF_HERTZ = (2000.0, 7000.0)
+CUTOFF_TRANSITION_FRACTION = 0.1  # width of a filter's edge, relative to its frequency
 
 Rng = np.random.Generator
 
@@ -70,7 +68,7 @@ def _make_brown_noise(num_samples: int, rate: int, rng: Rng) -> Waveform:
 
 
 def _make_colored_noise(num_samples: int, rate: int, rng: Rng, *, power: float) -> Waveform:
-    """White noise whose amplitude falls with so many powers of the frequency."""
+    """White noise whose amplitude falls with `power` powers of the frequency."""
     return filter_spectrum(
         _make_white_noise(num_samples, rate, rng),
         rate,
@@ -80,44 +78,45 @@ def _make_colored_noise(num_samples: int, rate: int, rng: Rng, *, power: float) 
 
 def _make_mains_hum(num_samples: int, rate: int, rng: Rng) -> Waveform:
     mains = MAINS_HERTZ[int(rng.integers(len(MAINS_HERTZ)))]
-    turns = np.arange(rate // math.gcd(rate, mains)) * (2 * np.pi * mains / rate)  # some whole ones
+    # whole periods, which are then repeated
+    angles = np.arange(rate // math.gcd(rate, mains)) * (2 * np.pi * mains / rate)
     phases = rng.uniform(0, 2 * np.pi, NUM_HUM_HARMONICS)
-    tones = [np.sin(at * turns + phase) / at for at, phase in enumerate(phases, start=1)]
+    tones = [np.sin(n * angles + phase) / n for n, phase in enumerate(phases, start=1)]
     hum: Waveform = np.resize(np.sum(tones, axis=0).astype(np.float32), num_samples)
     return hum + HUM_HISS_LEVEL * _make_white_noise(num_samples, rate, rng)
 
 
 def _make_babble(num_samples: int, rate: int, rng: Rng) -> Waveform:
-    wave = np.zeros(num_samples, np.float32)
+    voices = np.zeros(num_samples, np.float32)
     for _ in range(rng.integers(*NUM_BABBLE_VOICES, endpoint=True)):
-        wave += _make_babble_voice(num_samples, rate, rng)
+        voices += _make_babble_voice(num_samples, rate, rng)
     return filter_spectrum(
-        wave,
+        voices,
         rate,
         lambda hertz: np.maximum(hertz / SPEECH_KNEE_HERTZ, 1.0) ** -SPEECH_ROLLOFF_POWER,
     )
 
 
 def _make_babble_voice(num_samples: int, rate: int, rng: Rng) -> Waveform:
-    """Pulses of a wandering pitch, with some breath, that swell and fade with the syllables."""
+    """Pulses of a varying pitch and some breath noise, whose level follows syllables."""
     seconds = num_samples / rate
     syllables = int(seconds * SYLLABLES_PER_SECOND) + 2
-    marks = np.linspace(0, seconds, syllables)
+    onsets = np.linspace(0, seconds, syllables)
     time = np.arange(num_samples) / rate
-    centre = rng.uniform(*PITCH_HERTZ)
-    pitch = np.interp(time, marks, centre * rng.uniform(0.8, 1.2, syllables))
-    beats = np.floor(np.cumsum(pitch) / rate)
-    pulses = np.diff(beats, prepend=0.0) * np.sqrt(rate / centre)
-    swell = np.interp(time, marks, rng.uniform(0, 1, syllables) ** 2)
+    mean_pitch = rng.uniform(*PITCH_HERTZ)
+    pitch = np.interp(time, onsets, mean_pitch * rng.uniform(0.8, 1.2, syllables))
+    periods = np.floor(np.cumsum(pitch) / rate)
+    pulses = np.diff(periods, prepend=0.0) * np.sqrt(rate / mean_pitch)
+    level = np.interp(time, onsets, rng.uniform(0, 1, syllables) ** 2)
     breath = VOICE_BREATH_LEVEL * rng.standard_normal(num_samples)
-    voice: Waveform = ((pulses + breath) * swell).astype(np.float32)
+    voice: Waveform = ((pulses + breath) * level).astype(np.float32)
     return voice
 
 
 def filter_spectrum(
     waveform: Waveform, rate: int, gain_fn: Callable[[np.ndarray], np.ndarray]
 ) -> Waveform:
-    """The same wave, each frequency times what `amplitude` says of it; nothing is delayed."""
+    """Multiply each frequency of a waveform (samples,) by `gain_fn(hertz)`, without delay."""
     length = -(-len(waveform) // FFT_BLOCK_SAMPLES) * FFT_BLOCK_SAMPLES
     spectrum = np.fft.rfft(waveform, length)
     spectrum *= gain_fn(np.fft.rfftfreq(length, 1 / rate))
@@ -135,106 +134,110 @@ NOISE_GENERATORS: dict[str, Callable[[int, int, Rng], Waveform]] = {
 
 
 def make_synthetic_noise(num_samples: int, rate: int, rng: Rng) -> Waveform:
-    """Noise (samples,) of a kind that is drawn, as loud as it comes."""
-    return list(NOISE_GENERATORS.values())[int(rng.integers(len(NOISE_GENERATORS)))](
-        num_samples, rate, rng
-    )
-
-
-SPEED_OF_SOUND = 343.0  # in air, at 20 degrees
-ECHO_PATH_METERS = (2.0, 17.0)  # how much farther an early echo came
-NUM_EARLY_ECHOES = 8
-DIRECT_TO_REVERB_DB = (0.0, 12.0)  # how far all the echoes lie below the direct sound
-MULAW_MU = 255  # of G.711's mu-law
-TELEPHONE_BAND_HERTZ = (300.0, 3400.0)  # the voice band (ITU-T G.712)
-LOWPASS_CUTOFF_HERTZ = (2000.0, 7000.0)
-CUTOFF_TRANSITION_FRACTION = 0.1  # of a corner's frequency: how wide it is
+    """Make noise (samples,) of a random kind, at an arbitrary level."""
+    generators = list(NOISE_GENERATORS.values())
+    return generators[int(rng.integers(len(generators)))](num_samples, rate, rng)
 
 
 def apply_reverb(waveform: Waveform, rate: int, rt60_seconds: float, rng: Rng) -> Waveform:
-    """The same wave as it sounds in a made-up room, as long and as loud as it was."""
+    """Add the reverberation of a synthetic room; length and RMS stay.
+
+    Args:
+        waveform: mono float32, (samples,).
+        rate: samples per second.
+        rt60_seconds: time in which the reverberation decays by 60 dB.
+        rng: source of randomness.
+    """
     response = _make_room_impulse_response(rate, rt60_seconds, rng)
     length = -(-(len(waveform) + len(response)) // FFT_BLOCK_SAMPLES) * FFT_BLOCK_SAMPLES
     spectrum = np.fft.rfft(waveform, length) * np.fft.rfft(response, length)
-    heard = np.fft.irfft(spectrum, length)[: len(waveform)]
-    loudness = compute_rms(heard)
-    same: Waveform = (heard * (compute_rms(waveform) / loudness if loudness else 1.0)).astype(
-        np.float32
-    )
-    return same
+    reverberant = np.fft.irfft(spectrum, length)[: len(waveform)]
+    rms = compute_rms(reverberant)
+    scale = compute_rms(waveform) / rms if rms else 1.0
+    scaled: Waveform = (reverberant * scale).astype(np.float32)
+    return scaled
 
 
 def _make_room_impulse_response(rate: int, rt60_seconds: float, rng: Rng) -> np.ndarray:
-    """What a clap leaves in a room: itself, ECHOES, and noise that decays (Polack 1988).
+    """Direct sound, early reflections, and a tail of decaying noise (Polack 1988).
 
     An amplitude of exp(-6.91 t / RT60) has fallen by 60 dB at t = RT60.
     """
     time = np.arange(max(round(rt60_seconds * rate), 1)) / rate
-    fall = np.exp(-np.log(1000.0) * time / rt60_seconds)
-    farther = rng.uniform(*ECHO_PATH_METERS, NUM_EARLY_ECHOES) / SPEED_OF_SOUND
-    at = np.minimum((farther * rate).astype(int), len(time) - 1)
-    echoes, tail = np.zeros(len(time)), rng.standard_normal(len(time)) * fall
-    np.add.at(echoes, at, fall[at] * rng.choice([-1.0, 1.0], NUM_EARLY_ECHOES))
-    tail[time < farther.max()] = 0.0
-    both = _scale_to_energy(echoes, 0.5) + _scale_to_energy(tail, 0.5)
-    both *= 10 ** (-rng.uniform(*DIRECT_TO_REVERB_DB) / 20)
-    both[0] = 1.0
-    return np.asarray(both)
+    decay = np.exp(-np.log(1000.0) * time / rt60_seconds)
+    delays = rng.uniform(*ECHO_PATH_METERS, NUM_EARLY_ECHOES) / SPEED_OF_SOUND
+    positions = np.minimum((delays * rate).astype(int), len(time) - 1)
+    echoes, tail = np.zeros(len(time)), rng.standard_normal(len(time)) * decay
+    np.add.at(echoes, positions, decay[positions] * rng.choice([-1.0, 1.0], NUM_EARLY_ECHOES))
+    tail[time < delays.max()] = 0.0
+    response = _scale_to_energy(echoes, 0.5) + _scale_to_energy(tail, 0.5)
+    response *= 10 ** (-rng.uniform(*DIRECT_TO_REVERB_DB) / 20)
+    response[0] = 1.0
+    return np.asarray(response)
 
 
 def _scale_to_energy(waveform: np.ndarray, energy: float) -> np.ndarray:
-    """The same wave with so much energy, if it has any."""
-    has = float(np.sum(waveform**2))
-    return np.asarray(waveform * np.sqrt(energy / has)) if has else waveform
+    """Scale a waveform to an energy; silence stays."""
+    current = float(np.sum(waveform**2))
+    return np.asarray(waveform * np.sqrt(energy / current)) if current else waveform
 
 
 def apply_codec(waveform: Waveform, rate: int, codec: str, rng: Rng) -> Waveform:
-    """The same wave at the other end of a codec."""
+    """Pass a waveform through a codec: none, lowpass, telephone or mulaw."""
     if codec == "none":
         return waveform
     if codec == "lowpass":
         return apply_bandpass(waveform, rate, 0.0, rng.uniform(*LOWPASS_CUTOFF_HERTZ))
-    return apply_mulaw(
-        apply_bandpass(waveform, rate, *TELEPHONE_BAND_HERTZ) if codec == "telephone" else waveform
-    )
+    if codec == "telephone":
+        waveform = apply_bandpass(waveform, rate, *TELEPHONE_BAND_HERTZ)
+    return apply_mulaw(waveform)
 
 
 def apply_bandpass(waveform: Waveform, rate: int, low: float, high: float) -> Waveform:
-    """What lies between two frequencies; a corner is half a cosine wide."""
+    """Keep the frequencies from `low` (0 for none) to `high` hertz, with raised-cosine edges."""
 
-    def passes(hertz: np.ndarray) -> np.ndarray:
-        above = _compute_cutoff_gain(hertz, low) if low else 1.0
-        kept: np.ndarray = above * (1.0 - _compute_cutoff_gain(hertz, high))
-        return kept
+    def compute_gain(hertz: np.ndarray) -> np.ndarray:
+        gain: np.ndarray = 1.0 - _compute_cutoff_gain(hertz, high)
+        return gain * _compute_cutoff_gain(hertz, low) if low else gain
 
-    return filter_spectrum(waveform, rate, passes)
+    return filter_spectrum(waveform, rate, compute_gain)
 
 
 def _compute_cutoff_gain(hertz: np.ndarray, cutoff: float) -> np.ndarray:
-    """From 0 to 1 around a corner, at which it is a half."""
-    way = np.clip((hertz / cutoff - 1.0) / CUTOFF_TRANSITION_FRACTION + 0.5, 0.0, 1.0)
-    return np.asarray(0.5 - 0.5 * np.cos(np.pi * way))
+    """From 0 below a cutoff to 1 above it, 0.5 at it."""
+    position = np.clip((hertz / cutoff - 1.0) / CUTOFF_TRANSITION_FRACTION + 0.5, 0.0, 1.0)
+    return np.asarray(0.5 - 0.5 * np.cos(np.pi * position))
 
 
 def apply_mulaw(waveform: Waveform) -> Waveform:
-    """Through 8 bits and back (ITU-T G.711): F(x) = sgn(x) ln(1 + mu |x|) / ln(1 + mu).
+    """Quantise to 8 bits and back (ITU-T G.711): F(x) = sgn(x) ln(1 + mu |x|) / ln(1 + mu).
 
-    What is louder than 1 is cut there.
+    Samples beyond 1 are clipped.
     """
-    loud = np.minimum(np.abs(waveform), 1.0)
-    level = np.round(np.log1p(MULAW_MU * loud) / np.log1p(MULAW_MU) * (MULAW_MU // 2))
-    back = np.expm1(level / (MULAW_MU // 2) * np.log1p(MULAW_MU)) / MULAW_MU
-    coded: Waveform = (np.sign(waveform) * back).astype(np.float32)
+    magnitude = np.minimum(np.abs(waveform), 1.0)
+    level = np.round(np.log1p(MULAW_MU * magnitude) / np.log1p(MULAW_MU) * (MULAW_MU // 2))
+    decoded = np.expm1(level / (MULAW_MU // 2) * np.log1p(MULAW_MU)) / MULAW_MU
+    coded: Waveform = (np.sign(waveform) * decoded).astype(np.float32)
     return coded
 
 
 def compute_rms(waveform: np.ndarray) -> float:
-    """The root of the mean square: how loud a wave is."""
+    """Compute the root mean square of a waveform."""
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
 class Augmenter:
-    """Changes sounds as a plan has it, at one rate; `seed` tells two runs, or stages, apart."""
+    """Augments waveforms and log-mels at one sample rate.
+
+    Args:
+        augmentation: transforms and their ranges.
+        audio_spec: sample rate and window of the model.
+        seed: tells runs, and stages of a run, apart.
+        noise_recordings: noise to mix in; synthetic noise without them.
+
+    Raises:
+        AudioError: speed is to change and no resampler is installed (`audio.no_resampler`).
+    """
 
     def __init__(
         self,
@@ -243,113 +246,113 @@ class Augmenter:
         seed: str,
         noise_recordings: Sequence[NoiseRecording] = (),
     ) -> None:
-        """`recorded` is the noise to mix in; it is made up when there is none.
-
-        Raises ClipError where speed is wanted and nothing resamples.
-        """
         self._augmentation, self._audio_spec, self._seed = augmentation, audio_spec, seed
         self._noise_recordings = noise_recordings
         self._resample_fn = choose_resampler() if augmentation.speed_percent else None
 
     def augment_waveform(self, waveform: Waveform, audio_key: str, epoch: int) -> Waveform:
-        """The version of a sound (samples,) that a pass hears; `who` says whose samples they are.
+        """Make the variant of a waveform (samples,) for an epoch.
 
-        Raises ClipError where a recording of noise cannot be decoded.
+        Raises:
+            AudioError: a recording of noise cannot be decoded (`audio.*`).
         """
-        changes, rate = self._augmentation, self._audio_spec.sample_rate
+        config, rate = self._augmentation, self._audio_spec.sample_rate
         if not self.is_augmented(audio_key, epoch):
             return waveform
-        wave = self._perturb_speed(waveform, self._make_rng(audio_key, epoch, "speed"))
-        chance = self._make_rng(audio_key, epoch, "room")
-        if chance.random() < changes.reverb_probability:
-            wave = apply_reverb(wave, rate, chance.uniform(*changes.rt60_seconds), chance)
-        if changes.noise_source:
-            wave = self._mix_noise(wave, self._make_rng(audio_key, epoch, "noise"))
-        if changes.gain_db:
-            wave = wave * _sample_gain(self._make_rng(audio_key, epoch, "gain"), changes.gain_db)
-        if changes.codecs:
-            chance = self._make_rng(audio_key, epoch, "codec")
-            codec = changes.codecs[chance.integers(len(changes.codecs))]
-            wave = apply_codec(wave, rate, codec, chance)
-        return wave
+        waveform = self._perturb_speed(waveform, self._make_rng(audio_key, epoch, "speed"))
+        rng = self._make_rng(audio_key, epoch, "room")
+        if rng.random() < config.reverb_probability:
+            waveform = apply_reverb(waveform, rate, rng.uniform(*config.rt60_seconds), rng)
+        if config.noise_source:
+            waveform = self._mix_noise(waveform, self._make_rng(audio_key, epoch, "noise"))
+        if config.gain_db:
+            rng = self._make_rng(audio_key, epoch, "gain")
+            waveform = waveform * _sample_gain(rng, config.gain_db)
+        if config.codecs:
+            rng = self._make_rng(audio_key, epoch, "codec")
+            codec = config.codecs[rng.integers(len(config.codecs))]
+            waveform = apply_codec(waveform, rate, codec, rng)
+        return waveform
 
     def mask_mel(
         self, mel: torch.Tensor, num_frames: int, window_index: int, *, audio_key: str, epoch: int
     ) -> torch.Tensor:
-        """The version of a mel (bins, frames and tail) that a pass hears, of its `frames`.
+        """Mask spans of frames and mel bins with the mean (SpecAugment, Park et al. 2019, sec. 2).
 
-        `window` is its number among those of the sound. What is masked becomes the mean, as in
-        SpecAugment (Park et al. 2019, section 2).
+        Args:
+            mel: (num_mel_bins, frames + right context).
+            num_frames: frames that hold audio.
+            window_index: which encoder window of the segment this is.
+            audio_key: names the segment.
+            epoch: counted from 0.
         """
         time, frequency = self._augmentation.time_masks, self._augmentation.frequency_masks
         if not (time or frequency) or not self.is_augmented(audio_key, epoch):
             return mel
         masked, mean = mel.clone(), mel[:, :num_frames].mean()
         if time:
-            chance = self._make_rng(audio_key, epoch, f"time {window_index}")
-            for start, stop in _sample_mask_spans(chance, time, num_frames):
+            rng = self._make_rng(audio_key, epoch, f"time {window_index}")
+            for start, stop in _sample_mask_spans(rng, time, num_frames):
                 masked[:, start:stop] = mean
         if frequency:
-            chance = self._make_rng(audio_key, epoch, f"frequency {window_index}")
-            for start, stop in _sample_mask_spans(chance, frequency, len(mel)):
+            rng = self._make_rng(audio_key, epoch, f"frequency {window_index}")
+            for start, stop in _sample_mask_spans(rng, frequency, len(mel)):
                 masked[start:stop, :num_frames] = mean
         return masked
 
     def is_augmented(self, audio_key: str, epoch: int) -> bool:
-        """Whether a pass changes this sound."""
-        return bool(
-            self._make_rng(audio_key, epoch, "share").random() < self._augmentation.probability
-        )
+        """Tell whether a segment is changed in an epoch at all."""
+        rng = self._make_rng(audio_key, epoch, "share")
+        return bool(rng.random() < self._augmentation.probability)
 
     def _make_rng(self, audio_key: str, epoch: int, transform: str) -> Rng:
-        """The random numbers of one change to one sound in one pass."""
-        told = f"{self._seed}/{epoch}/{transform}/{audio_key}".encode()
-        number = int.from_bytes(hashlib.sha256(told).digest()[:16], "big")
-        return np.random.Generator(np.random.PCG64(number))
+        """The generator of one transform of one segment in one epoch."""
+        text = f"{self._seed}/{epoch}/{transform}/{audio_key}".encode()
+        seed = int.from_bytes(hashlib.sha256(text).digest()[:16], "big")
+        return np.random.Generator(np.random.PCG64(seed))
 
     def _perturb_speed(self, waveform: Waveform, rng: Rng) -> Waveform:
-        """Faster or slower, and with it higher or lower (Ko et al. 2015)."""
+        """Slower or faster, with its pitch (Ko et al. 2015)."""
         if not self._resample_fn or not self._augmentation.speed_percent:
             return waveform
         slow, fast = self._augmentation.speed_percent
         window = self._audio_spec.window_samples
-        drawn = int(rng.integers(slow, fast, endpoint=True))
-        length = compute_stretched_length(len(waveform), drawn, window)
-        wave = self._resample_fn(
-            waveform, compute_effective_speed(len(waveform), drawn, window), 100
-        )[:length]
-        return np.pad(wave, (0, length - len(wave)))
+        percent = int(rng.integers(slow, fast, endpoint=True))
+        length = compute_stretched_length(len(waveform), percent, window)
+        speed = compute_effective_speed(len(waveform), percent, window)
+        stretched = self._resample_fn(waveform, speed, 100)[:length]
+        return np.pad(stretched, (0, length - len(stretched)))
 
     def _mix_noise(self, waveform: Waveform, rng: Rng) -> Waveform:
-        """With noise, 20 log10(rms of the sound / rms of the noise) dB below it; silence stays."""
-        below = _sample_gain(rng, self._augmentation.snr_db)
-        noise = (
-            self._sample_noise_recording(len(waveform), rng)
-            if self._noise_recordings
-            else make_synthetic_noise(len(waveform), self._audio_spec.sample_rate, rng)
-        )
-        loud = compute_rms(noise) * below
-        return waveform + noise * np.float32(compute_rms(waveform) / loud) if loud else waveform
+        """Add noise at a random signal-to-noise ratio, 20 log10(RMS / RMS); silence stays."""
+        ratio = _sample_gain(rng, self._augmentation.snr_db)
+        if self._noise_recordings:
+            noise = self._sample_noise_recording(len(waveform), rng)
+        else:
+            noise = make_synthetic_noise(len(waveform), self._audio_spec.sample_rate, rng)
+        level = compute_rms(noise) * ratio
+        return waveform + noise * np.float32(compute_rms(waveform) / level) if level else waveform
 
     def _sample_noise_recording(self, num_samples: int, rng: Rng) -> Waveform:
-        """A stretch of a recording, both drawn; one that is too short begins again."""
+        """A random span of a random recording, repeated where it is too short."""
         noise = self._noise_recordings[int(rng.integers(len(self._noise_recordings)))]
-        rate, path = self._audio_spec.sample_rate, noise.segment.path
+        rate = self._audio_spec.sample_rate
         needed = num_samples / rate
         start = rng.uniform(0, max(noise.seconds - needed, 0.0))
         end = min(start + needed, noise.seconds)
-        span = AudioSegment(path, start, end, display_path=noise.segment.display_path)
+        display_path = noise.segment.display_path
+        span = AudioSegment(noise.segment.path, start, end, display_path=display_path)
         return np.resize(load_audio(span, sample_rate=rate, resample=True), num_samples)
 
 
 def _sample_gain(rng: Rng, db_range: FloatRange) -> np.float32:
-    """A factor of so many decibels as are drawn."""
+    """A random factor from a range in decibels."""
     return np.float32(10 ** (rng.uniform(*db_range) / 20))
 
 
 def _sample_mask_spans(rng: Rng, masks: SpecAugmentMasks, length: int) -> list[tuple[int, int]]:
-    """Where each mask begins and ends: a width from 0 to the widest, anywhere it fits."""
-    widest = min(masks.max_width, int(masks.max_fraction * length))
-    widths = rng.integers(0, widest, size=masks.num_masks, endpoint=True)
+    """Start and stop of each mask: a width from 0 to the maximum, anywhere it fits."""
+    max_width = min(masks.max_width, int(masks.max_fraction * length))
+    widths = rng.integers(0, max_width, size=masks.num_masks, endpoint=True)
     starts = [int(rng.integers(0, length - width, endpoint=True)) for width in widths]
     return [(start, start + int(width)) for start, width in zip(starts, widths, strict=True)]

@@ -1,4 +1,4 @@
-"""How what is heard once is kept on disk: a file of tensors, there as a whole or not at all."""
+"""The disk cache of tensors: one safetensors file for each key, complete or absent."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from dlm.io import make_folder, to_disk_full_error, wrap_write_errors
 
 
 def read_cached_tensors(path: Path) -> dict[str, torch.Tensor] | None:
-    """What is kept there, or None when there is nothing or a kill left half a file."""
+    """Read the tensors of a file; None where there is no file or it is incomplete."""
     try:
         return load_file(path)
     except (FileNotFoundError, SafetensorError):
@@ -19,7 +19,11 @@ def read_cached_tensors(path: Path) -> dict[str, torch.Tensor] | None:
 
 
 def write_cached_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write the file and its folder. Raises StoreError when it cannot be written."""
+    """Write a file of tensors and its folder.
+
+    Raises:
+        StoreError: it cannot be written (`store.*`).
+    """
     pending = path.with_suffix(f".{os.getpid()}.pending")
     try:
         with wrap_write_errors(path):

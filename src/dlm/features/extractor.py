@@ -1,17 +1,14 @@
-"""What the model hears of one sound: mel or wave, or, while the encoder is frozen, features.
+"""The feature extractor: from an audio segment to what the encoder takes, or to its output.
 
-    Sound --decode--> samples --log_mel--> mel  --+
-                              ----windows---> wave --hear--> features --> memory, then disk
+    segment -> load_audio -> encoder windows -> log-mel or waveform -> [frozen encoder]
+                                                                    -> memory, disk cache
 
-Each sound is prepared once and kept in memory as far as the budget goes. Features also go to disk,
-keyed by the recording's bytes, the span, the encoder's revision and the preprocessing.
+Each segment is extracted once and kept in memory as far as the budget goes. Encoder output also
+goes to disk, keyed by the recording's bytes, the span, the encoder's revision and the
+preprocessing. With augmentation, waveforms are kept instead and every epoch extracts a new variant:
 
-What is heard of another version of each sound in every pass over the clips.
-
-    Sound --decode--> samples --augment(pass)--> samples --> mel or wave --augment(pass)--> Heard
-              kept in memory                                             masks
-
-The encoder hears every version itself, batch by batch: nothing that it heard is kept.
+    segment -> load_audio -> augment waveform (epoch) -> log-mel or waveform -> masks (epoch)
+               kept in memory
 """
 
 import hashlib
@@ -33,7 +30,6 @@ from dlm.features.augment import Augmenter
 from dlm.features.disk_cache import read_cached_tensors, write_cached_tensors
 from dlm.features.log_mel import compute_log_mel
 from dlm.plan.audio_lengths import (
-    AudioTokenizerSpec,
     ceil_div,
     compute_window_lengths,
     count_mel_frames,
@@ -41,18 +37,24 @@ from dlm.plan.audio_lengths import (
 )
 from dlm.plan.model_spec import ModelSpec
 
-FEATURE_MEMORY_BYTES = 3 << 30  # enough for the mels of about 50,000 short clips
+FEATURE_MEMORY_BYTES = 3 << 30  # enough for the log-mels of about 50,000 short clips
 
-EncodeFn = Callable[[torch.Tensor, int], torch.Tensor]  # mel or wave, its frames -> (frames, width)
+# log-mel or waveform of one window, its number of frames -> encoder output (frames, hidden_size)
+EncodeFn = Callable[[torch.Tensor, int], torch.Tensor]
 CachedT = TypeVar("CachedT")
 
 
 @dataclass(frozen=True)
 class AudioFeatures:
-    """One window of a sound: mel as (bins, frames and tail), wave (1, samples) or features.
+    """One encoder window of an audio segment.
 
-    Features are (frames, width). `frames` are those that hold sound, of a wave its samples;
-    `samples` and `tokens` are what they stand for.
+    Attributes:
+        values: log-mel (num_mel_bins, frames + right context), waveform (1, samples), or encoder
+            output (frames, hidden_size).
+        num_frames: frames that hold audio; for a waveform, its samples.
+        num_samples: samples of audio in the window.
+        num_tokens: placeholders the window takes in a prompt.
+        is_encoded: whether `values` are encoder output.
     """
 
     values: torch.Tensor
@@ -63,32 +65,43 @@ class AudioFeatures:
 
 
 class LruByteCache(Generic[CachedT]):
-    """What is remembered of sounds, the oldest let go when the budget is used up."""
+    """A cache by segment that drops the least recently used values above `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._entries: OrderedDict[AudioSegment, tuple[CachedT, int]] = OrderedDict()
         self._free_bytes = max_bytes
-        self._lock = Lock()  # several threads listen
+        self._lock = Lock()  # several threads extract
 
     def get(self, segment: AudioSegment) -> CachedT | None:
-        """What is remembered of it, if anything is."""
-        found = self._entries.get(segment)
-        return found[0] if found else None
+        with self._lock:
+            entry = self._entries.get(segment)
+            if entry is None:
+                return None
+            self._entries.move_to_end(segment)
+            return entry[0]
 
     def put(self, segment: AudioSegment, value: CachedT, num_bytes: int) -> None:
-        """Remember it, which takes `size` bytes."""
         with self._lock:
             if segment in self._entries:
                 return
             self._entries[segment] = (value, num_bytes)
             self._free_bytes -= num_bytes
             while self._free_bytes < 0 and len(self._entries) > 1:
-                _, (_, oldest) = self._entries.popitem(last=False)
-                self._free_bytes += oldest
+                _, (_, dropped_bytes) = self._entries.popitem(last=False)
+                self._free_bytes += dropped_bytes
 
 
 class AudioFeatureExtractor:
-    """Turns sounds into what a base hears, each once."""
+    """Extracts the features of audio segments, each segment once.
+
+    Args:
+        spec: the model whose encoder the features are for.
+        auto_resample: whether recordings at other sample rates are converted.
+        max_windows: windows after which a segment is truncated; None for no limit.
+        encode_fn: the frozen encoder; without one, features are log-mels or waveforms.
+        cache_dir: folder for encoder output between runs; None keeps it in memory alone.
+        memory_bytes: budget of the memory cache.
+    """
 
     def __init__(
         self,
@@ -100,188 +113,183 @@ class AudioFeatureExtractor:
         cache_dir: Path | None = None,
         memory_bytes: int = FEATURE_MEMORY_BYTES,
     ) -> None:
-        """`hear` is the frozen encoder, `folder` where its features are kept between runs.
-
-        A sound of more windows than `most_windows` is cut off there.
-        """
         self._spec, self._auto_resample, self._max_windows = spec, auto_resample, max_windows
         self._encode_fn, self._cache_dir = encode_fn, cache_dir
         self._memory_cache: LruByteCache[tuple[AudioFeatures, ...]] = LruByteCache(memory_bytes)
 
     def __call__(self, segment: AudioSegment) -> tuple[AudioFeatures, ...]:
-        """The windows of `sound`. Raises ClipError where it cannot be decoded."""
-        kept = self._memory_cache.get(segment)
-        if kept is None:
-            hear = self._encode_fn
-            kept = (
-                self._load_or_encode(segment, hear)
-                if hear
-                else self.extract_features(self.load_audio(segment))
-            )
-            self._memory_cache.put(segment, kept, sum(each.values.nbytes for each in kept))
-        return kept
+        """Extract the windows of a segment, from memory or disk where they are.
+
+        Raises:
+            AudioError: it cannot be read or decoded (`audio.*`).
+        """
+        features = self._memory_cache.get(segment)
+        if features is None:
+            if self._encode_fn is None:
+                features = self.extract_features(self.load_audio(segment))
+            else:
+                features = self._load_or_encode(segment, self._encode_fn)
+            num_bytes = sum(window.values.nbytes for window in features)
+            self._memory_cache.put(segment, features, num_bytes)
+        return features
 
     def load_audio(self, segment: AudioSegment) -> Waveform:
-        """The samples of `sound`. Raises ClipError where it cannot be decoded."""
+        """Decode a segment at the encoder's sample rate: (samples,). Raises AudioError."""
         return load_audio(
             segment, sample_rate=self._spec.audio_spec.sample_rate, resample=self._auto_resample
         )
 
     def extract_features(self, waveform: Waveform) -> tuple[AudioFeatures, ...]:
-        """What the encoder takes of each window of samples (samples,)."""
-        strides = self._spec.audio_spec
-        lengths = compute_window_lengths(len(waveform), strides, self._max_windows)
-        cut = self._extract_waveforms if self._spec.encoder_input == "wave" else self._extract_mels
+        """Cut a waveform (samples,) into encoder windows, and extract what the encoder takes."""
+        audio_spec = self._spec.audio_spec
+        lengths = compute_window_lengths(len(waveform), audio_spec, self._max_windows)
+        if self._spec.encoder_input == "wave":
+            values = self._extract_waveforms(waveform, lengths)
+        else:
+            values = self._extract_log_mels(waveform, lengths)
         return tuple(
             AudioFeatures(
-                each,
-                count_mel_frames(length, strides),
-                length,
-                count_window_tokens(length, strides),
-                False,
+                window,
+                num_frames=count_mel_frames(length, audio_spec),
+                num_samples=length,
+                num_tokens=count_window_tokens(length, audio_spec),
+                is_encoded=False,
             )
-            for each, length in zip(cut(waveform, lengths), lengths, strict=True)
+            for window, length in zip(values, lengths, strict=True)
         )
 
     def _extract_waveforms(
         self, waveform: np.ndarray, lengths: tuple[int, ...]
     ) -> list[torch.Tensor]:
-        """The wave of each window, (1, samples), with the silence that counts."""
-        strides = self._spec.audio_spec
-        starts = [number * strides.window_samples for number in range(len(lengths))]
-        spans = zip(starts, [count_mel_frames(length, strides) for length in lengths], strict=True)
-        wave = torch.zeros(1, starts[-1] + strides.window_samples)
-        kept = waveform[: wave.shape[1]]
-        wave[0, : len(kept)] = torch.from_numpy(kept)
-        return [wave[:, start : start + length].clone() for start, length in spans]
+        """The waveform of each window, (1, samples), with the padding that has tokens."""
+        audio_spec, window = self._spec.audio_spec, self._spec.audio_spec.window_samples
+        padded = torch.zeros(1, len(lengths) * window)
+        used = waveform[: padded.shape[1]]
+        padded[0, : len(used)] = torch.from_numpy(used)
+        return [
+            padded[:, start : start + count_mel_frames(length, audio_spec)].clone()
+            for start, length in zip(range(0, padded.shape[1], window), lengths, strict=True)
+        ]
 
-    def _extract_mels(self, waveform: np.ndarray, lengths: tuple[int, ...]) -> list[torch.Tensor]:
-        """The mel of each window, (bins, frames and tail)."""
-        base, strides = self._spec, self._spec.audio_spec
-        mel = partial(
+    def _extract_log_mels(
+        self, waveform: np.ndarray, lengths: tuple[int, ...]
+    ) -> list[torch.Tensor]:
+        """The log-mel of each window, (num_mel_bins, frames + right context)."""
+        audio_spec, window = self._spec.audio_spec, self._spec.audio_spec.window_samples
+        log_mel = partial(
             compute_log_mel,
-            rate=strides.sample_rate,
-            hop_length=strides.hop_length,
-            num_mel_bins=base.num_mel_bins,
-            right_context=strides.right_context,
+            rate=audio_spec.sample_rate,
+            hop_length=audio_spec.hop_length,
+            num_mel_bins=self._spec.num_mel_bins,
+            right_context=audio_spec.right_context,
         )
-        whole = (
-            sum(lengths) if strides.pad_mode == "none" else len(lengths) * strides.window_samples
-        )
-        waveform = np.pad(waveform, (0, max(whole - len(waveform), 0)))
-        if base.mel_before_chunking:
-            frames = strides.window_samples // strides.hop_length
-            heard = ceil_div(len(waveform), strides.window_samples) * strides.window_samples
-            edge = len(waveform) if strides.reflect_right else heard
-            return list(mel(waveform, reflect_at=edge).split(frames, dim=1))[: len(lengths)]
-        starts = [number * strides.window_samples for number in range(len(lengths))]
-        spans = [waveform[start : start + strides.window_samples] for start in starts]
-        return [mel(span, reflect_at=strides.window_samples) for span in spans]
+        padded_samples = sum(lengths) if audio_spec.pad_mode == "none" else len(lengths) * window
+        waveform = np.pad(waveform, (0, max(padded_samples - len(waveform), 0)))
+        if self._spec.mel_before_chunking:
+            window_end = ceil_div(len(waveform), window) * window
+            reflect_at = len(waveform) if audio_spec.reflect_right else window_end
+            windows = log_mel(waveform, reflect_at=reflect_at).split(
+                window // audio_spec.hop_length, dim=1
+            )
+            return list(windows[: len(lengths)])
+        starts = range(0, len(lengths) * window, window)
+        return [log_mel(waveform[start : start + window], reflect_at=window) for start in starts]
 
     def _load_or_encode(
         self, segment: AudioSegment, encode_fn: EncodeFn
     ) -> tuple[AudioFeatures, ...]:
-        """Features from disk, or heard now and put there."""
-        path = (
-            self._cache_dir / f"{self._make_cache_key(segment)}.safetensors"
-            if self._cache_dir
-            else None
-        )
-        stored = read_cached_tensors(path) if path else None
-        if stored is None:
-            heard = self.extract_features(self.load_audio(segment))
-            stored = {
-                str(at): encode_fn(each.values, each.num_frames).contiguous()
-                for at, each in enumerate(heard)
+        """Encoder output from the disk cache, or computed and written there."""
+        path = self._cache_dir and self._cache_dir / f"{self._make_cache_key(segment)}.safetensors"
+        tensors = read_cached_tensors(path) if path else None
+        if tensors is None:
+            windows = self.extract_features(self.load_audio(segment))
+            tensors = {
+                str(index): encode_fn(window.values, window.num_frames).contiguous()
+                for index, window in enumerate(windows)
             }
-            stored["samples"] = torch.tensor([each.num_samples for each in heard])
+            tensors["samples"] = torch.tensor([window.num_samples for window in windows])
             if path:
-                write_cached_tensors(path, stored)
+                write_cached_tensors(path, tensors)
+        encoded = [tensors[str(index)] for index in range(len(tensors["samples"]))]
         return tuple(
-            _make_encoded_features(stored[str(at)], int(samples), self._spec.audio_spec)
-            for at, samples in enumerate(stored["samples"])
+            AudioFeatures(
+                values,
+                num_frames=len(values),
+                num_samples=num_samples,
+                num_tokens=count_window_tokens(num_samples, self._spec.audio_spec),
+                is_encoded=True,
+            )
+            for values, num_samples in zip(encoded, tensors["samples"].tolist(), strict=True)
         )
 
     def _make_cache_key(self, segment: AudioSegment) -> str:
-        """The recording's hash, by which `dlm gc` finds it, and that of all the rest."""
-        base, told = self._spec, make_audio_key(segment)
-        parts = (told, base.key, base.revision, base.audio_spec, base.num_mel_bins)
-        encoders = base.composition and base.composition.encoders
-        how = (
-            base.mel_before_chunking,
-            base.encoder_input,
-            encoders,
-            self._auto_resample,
-            self._max_windows,
+        """The recording's sha256, by which `dlm gc` finds it, and a hash of all the rest."""
+        spec, audio_key = self._spec, make_audio_key(segment)
+        encoders = spec.composition and spec.composition.encoders
+        parts = (
+            audio_key,
+            *(spec.key, spec.revision, spec.audio_spec, spec.num_mel_bins),
+            *(spec.mel_before_chunking, spec.encoder_input, encoders),
+            *(self._auto_resample, self._max_windows),
         )
-        return f"{told.split()[0]}-{hashlib.sha256(repr((*parts, *how)).encode()).hexdigest()}"
-
-
-def _make_encoded_features(
-    features: torch.Tensor, num_samples: int, audio_spec: AudioTokenizerSpec
-) -> AudioFeatures:
-    return AudioFeatures(
-        features, len(features), num_samples, count_window_tokens(num_samples, audio_spec), True
-    )
+        return f"{audio_key.split()[0]}-{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
 def make_audio_key(segment: AudioSegment) -> str:
-    """The hash of the recording's bytes, and the span: the same wherever the recording lies.
+    """Name a segment by the sha256 of its recording and its span, wherever the recording lies.
 
-    Raises ClipError where it cannot be read.
+    Raises:
+        AudioError: the recording cannot be read (`audio.*`).
     """
-    path, inside = segment.recording
+    path, byte_range = segment.recording
     try:
         stat = path.stat()
     except OSError:
-        return hash_recording(segment)  # which says what is wrong
-    blob = _hash_recording(path, inside, stat.st_mtime_ns, stat.st_size)
-    return f"{blob} {segment.start} {segment.end}"
+        return hash_recording(segment)  # raises what is wrong
+    sha256 = _hash_recording(path, byte_range, stat.st_mtime_ns, stat.st_size)
+    return f"{sha256} {segment.start} {segment.end}"
 
 
 @lru_cache(maxsize=100_000)
 def _hash_recording(
     path: Path, byte_range: tuple[int, int] | None, mtime_ns: int, num_bytes: int
 ) -> str:
-    """The recording's hash; the two numbers make a changed file another one."""
+    """The recording's sha256; a file that was changed is another one by the last two."""
     return hash_recording(AudioSegment(path, byte_range=byte_range))
 
 
-WaveformCache = LruByteCache[tuple[str, Waveform]]  # whose samples they are, and the samples
+WaveformCache = LruByteCache[tuple[str, Waveform]]  # audio key, waveform
 
 
 class AugmentedExtractor:
-    """An ear that hears each pass over the clips otherwise."""
+    """Extracts another variant of each segment in every epoch.
+
+    Args:
+        extractor: what loads audio and extracts features.
+        augmenter: what changes waveforms and log-mels.
+        waveform_cache: waveforms as they were recorded, by segment.
+    """
 
     def __init__(
         self, extractor: AudioFeatureExtractor, augmenter: Augmenter, waveform_cache: WaveformCache
     ) -> None:
-        """`ear` says what a base hears of samples; they are `kept` as they were recorded."""
-        self._extractor, self._augmenter, self._waveform_cache = (
-            extractor,
-            augmenter,
-            waveform_cache,
-        )
+        self._extractor, self._augmenter = extractor, augmenter
+        self._waveform_cache = waveform_cache
 
     def for_epoch(self, epoch: int) -> Callable[[AudioSegment], tuple[AudioFeatures, ...]]:
-        """How the pass `epoch` listens, counted from 0."""
-        return partial(self._extract_augmented, epoch)
+        """Return the extractor of one epoch, counted from 0. It raises AudioError."""
+        return partial(self._extract_variant, epoch)
 
-    def _extract_augmented(self, epoch: int, segment: AudioSegment) -> tuple[AudioFeatures, ...]:
-        """The windows of the version of `sound`. Raises ClipError where it cannot be decoded."""
-        who, samples = self._load_keyed_waveform(segment)
-        changed = self._augmenter.augment_waveform(samples, who, epoch)
-        masked = partial(self._augmenter.mask_mel, audio_key=who, epoch=epoch)
+    def _extract_variant(self, epoch: int, segment: AudioSegment) -> tuple[AudioFeatures, ...]:
+        cached = self._waveform_cache.get(segment)
+        if cached is None:
+            waveform = self._extractor.load_audio(segment)
+            cached = (make_audio_key(segment), waveform)
+            self._waveform_cache.put(segment, cached, waveform.nbytes)
+        audio_key, waveform = cached
+        augmented = self._augmenter.augment_waveform(waveform, audio_key, epoch)
+        mask = partial(self._augmenter.mask_mel, audio_key=audio_key, epoch=epoch)
         return tuple(
-            replace(each, values=masked(each.values, each.num_frames, number))
-            for number, each in enumerate(self._extractor.extract_features(changed))
+            replace(window, values=mask(window.values, window.num_frames, index))
+            for index, window in enumerate(self._extractor.extract_features(augmented))
         )
-
-    def _load_keyed_waveform(self, segment: AudioSegment) -> tuple[str, Waveform]:
-        """Whose samples they are, and the samples."""
-        kept = self._waveform_cache.get(segment)
-        if kept is None:
-            samples = self._extractor.load_audio(segment)
-            kept = (make_audio_key(segment), samples)
-            self._waveform_cache.put(segment, kept, samples.nbytes)
-        return kept

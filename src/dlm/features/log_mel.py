@@ -1,8 +1,8 @@
-"""The log-mel spectrogram of a clip at its true length.
+"""The log-mel spectrogram of audio at its true length.
 
-Equal to `transformers`' WhisperFeatureExtractor (padded to its window) on the frames that hold
-sound: reflected on the left, followed by silence on the right, which ends at the window as in a
-mirror. Qwen3 hears a clip by itself: without the silence.
+Equal to `WhisperFeatureExtractor` of transformers (which pads to the encoder's window) on the
+frames that hold audio: the waveform is reflected on the left and followed by silence on the right;
+at the end of the window it is reflected again. Qwen3's encoder reflects at the end of the audio.
 """
 
 from functools import lru_cache
@@ -26,30 +26,38 @@ def compute_log_mel(
     right_context: int = 0,
     reflect_at: int | None = None,
 ) -> torch.Tensor:
-    """Log-mel spectrogram of mono float32 `samples` (samples,) -> (bins, frames), fp32.
+    """Compute a log-mel spectrogram as Whisper does (Radford et al. 2022, whisper/audio.py).
 
-    `frames` is `ceil(samples / hop)`, the last one completed with silence, and `tail` more. The
-    wave is mirrored at sample `edge`, and has no frame for a part of a hop before it.
+    Args:
+        waveform: mono float32, (samples,).
+        rate: samples per second.
+        hop_length: samples per frame.
+        num_mel_bins: mel bins per frame.
+        right_context: frames past the end of the audio that the encoder's convolutions need.
+        reflect_at: sample at which the waveform is reflected on the right; there is no frame for a
+            part of a hop before it. None reflects nowhere: silence follows.
+
+    Returns:
+        (num_mel_bins, ceil(samples / hop_length) + right_context), float32.
     """
-    frames = ceil_div(len(waveform), hop_length) + right_context
+    num_frames = ceil_div(len(waveform), hop_length) + right_context
     half = N_FFT // 2
     if reflect_at is None:
-        reflect_at = frames * hop_length + half
-    frames = min(frames, reflect_at // hop_length + right_context)
-    wave = torch.zeros(max(frames * hop_length, len(waveform), half + 1) + half)
-    wave[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-    beyond = min(len(wave) - reflect_at, reflect_at - 1)
-    if beyond > 0:
-        wave[reflect_at : reflect_at + beyond] = wave[
-            reflect_at - 1 - beyond : reflect_at - 1
-        ].flip(0)
-    wave = torch.cat([wave[1 : half + 1].flip(0), wave])
+        reflect_at = num_frames * hop_length + half
+    num_frames = min(num_frames, reflect_at // hop_length + right_context)
+    padded = torch.zeros(max(num_frames * hop_length, len(waveform), half + 1) + half)
+    padded[: len(waveform)] = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+    reflected = min(len(padded) - reflect_at, reflect_at - 1)
+    if reflected > 0:
+        mirror = padded[reflect_at - 1 - reflected : reflect_at - 1].flip(0)
+        padded[reflect_at : reflect_at + reflected] = mirror
+    padded = torch.cat([padded[1 : half + 1].flip(0), padded])
     spectrum = torch.stft(
-        wave, N_FFT, hop_length, window=_get_hann_window(), center=False, return_complex=True
+        padded, N_FFT, hop_length, window=_get_hann_window(), center=False, return_complex=True
     )
-    power = (spectrum[:, :frames].abs() ** 2).contiguous()  # (bins of the FFT, frames)
-    mel = torch.clamp(_get_mel_filters(rate, num_mel_bins) @ power, min=1e-10).log10()
-    return (torch.maximum(mel, mel.max() - DYNAMIC_RANGE) + 4.0) / 4.0
+    power = (spectrum[:, :num_frames].abs() ** 2).contiguous()  # (n_fft / 2 + 1, frames)
+    log_mel = torch.clamp(_get_mel_filters(rate, num_mel_bins) @ power, min=1e-10).log10()
+    return (torch.maximum(log_mel, log_mel.max() - DYNAMIC_RANGE) + 4.0) / 4.0
 
 
 @lru_cache(maxsize=1)
@@ -59,8 +67,8 @@ def _get_hann_window() -> torch.Tensor:
 
 @lru_cache(maxsize=4)
 def _get_mel_filters(rate: int, num_mel_bins: int) -> torch.Tensor:
-    """Slaney mel filters as (bins, bins of the FFT)."""
-    bank = mel_filter_bank(
+    """Slaney mel filters, (num_mel_bins, n_fft / 2 + 1)."""
+    filters = mel_filter_bank(
         num_frequency_bins=N_FFT // 2 + 1,
         num_mel_filters=num_mel_bins,
         min_frequency=0.0,
@@ -69,4 +77,4 @@ def _get_mel_filters(rate: int, num_mel_bins: int) -> torch.Tensor:
         norm="slaney",
         mel_scale="slaney",
     )
-    return torch.from_numpy(bank.T.copy()).float()
+    return torch.from_numpy(filters.T.copy()).float()
