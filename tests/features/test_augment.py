@@ -1,4 +1,4 @@
-"""What a sound becomes: as loud, as long and as narrow as was drawn, and the same every time."""
+"""What a segment becomes: as loud, as long and as narrow as was drawn, and the same every time."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +64,7 @@ def augment(
     return Augmenter(AugmentationSpec(**{"probability": 1.0, **changes}), STRIDES, seed, noises)
 
 
-def test_the_same_seed_clip_and_pass_make_the_same_bytes() -> None:
+def test_same_seed_segment_and_epoch_give_the_same_samples() -> None:
     wave, mel = sine(440, 0.7), torch.randn(80, 100, generator=torch.Generator().manual_seed(0))
 
     def version(seed: str, who: str, epoch: int) -> bytes:
@@ -79,7 +79,7 @@ def test_the_same_seed_clip_and_pass_make_the_same_bytes() -> None:
     assert len(set(made)) == len(made)
 
 
-def test_what_came_in_is_left_alone() -> None:
+def test_inputs_are_not_modified() -> None:
     wave, mel = sine(440), torch.ones(80, 100)
     kept = wave.copy()
     for epoch in range(5):
@@ -88,7 +88,7 @@ def test_what_came_in_is_left_alone() -> None:
     assert np.array_equal(wave, kept) and bool((mel == 1).all())
 
 
-def test_one_change_more_leaves_the_others_as_they_were() -> None:
+def test_transforms_draw_independent_random_numbers() -> None:
     wave = sine(440)
     faster = augment(speed_percent=(80, 120))
     louder = augment(speed_percent=(80, 120), gain_db=(6.0, 6.0))
@@ -98,7 +98,7 @@ def test_one_change_more_leaves_the_others_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_share_is_that_of_the_clips(share: float) -> None:
+def test_share_is_the_fraction_of_augmented_segments(share: float) -> None:
     changed = augment(probability=share, gain_db=(6.0, 6.0), time_masks=SpecAugmentMasks(1, 40))
     wave, mel = sine(440, 0.1), torch.arange(100.0).repeat(80, 1)
     both = [
@@ -129,7 +129,7 @@ def test_speed_changes_length_and_pitch(percent: int) -> None:
     assert abs(decibels(heard[middle], wave)) < 0.1
 
 
-def test_a_clip_heard_at_once_is_not_slowed_beyond_it() -> None:
+def test_segments_within_the_window_are_not_slowed_beyond_it() -> None:
     """The window is two seconds: what fits still fits, what does not is slowed all the same."""
     slow = augment(speed_percent=(50, 50))
     lengths = {
@@ -140,7 +140,7 @@ def test_a_clip_heard_at_once_is_not_slowed_beyond_it() -> None:
 
 
 @given(some.integers(1, 100_000), some.integers(50, 200), some.integers(1, 50_000))
-def test_the_longest_version_is_the_slowest(samples: int, percent: int, window: int) -> None:
+def test_slowest_speed_gives_the_longest_variant(samples: int, percent: int, window: int) -> None:
     changes = AugmentationSpec(1.0, speed_percent=(percent, 200))
     most = changes.compute_max_samples(samples, window)
     assert most >= max(
@@ -161,7 +161,7 @@ def test_gain_is_in_decibels() -> None:
 
 
 @pytest.mark.parametrize("below", [-5.0, 5.0, 20.0])
-def test_noise_lies_so_far_below_the_sound(below: float) -> None:
+def test_noise_has_the_signal_to_noise_ratio(below: float) -> None:
     wave, made = sine(440), augment(noise_source="synthetic", snr_db=(below, below))
     for epoch in range(12):
         assert abs(decibels(wave, made.augment_waveform(wave, "a", epoch) - wave) - below) < 0.01
@@ -177,7 +177,7 @@ def test_silence_stays_silent() -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 5, 4096, 4097, 20_000])
-def test_every_kind_of_noise_is_sound_of_any_length(samples: int) -> None:
+def test_every_synthetic_noise_has_any_length(samples: int) -> None:
     kinds = [make_synthetic_noise(samples, RATE, chance(seed)) for seed in range(30)]
     for noise in kinds:
         assert noise.shape == (samples,) and noise.dtype == np.float32
@@ -185,7 +185,7 @@ def test_every_kind_of_noise_is_sound_of_any_length(samples: int) -> None:
     assert len({noise.tobytes() for noise in kinds}) > 20
 
 
-def test_the_kinds_of_noise_differ_in_colour() -> None:
+def test_synthetic_noises_differ_in_spectrum() -> None:
     """The share of power below 500 Hz tells hiss from rumble and hum."""
 
     def low(noise: Waveform) -> float:
@@ -204,7 +204,7 @@ def recorded(
     return tuple(NoiseRecording(path.name, AudioSegment(path), seconds, rate) for path in files)
 
 
-def test_noise_is_taken_from_a_folder_from_anywhere_in_it(tmp_path: Path) -> None:
+def test_noise_recordings_are_used_from_random_positions(tmp_path: Path) -> None:
     found = recorded(tmp_path, 1000.0, 3000.0)
     made = augment(noise_source="rain", snr_db=(0.0, 0.0), noises=found)
     wave = sine(200, 0.5)
@@ -214,7 +214,7 @@ def test_noise_is_taken_from_a_folder_from_anywhere_in_it(tmp_path: Path) -> Non
     assert len({noise.tobytes() for noise in noises}) == 20
 
 
-def test_short_noise_begins_again_and_any_rate_will_do(tmp_path: Path) -> None:
+def test_short_noise_is_repeated_and_resampled(tmp_path: Path) -> None:
     found = recorded(tmp_path, 1000.0, seconds=0.25, rate=8000)
     wave = sine(200, 1.5)
     noise = (
@@ -225,7 +225,7 @@ def test_short_noise_begins_again_and_any_rate_will_do(tmp_path: Path) -> None:
     assert np.allclose(noise[:4000], noise[4000:8000], atol=1e-3)
 
 
-def test_noise_that_goes_away_is_named(tmp_path: Path) -> None:
+def test_missing_noise_recording_is_named(tmp_path: Path) -> None:
     found = recorded(tmp_path, 1000.0)
     found[0].segment.path.unlink()
     with pytest.raises(DataError, match="1000.wav"):
@@ -235,7 +235,7 @@ def test_noise_that_goes_away_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rt60", [0.1, 0.5, 1.0])
-def test_a_room_falls_silent_in_its_time(rt60: float) -> None:
+def test_reverberation_decays_by_60_db_in_rt60(rt60: float) -> None:
     """A click in it: the tail has fallen by 60 dB at RT60, and by 30 half way, give or take."""
     click = np.zeros(2 * RATE, np.float32)
     click[0] = 1.0
@@ -256,7 +256,7 @@ def test_a_room_falls_silent_in_its_time(rt60: float) -> None:
     assert abs(float(np.mean(falls)) - 15) < 3
 
 
-def test_a_room_keeps_length_and_loudness() -> None:
+def test_reverberation_keeps_length_and_rms() -> None:
     wave = sine(440)
     heard = apply_reverb(wave, RATE, 0.3, chance())
     assert heard.shape == wave.shape and compute_rms(heard) == pytest.approx(
@@ -265,7 +265,7 @@ def test_a_room_keeps_length_and_loudness() -> None:
     assert not np.allclose(heard, wave, atol=0.01)
 
 
-def test_mulaw_is_that_of_g711() -> None:
+def test_mulaw_matches_g711() -> None:
     """Levels at the ends and at zero; more than 30 dB of signal to noise over 40 dB of loudness."""
     assert apply_mulaw(np.array([0.0, 1.0, -1.0, 7.0], "f")).tolist() == [0.0, 1.0, -1.0, 1.0]
     steps = np.unique(apply_mulaw(np.linspace(-1, 1, 100_001).astype("f")))
@@ -280,7 +280,7 @@ def test_mulaw_is_that_of_g711() -> None:
     ("hertz", "lost"),
     [(100, 40), (250, 20), (400, 0), (1000, 0), (3000, 0), (3800, 40), (7000, 40)],
 )
-def test_a_telephone_passes_its_band(hertz: float, lost: float) -> None:
+def test_telephone_codec_passes_its_band(hertz: float, lost: float) -> None:
     wave = sine(hertz)
     passed = apply_bandpass(wave, RATE, 300.0, 3400.0)
     loss = decibels(wave, passed + 1e-9 * sine(500))
@@ -288,7 +288,7 @@ def test_a_telephone_passes_its_band(hertz: float, lost: float) -> None:
     assert len(apply_codec(wave, RATE, "telephone", chance())) == len(wave)
 
 
-def test_nothing_is_delayed_by_a_codec() -> None:
+def test_codecs_add_no_delay() -> None:
     wave = apply_bandpass(chance().standard_normal(RATE).astype("f"), RATE, 500.0, 2500.0)
     for codec in ("none", "mulaw", "telephone", "lowpass"):
         heard = apply_codec(wave, RATE, codec, chance(3))
@@ -296,20 +296,20 @@ def test_nothing_is_delayed_by_a_codec() -> None:
         assert int(lags.argmax()) == 50, codec
 
 
-def test_low_pass_takes_what_is_above() -> None:
+def test_lowpass_removes_high_frequencies() -> None:
     white = chance().standard_normal(RATE).astype("f")
     heard = apply_codec(white, RATE, "lowpass", chance(1))
     power = np.abs(np.fft.rfft(heard * np.hanning(RATE))) ** 2
     assert power[7500:].max() < 1e-3 < power[100:1800].mean()
 
 
-def test_shaping_with_ones_changes_nothing() -> None:
+def test_filter_with_unit_gain_is_the_identity() -> None:
     for samples in (1, 100, 4096, 5000):
         wave = chance().standard_normal(samples).astype("f")
         assert np.allclose(filter_spectrum(wave, RATE, np.ones_like), wave, atol=1e-5)
 
 
-def test_masks_are_as_wide_and_as_many_as_asked() -> None:
+def test_masks_have_the_configured_number_and_width() -> None:
     mel = torch.randn(80, 104, generator=torch.Generator().manual_seed(0))
     mean = mel[:, :100].mean()
     made = augment(time_masks=SpecAugmentMasks(2, 30, 0.2), frequency_masks=SpecAugmentMasks(1, 8))
@@ -326,14 +326,14 @@ def test_masks_are_as_wide_and_as_many_as_asked() -> None:
     assert 30 < max(widths) <= 40 and max(heights) == 8 and min(widths + heights) == 0
 
 
-def test_windows_of_one_sound_are_masked_apart() -> None:
+def test_windows_of_a_segment_have_different_masks() -> None:
     mel = torch.arange(100.0).repeat(80, 1)
     made = augment(time_masks=SpecAugmentMasks(2, 30))
     versions = [made.mask_mel(mel, 100, window, audio_key="a", epoch=0) for window in range(4)]
     assert len({each.numpy().tobytes() for each in versions}) == 4
 
 
-def test_a_short_mel_is_never_masked_whole() -> None:
+def test_short_mels_are_never_masked_completely() -> None:
     made = augment(time_masks=SpecAugmentMasks(1, 100, 0.2))
     for frames in range(1, 12):
         mel = torch.arange(float(frames)).repeat(80, 1)
@@ -342,7 +342,7 @@ def test_a_short_mel_is_never_masked_whole() -> None:
         assert hidden <= frames // 5
 
 
-def test_whatever_is_drawn_makes_numbers() -> None:
+def test_any_combination_gives_finite_samples() -> None:
     made, wave = Augmenter(EVERYTHING, STRIDES, "7"), sine(440, 0.3)
     for epoch in range(40):
         heard = made.augment_waveform(wave, "a", epoch)

@@ -17,14 +17,14 @@ def reference(request: pytest.FixtureRequest) -> WhisperFeatureExtractor:
 
 
 def voice(samples: int) -> np.ndarray:
-    """Something loud from the first sample to the last."""
+    """Audio that is loud from the first sample to the last."""
     time = np.arange(samples) / RATE
     noise = np.random.default_rng(samples).normal(0, 0.05, samples)
     return (0.3 * np.sin(2 * np.pi * 440 * time) + noise).astype(np.float32)
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
-def test_equals_whisper_on_the_frames_that_hold_sound(
+def test_equals_whisper_on_frames_with_audio(
     samples: int, reference: WhisperFeatureExtractor
 ) -> None:
     bins = reference.feature_size
@@ -36,21 +36,21 @@ def test_equals_whisper_on_the_frames_that_hold_sound(
 
 
 @pytest.mark.parametrize("short", [0, 1, 159, 160, 199, 200, 201, 400])
-def test_the_wave_is_mirrored_where_the_window_ends(
+def test_waveform_is_reflected_at_the_end_of_the_window(
     short: int, reference: WhisperFeatureExtractor
 ) -> None:
-    """A clip that ends within 200 samples of the window hears itself once more."""
-    sound = voice(4 * RATE - short)
+    """A clip that ends within 200 samples of the window is reflected into it."""
+    segment = voice(4 * RATE - short)
     mel = compute_log_mel(
-        sound, rate=RATE, hop_length=160, num_mel_bins=reference.feature_size, reflect_at=4 * RATE
+        segment, rate=RATE, hop_length=160, num_mel_bins=reference.feature_size, reflect_at=4 * RATE
     )
-    theirs = reference(sound, sampling_rate=RATE, return_tensors="pt").input_features[0]
+    theirs = reference(segment, sampling_rate=RATE, return_tensors="pt").input_features[0]
     assert torch.allclose(mel, theirs[:, : mel.shape[1]], atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [8_000, 8_001, 8_159, 16_037])
-def test_a_clip_by_itself_is_mirrored_at_its_end(samples: int) -> None:
-    """As Qwen3-ASR's own extractor hears it, with no frame for a part of a hop."""
+def test_waveform_is_reflected_at_its_end_for_qwen3(samples: int) -> None:
+    """As in Qwen3-ASR's own extractor, with no frame for a part of a hop."""
     how = {"sampling_rate": RATE, "padding": True, "n_window": 0, "return_tensors": "pt"}
     theirs = Qwen3ASRFeatureExtractor()(voice(samples), **how).input_features[0]
     mel = compute_log_mel(
@@ -61,17 +61,17 @@ def test_a_clip_by_itself_is_mirrored_at_its_end(samples: int) -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 160, 16_037])
-def test_silence_is_finite_and_flat(samples: int) -> None:
+def test_silence_is_finite_and_constant(samples: int) -> None:
     mel = compute_log_mel(np.zeros(samples, np.float32), rate=RATE, hop_length=160, num_mel_bins=80)
     assert (mel == mel.flatten()[0]).all() and mel.isfinite().all()
 
 
-def test_it_hears_loudness_only_relative_to_its_loudest_bin() -> None:
+def test_log_mel_is_relative_to_the_loudest_bin() -> None:
     mel = compute_log_mel(voice(8000), rate=RATE, hop_length=160, num_mel_bins=80)
     assert mel.max() - mel.min() <= 2.0 + 1e-6
 
 
-def test_the_samples_are_left_alone() -> None:
+def test_input_waveform_is_not_modified() -> None:
     samples = voice(1000)
     before = samples.copy()
     compute_log_mel(samples, rate=RATE, hop_length=160, num_mel_bins=80)

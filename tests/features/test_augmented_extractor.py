@@ -1,4 +1,4 @@
-"""An ear that hears each pass otherwise, and decodes each recording once."""
+"""AugmentedExtractor: a variant in each epoch, each recording decoded once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,87 +36,96 @@ PLAN = BatchPlan(
 )
 
 
-def anew(
+def make_augmented(
     changes: AugmentationSpec = CHANGES,
     seed: str = "42/0",
     memory_bytes: int = 1 << 30,
-    **ear: object,
+    **extractor: object,
 ) -> AugmentedExtractor:
     base = tiny_base()
     made = Augmenter(changes, base.audio_spec, seed)
     return AugmentedExtractor(
-        AudioFeatureExtractor(base, auto_resample=False, **ear), made, WaveformCache(memory_bytes)
+        AudioFeatureExtractor(base, auto_resample=False, **extractor),
+        made,
+        WaveformCache(memory_bytes),
     )
 
 
-def versions(ear: AugmentedExtractor, sound: AudioSegment, epochs: int) -> list[bytes]:
-    return [ear.for_epoch(epoch)(sound)[0].values.numpy().tobytes() for epoch in range(epochs)]
+def variants(extractor: AugmentedExtractor, segment: AudioSegment, epochs: int) -> list[bytes]:
+    return [
+        extractor.for_epoch(epoch)(segment)[0].values.numpy().tobytes() for epoch in range(epochs)
+    ]
 
 
-def test_every_pass_hears_another_version_and_the_same_again(tmp_path: Path) -> None:
-    sound = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
-    first = versions(anew(), sound, 6)
+def test_each_epoch_has_its_own_reproducible_variant(tmp_path: Path) -> None:
+    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    first = variants(make_augmented(), segment, 6)
     assert len(set(first)) == 6
-    assert versions(anew(), sound, 6) == first
-    assert not set(versions(anew(seed="42/1"), sound, 6)) & set(first)
+    assert variants(make_augmented(), segment, 6) == first
+    assert not set(variants(make_augmented(seed="42/1"), segment, 6)) & set(first)
 
 
-def test_a_clip_is_what_was_recorded_wherever_it_lies(tmp_path: Path) -> None:
+def test_variants_do_not_depend_on_the_path_of_a_recording(tmp_path: Path) -> None:
     """The same bytes and span are changed alike, another span of them otherwise."""
-    sound = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
     copy = tmp_path / "other/b.wav"
     copy.parent.mkdir()
-    copy.write_bytes(sound.path.read_bytes())
-    assert versions(anew(), AudioSegment(copy), 3) == versions(anew(), sound, 3)
+    copy.write_bytes(segment.path.read_bytes())
+    assert variants(make_augmented(), AudioSegment(copy), 3) == variants(
+        make_augmented(), segment, 3
+    )
     (tmp_path / "two").write_bytes(b"x" * 7 + copy.read_bytes())
     inside = AudioSegment(tmp_path / "two", byte_range=(7, copy.stat().st_size))
-    assert versions(anew(), inside, 3) == versions(anew(), sound, 3)
-    louder = anew(AugmentationSpec(1.0, gain_db=(-60.0, 60.0)))
+    assert variants(make_augmented(), inside, 3) == variants(make_augmented(), segment, 3)
+    louder = make_augmented(AugmentationSpec(1.0, gain_db=(-60.0, 60.0)))
     spans = [louder.for_epoch(0)(AudioSegment(copy, 0.0, end))[0].values for end in (0.5, 0.55)]
     assert not torch.allclose(spans[0][:, :40], spans[1][:, :40], atol=1e-3)
 
 
-def test_a_recording_is_decoded_once(tmp_path: Path) -> None:
-    ear, sound = anew(), AudioSegment(tone(tmp_path / "a.wav", hertz=300))
-    versions(ear, sound, 1)
-    sound.path.unlink()
-    assert len(versions(ear, sound, 3)) == 3
+def test_waveforms_are_cached_between_epochs(tmp_path: Path) -> None:
+    extractor, segment = make_augmented(), AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    variants(extractor, segment, 1)
+    segment.path.unlink()
+    assert len(variants(extractor, segment, 3)) == 3
 
 
-def test_a_small_memory_decodes_again(tmp_path: Path) -> None:
-    ear = anew(memory_bytes=1)
+def test_waveforms_beyond_the_memory_budget_are_decoded_again(tmp_path: Path) -> None:
+    extractor = make_augmented(memory_bytes=1)
     one, other = (AudioSegment(tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(2))
-    kept = versions(ear, one, 2)
-    versions(ear, other, 1)
-    assert versions(ear, one, 2) == kept
-    versions(ear, other, 1)
+    kept = variants(extractor, one, 2)
+    variants(extractor, other, 1)
+    assert variants(extractor, one, 2) == kept
+    variants(extractor, other, 1)
     one.path.unlink()
     with pytest.raises(DataError, match="0.wav"):
-        versions(ear, one, 1)
+        variants(extractor, one, 1)
 
 
-def test_what_is_not_changed_is_what_any_ear_hears(tmp_path: Path) -> None:
-    sound = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
-    plain = AudioFeatureExtractor(tiny_base(), auto_resample=False)(sound)
-    heard = anew(replace(CHANGES, probability=0.0)).for_epoch(3)(sound)
+def test_without_changes_features_equal_those_of_the_plain_extractor(tmp_path: Path) -> None:
+    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    plain = AudioFeatureExtractor(tiny_base(), auto_resample=False)(segment)
+    heard = make_augmented(replace(CHANGES, probability=0.0)).for_epoch(3)(segment)
     assert len(plain) == len(heard) == 3
     assert all(torch.equal(one.values, two.values) for one, two in zip(plain, heard, strict=True))
 
 
-def test_lengths_are_true_and_never_beyond_what_was_foreseen(tmp_path: Path) -> None:
+def test_variant_lengths_match_their_tokens_and_stay_below_the_planned_maximum(
+    tmp_path: Path,
+) -> None:
     lengths = (0.05, 0.4, 1.0, 1.7, 2.0, 3.1, 4.5)
-    base, ear = tiny_base(), anew()
+    base, extractor = tiny_base(), make_augmented()
     for seconds in lengths:
-        sound = AudioSegment(tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
-        foreseen = count_segment_tokens(sound, base.audio_spec, None, CHANGES)
+        segment = AudioSegment(tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
+        foreseen = count_segment_tokens(segment, base.audio_spec, None, CHANGES)
         found = [
-            sum(each.num_tokens for each in ear.for_epoch(epoch)(sound)) for epoch in range(12)
+            sum(each.num_tokens for each in extractor.for_epoch(epoch)(segment))
+            for epoch in range(12)
         ]
         assert max(found) <= foreseen
         assert seconds < 0.3 or len(set(found)) > 1
-        windows = len(ear.for_epoch(0)(sound))
+        windows = len(extractor.for_epoch(0)(segment))
         assert windows == 1 if seconds <= 2 else windows > 1
-    assert len(anew(max_windows=1).for_epoch(0)(sound)) == 1
+    assert len(make_augmented(max_windows=1).for_epoch(0)(segment)) == 1
 
 
 def batches(
@@ -131,31 +140,33 @@ def batches(
 def by_place(made: list[Batch]) -> dict[str, bytes]:
     found = {}
     for batch in made:
-        for place, sound, frames in zip(
+        for place, segment, frames in zip(
             batch.locations, batch.audio_features, batch.audio_lengths, strict=True
         ):
-            found[place] = sound[:, :frames].numpy().tobytes()
+            found[place] = segment[:, :frames].numpy().tobytes()
     return found
 
 
-def test_a_version_does_not_ask_in_which_company_it_rides(tmp_path: Path) -> None:
+def test_variants_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """Other batches, other clips, another order, another step first: the same bytes."""
     clips = tones(tmp_path, 4)
-    whole = [by_place(batches(clips, anew(), step)) for step in range(3)]
+    whole = [by_place(batches(clips, make_augmented(), step)) for step in range(3)]
     assert all(set(each) == {clip.location for clip in clips} for each in whole)
     for place in whole[0]:
         assert len({each[place] for each in whole}) == 3
-    alone = [by_place(batches(clips, anew(), step, micro_batch_size=1)) for step in (2, 1, 0)]
+    alone = [
+        by_place(batches(clips, make_augmented(), step, micro_batch_size=1)) for step in (2, 1, 0)
+    ]
     assert alone == whole[::-1]
-    fewer = batches(clips[:2], anew(), 1, global_batch_size=2)
+    fewer = batches(clips[:2], make_augmented(), 1, global_batch_size=2)
     assert by_place(fewer) == {place: whole[1][place] for place in ("0.wav", "1.wav")}
 
 
-def test_the_tokens_of_a_batch_are_those_of_its_versions(tmp_path: Path) -> None:
+def test_placeholders_of_a_batch_match_the_variants(tmp_path: Path) -> None:
     chat = ChatEncoder(tiny_tokenizer(), tiny_base())
     clips, spans = tones(tmp_path, 4), set()
     for step in range(4):
-        for batch in batches(clips, anew(), step):
+        for batch in batches(clips, make_augmented(), step):
             assert not batch.is_encoded
             found = (batch.input_ids == chat.audio_token_id).sum(dim=1)
             assert torch.equal(found, batch.audio_token_counts)
@@ -163,9 +174,9 @@ def test_the_tokens_of_a_batch_are_those_of_its_versions(tmp_path: Path) -> None
     assert len(spans) > 4
 
 
-def test_a_row_is_refused_by_its_longest_version(tmp_path: Path) -> None:
+def test_rows_are_refused_by_their_longest_variant(tmp_path: Path) -> None:
     clips = [spoken(tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
-    listen = anew()
+    listen = make_augmented()
     packed = build_batches(
         clips,
         replace(PLAN, augmentation=None),
