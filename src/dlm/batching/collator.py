@@ -1,11 +1,12 @@
-"""Rows and their sounds, padded into the tensors of one batch.
+"""The collator: encoded examples and their audio features, padded into the tensors of one batch.
 
-ids, attention, labels   (rows, tokens)
-sounds                   (windows, bins, frames) mel, or (windows, frames, width) features
-frames                   (windows,) true length of each, in mel or encoder frames
-spans                    (windows,) tokens each stands for in the text
+    input_ids, attention_mask, labels   (rows, tokens)
+    audio_features       (windows, num_mel_bins, frames) log-mel, (windows, 1, samples) waveform,
+                         or (windows, frames, hidden_size) encoder output
+    audio_lengths        (windows,) true length of each, in frames or samples
+    audio_token_counts   (windows,) tokens each takes in the text
 
-A sound is one window, or several in a row when it is longer than the base hears at once.
+An audio segment is one window, or several in a row when it is longer than the encoder's window.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 
 from dlm.batching.chat_template import IGNORE_INDEX, EncodedExample
 from dlm.data.types import AudioSegment
-from dlm.features.extractor import AudioFeatures
+from dlm.features.extractor import AudioFeatures, AugmentedExtractor
 from dlm.plan.audio_lengths import ceil_div
 
 FeatureFn = Callable[[AudioSegment], tuple[AudioFeatures, ...]]
@@ -23,7 +24,21 @@ FeatureFn = Callable[[AudioSegment], tuple[AudioFeatures, ...]]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model takes at once; the legend of the shapes is at the top of this file."""
+    """What a model takes at once.
+
+    Attributes:
+        input_ids: (rows, tokens).
+        attention_mask: (rows, tokens), 0 for padding.
+        labels: (rows, tokens), IGNORE_INDEX where there is no loss.
+        audio_features: of all windows, (windows, ...); None without audio.
+        audio_lengths: (windows,) frames that hold audio; samples of waveforms.
+        audio_token_counts: (windows,) placeholders of each window.
+        is_encoded: whether `audio_features` are encoder output.
+        locations: where each row was written.
+        windows_per_example: number of windows of each row.
+        num_audio_samples: samples of audio in all rows.
+        teacher_examples: what a distillation teacher reads for each row.
+    """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -31,19 +46,19 @@ class Batch:
     audio_features: torch.Tensor | None
     audio_lengths: torch.Tensor
     audio_token_counts: torch.Tensor
-    is_encoded: bool  # sounds are features: the encoder has heard them already
+    is_encoded: bool
     locations: tuple[str, ...]
     windows_per_example: tuple[int, ...]
     num_audio_samples: int
-    teacher_examples: tuple[EncodedExample | None, ...]  # what a teacher reads of each row
+    teacher_examples: tuple[EncodedExample | None, ...]
 
     @property
     def num_label_tokens(self) -> int:
-        """Tokens that carry loss; the first token of a row has nothing to predict it."""
+        """Tokens that carry loss; nothing predicts the first token of a row."""
         return int((self.labels[:, 1:] != IGNORE_INDEX).sum())
 
     def to(self, device: str) -> "Batch":
-        """The same batch on another device."""
+        """Return the batch on another device."""
         return replace(
             self,
             input_ids=self.input_ids.to(device),
@@ -57,9 +72,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class PaddingSpec:
-    """What rows are padded with, on which side: left to answer, right to learn.
+    """How rows are padded.
 
-    Their length is a whole `multiple`, but for rows close to the `longest`.
+    Attributes:
+        pad_token_id: id of the padding token.
+        audio_token_id: id of the placeholder.
+        pad_left: on the left, to generate; on the right, to train.
+        pad_to_multiple_of: rows have a length that is a multiple of it, up to `max_length`.
+        max_length: longest row, in tokens, that is padded further.
     """
 
     pad_token_id: int
@@ -69,73 +89,75 @@ class PaddingSpec:
     max_length: int = 0
 
     def compute_padded_length(self, sequences: list[list[int]]) -> int:
-        """The length that all rows are padded to."""
-        longest = max(len(row) for row in sequences)
-        return max(
-            longest,
-            min(
-                ceil_div(longest, self.pad_to_multiple_of) * self.pad_to_multiple_of,
-                self.max_length,
-            ),
-        )
+        """Compute the length that all sequences are padded to."""
+        longest = max(len(sequence) for sequence in sequences)
+        rounded = ceil_div(longest, self.pad_to_multiple_of) * self.pad_to_multiple_of
+        return max(longest, min(rounded, self.max_length))
+
+
+def select_feature_fn(feature_fn: FeatureFn | AugmentedExtractor, epoch: int) -> FeatureFn:
+    """Return the feature function of an epoch: the same for all but an AugmentedExtractor."""
+    return feature_fn.for_epoch(epoch) if isinstance(feature_fn, AugmentedExtractor) else feature_fn
 
 
 def collate(examples: list[EncodedExample], feature_fn: FeatureFn, padding: PaddingSpec) -> Batch:
-    """Pad rows and what is heard of their sounds into one batch."""
-    heard = [[feature_fn(sound) for sound in row.audio_segments] for row in examples]
-    spread = [
-        _expand_placeholders(
-            row,
-            [sum(each.num_tokens for each in sound) for sound in sounds],
-            padding.audio_token_id,
-        )
-        for row, sounds in zip(examples, heard, strict=True)
-    ]
-    flat = [each for sounds in heard for sound in sounds for each in sound]
-    attention = [[1] * len(ids) for ids, _ in spread]
+    """Make one batch of examples. Raises AudioError where audio cannot be decoded."""
+    features = [[feature_fn(segment) for segment in example.audio_segments] for example in examples]
+    windows = [window for segments in features for segment in segments for window in segment]
+    rows = []
+    for example, segments in zip(examples, features, strict=True):
+        token_counts = [sum(window.num_tokens for window in segment) for segment in segments]
+        rows.append(_expand_placeholders(example, token_counts, padding.audio_token_id))
+    input_ids = [ids for ids, _ in rows]
+    attention_mask = [[1] * len(ids) for ids in input_ids]
     return Batch(
-        input_ids=_pad_sequences([ids for ids, _ in spread], padding.pad_token_id, padding),
-        attention_mask=_pad_sequences(attention, 0, padding),
-        labels=_pad_sequences([labels for _, labels in spread], IGNORE_INDEX, padding),
-        audio_features=_stack_features(flat) if flat else None,
-        audio_lengths=torch.tensor([each.num_frames for each in flat], dtype=torch.long),
-        audio_token_counts=torch.tensor([each.num_tokens for each in flat], dtype=torch.long),
-        is_encoded=bool(flat) and flat[0].is_encoded,
-        locations=tuple(row.location for row in examples),
-        windows_per_example=tuple(sum(map(len, sounds)) for sounds in heard),
-        num_audio_samples=sum(each.num_samples for each in flat),
-        teacher_examples=tuple(row.teacher_example for row in examples),
+        input_ids=_pad_sequences(input_ids, padding.pad_token_id, padding),
+        attention_mask=_pad_sequences(attention_mask, 0, padding),
+        labels=_pad_sequences([labels for _, labels in rows], IGNORE_INDEX, padding),
+        audio_features=_stack_features(windows) if windows else None,
+        audio_lengths=torch.tensor([each.num_frames for each in windows], dtype=torch.long),
+        audio_token_counts=torch.tensor([each.num_tokens for each in windows], dtype=torch.long),
+        is_encoded=bool(windows) and windows[0].is_encoded,
+        locations=tuple(example.location for example in examples),
+        windows_per_example=tuple(sum(map(len, segments)) for segments in features),
+        num_audio_samples=sum(window.num_samples for window in windows),
+        teacher_examples=tuple(example.teacher_example for example in examples),
     )
+
+
+def mask_all_labels(example: EncodedExample) -> EncodedExample:
+    """Return the example without loss, for a step that has none of its own."""
+    return replace(example, labels=(IGNORE_INDEX,) * len(example.input_ids), teacher_example=None)
 
 
 def _expand_placeholders(
     example: EncodedExample, token_counts: list[int], audio_token_id: int
 ) -> tuple[list[int], list[int]]:
-    """Repeat each placeholder as often as its sound has tokens."""
-    left = iter(token_counts)
-    ids: list[int] = []
+    """Ids and labels with each placeholder repeated as often as its segment has tokens."""
+    counts = iter(token_counts)
+    input_ids: list[int] = []
     labels: list[int] = []
     for token, label in zip(example.input_ids, example.labels, strict=True):
-        times = next(left) if token == audio_token_id else 1
-        ids += [token] * times
+        times = next(counts) if token == audio_token_id else 1
+        input_ids += [token] * times
         labels += [label] * times
-    return ids, labels
+    return input_ids, labels
 
 
 def _pad_sequences(sequences: list[list[int]], value: int, padding: PaddingSpec) -> torch.Tensor:
-    width = padding.compute_padded_length(sequences)
-    fill = [[value] * (width - len(row)) for row in sequences]
-    both = (
-        zip(fill, sequences, strict=True) if padding.pad_left else zip(sequences, fill, strict=True)
-    )
-    return torch.tensor([one + other for one, other in both], dtype=torch.long)
+    length = padding.compute_padded_length(sequences)
+    rows = []
+    for sequence in sequences:
+        fill = [value] * (length - len(sequence))
+        rows.append(fill + sequence if padding.pad_left else sequence + fill)
+    return torch.tensor(rows, dtype=torch.long)
 
 
-def _stack_features(features: list[AudioFeatures]) -> torch.Tensor:
-    """Sounds one above the other, zero where they have ended."""
-    shapes = torch.tensor([each.values.shape for each in features])
-    stacked = features[0].values.new_zeros((len(features), *shapes.amax(dim=0).tolist()))
-    for target, each in zip(stacked, features, strict=True):
-        rows, columns = each.values.shape
-        target[:rows, :columns] = each.values
+def _stack_features(windows: list[AudioFeatures]) -> torch.Tensor:
+    """The values of all windows, (windows, rows, columns), padded with zeros."""
+    shapes = torch.tensor([window.values.shape for window in windows])
+    stacked = windows[0].values.new_zeros((len(windows), *shapes.amax(dim=0).tolist()))
+    for target, window in zip(stacked, windows, strict=True):
+        rows, columns = window.values.shape
+        target[:rows, :columns] = window.values
     return stacked

@@ -1,9 +1,9 @@
-"""One row as a person can read it: what the model is given, and which of it carries loss.
+"""The label view of `dlm check --show-labels`: the tokens of one row, and which carry loss.
 
 <|im_start|>user
-          given
-<|audio|> x 47              given: a run of placeholders, counted
-two<|im_end|>               learned
+          no loss
+<|audio|> x 47              no loss: placeholders, counted
+two<|im_end|>               loss
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,13 @@ from dlm.plan.audio_lengths import AudioTokenizerSpec
 
 @dataclass(frozen=True)
 class LabelSpan:
-    """Tokens that stand together and are all learned, or all given."""
+    """Consecutive tokens that all carry loss, or none.
+
+    Attributes:
+        text: the tokens as text, special tokens included.
+        num_tokens: how many there are.
+        has_loss: whether they carry loss.
+    """
 
     text: str
     num_tokens: int
@@ -26,7 +32,14 @@ class LabelSpan:
 
 @dataclass(frozen=True)
 class LabelView:
-    """The row of the clip at `place`."""
+    """One row as text.
+
+    Attributes:
+        location: where the example was written.
+        num_tokens: tokens of the row.
+        num_label_tokens: tokens that carry loss.
+        spans: the row, cut where loss begins and ends.
+    """
 
     location: str
     num_tokens: int
@@ -40,30 +53,34 @@ def make_label_view(
     audio_spec: AudioTokenizerSpec,
     max_windows: int | None,
 ) -> LabelView:
-    """The row of a clip of whose sounds at most so many windows are heard.
+    """Make the label view of an example, of up to `max_windows` windows for each segment.
 
-    Raises ClipError when its text holds one of the base's tokens.
+    Raises:
+        DataError: its text contains a special token (`data.special_token`).
     """
-    row = chat_encoder.encode_example(example)
-    spans = iter(
-        [count_segment_tokens(sound, audio_spec, max_windows) for sound in row.audio_segments]
+    encoded = chat_encoder.encode_example(example)
+    audio_counts = iter(
+        [
+            count_segment_tokens(segment, audio_spec, max_windows)
+            for segment in encoded.audio_segments
+        ]
     )
-    labelled = [  # the first token has nothing to predict it
-        (token, number > 0 and label != IGNORE_INDEX, token == chat_encoder.audio_token_id)
-        for number, (token, label) in enumerate(zip(row.input_ids, row.labels, strict=True))
+    tokens = [  # nothing predicts the first token
+        (token, index > 0 and label != IGNORE_INDEX, token == chat_encoder.audio_token_id)
+        for index, (token, label) in enumerate(zip(encoded.input_ids, encoded.labels, strict=True))
     ]
-    stretches = []
-    for (learned, sound), run in groupby(labelled, key=lambda each: each[1:]):
-        ids = [token for token, _, _ in run]
-        if sound:
+    spans = []
+    for (has_loss, is_audio), group in groupby(tokens, key=lambda each: each[1:]):
+        ids = [token for token, _, _ in group]
+        if is_audio:
             name = chat_encoder.decode_raw(ids[:1])
-            counts = [next(spans) for _ in ids]
-            stretches += [LabelSpan(f"{name} x {count}", count, False) for count in counts]
+            counts = [next(audio_counts) for _ in ids]
+            spans += [LabelSpan(f"{name} x {count}", count, False) for count in counts]
         else:
-            stretches.append(LabelSpan(chat_encoder.decode_raw(ids), len(ids), learned))
+            spans.append(LabelSpan(chat_encoder.decode_raw(ids), len(ids), has_loss))
     return LabelView(
-        row.location,
-        sum(each.num_tokens for each in stretches),
-        sum(each.num_tokens for each in stretches if each.has_loss),
-        tuple(stretches),
+        encoded.location,
+        num_tokens=sum(span.num_tokens for span in spans),
+        num_label_tokens=sum(span.num_tokens for span in spans if span.has_loss),
+        spans=tuple(spans),
     )

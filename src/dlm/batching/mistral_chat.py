@@ -1,12 +1,12 @@
-"""The chat form of bases that speak through mistral-common: it makes the tokens, not a template.
+"""The chat format of mistral-common (Voxtral), and the choice of a model's chat encoder.
 
-    one sound, no words    <s>[INST][BEGIN_AUDIO][AUDIO][/INST]lang:fr[TRANSCRIBE]Bonjour.</s>
-    anything else          <s>[INST][BEGIN_AUDIO][AUDIO]Who speaks?[/INST]Ann.</s>
+mistral-common makes the token ids itself, without a template:
 
-Without a language the request says none, and the model finds out. The end of what it says is
-learned like the words, or it would never stop.
+    audio alone     <s>[INST][BEGIN_AUDIO][AUDIO][/INST]lang:fr[TRANSCRIBE]Bonjour.</s>
+    anything else   <s>[INST][BEGIN_AUDIO][AUDIO]Who speaks?[/INST]Ann.</s>
 
-Which chat form a base speaks.
+Without a language the request names none, and the model detects it. The end token carries loss like
+the text, or the model would never stop.
 """
 
 import io
@@ -19,7 +19,7 @@ import soundfile
 from transformers import PreTrainedTokenizerBase
 
 from dlm.batching.chat_template import ChatEncoder, ContentPartsChatEncoder, Qwen3AsrChatEncoder
-from dlm.data.types import LANGUAGE_CODE_HINT, AudioSegment, Example, Message
+from dlm.data.types import LANGUAGE_CODE_HINT, Example, Message
 from dlm.errors import DataError, ModelError
 from dlm.plan.model_spec import ModelSpec
 
@@ -29,27 +29,42 @@ if TYPE_CHECKING:
     AnyMistralTokenizer = MistralTokenizer[Any, Any, Any, Any, Any]
 
 
+def build_chat_encoder(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> ChatEncoder:
+    """Build the chat encoder of a model's format. Raises ModelError as the encoders do."""
+    encoders: dict[str, type[ChatEncoder]] = {
+        "mistral": MistralChatEncoder,
+        "parts": ContentPartsChatEncoder,
+        "asr": Qwen3AsrChatEncoder,
+    }
+    return encoders.get(spec.chat_format, ChatEncoder)(tokenizer, spec)
+
+
 class MistralChatEncoder(ChatEncoder):
-    """Turns clips into rows as Mistral's own library does."""
+    """Encodes examples as mistral-common does.
+
+    Raises:
+        ModelError: the tokenizer is not one of mistral-common, or has no audio tokens
+            (`model.bad_tokenizer`).
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> None:
-        """Raises BaseError when the tokenizer is not Mistral's, or knows no sound."""
         from mistral_common.exceptions import MistralCommonException
         from transformers.tokenization_mistral_common import MistralCommonBackend
 
         super().__init__(tokenizer, spec)
-        mend = "put the tekken.json of the released model beside its weights"
+        hint = "put the tekken.json of the released model beside its weights"
         if not isinstance(tokenizer, MistralCommonBackend):
-            raise ModelError(f"{spec.key} has no tokenizer of mistral-common", hint=mend)
+            what = f"{spec.key} has no tokenizer of mistral-common"
+            raise ModelError(what, hint=hint, code="model.bad_tokenizer")
         self._mistral_tokenizer: AnyMistralTokenizer = tokenizer.tokenizer
         try:
             self._encode_transcription_request(spec.key, None)
         except MistralCommonException as reason:
-            what = f"the tokenizer of {spec.key} knows no sound ({reason})"
-            raise ModelError(what, hint=mend) from reason
+            what = f"the tokenizer of {spec.key} has no audio tokens ({reason})"
+            raise ModelError(what, hint=hint, code="model.bad_tokenizer") from reason
 
     def _encode_prose(self, text: str) -> list[int]:
-        return self._encode_plain_text(text, add_bos=True)
+        return self._encode_text(text, add_bos=True)
 
     def _encode_prompt_ids(
         self, messages: tuple[Message, ...], location: str, language: str | None
@@ -59,33 +74,30 @@ class MistralChatEncoder(ChatEncoder):
         return self._encode_conversation(self._mistral_tokenizer, messages, location)
 
     def _iter_assistant_spans(self, example: Example) -> Iterator[tuple[list[int], list[int]]]:
-        if len(example.messages) == 2 and _is_transcription_request(example.messages[:1]):
-            yield (
-                self._encode_transcription_request(example.location, example.language),
-                self._encode_plain_text(example.target),
-            )
+        messages, location = example.messages, example.location
+        if len(messages) == 2 and _is_transcription_request(messages[:1]):
+            request = self._encode_transcription_request(location, example.language)
+            yield request, self._encode_text(example.target)
             return
         done = 0
-        for number, turn in enumerate(example.messages):
-            if turn.role == "assistant":
+        for index, message in enumerate(messages):
+            if message.role == "assistant":
                 before = self._encode_conversation(
-                    self._mistral_tokenizer, example.messages[:number], example.location
+                    self._mistral_tokenizer, messages[:index], location
                 )
                 after = self._encode_conversation(
-                    self._finetuning_tokenizer, example.messages[: number + 1], example.location
+                    self._finetuning_tokenizer, messages[: index + 1], location
                 )
                 yield before[done:], after[len(before) :]
                 done = len(after)
 
-    def _encode_plain_text(self, text: str, *, add_bos: bool = False) -> list[int]:
-        """Plain text, which cannot be read as a special token, and the end."""
-        words: list[int] = self._mistral_tokenizer.instruct_tokenizer.tokenizer.encode(
-            text, add_bos, True
-        )
-        return words
+    def _encode_text(self, text: str, *, add_bos: bool = False) -> list[int]:
+        """Text, which is never read as a special token, and the end token."""
+        tokenizer = self._mistral_tokenizer.instruct_tokenizer.tokenizer
+        token_ids: list[int] = tokenizer.encode(text, add_bos, True)
+        return token_ids
 
     def _encode_transcription_request(self, location: str, language: str | None) -> list[int]:
-        """A request to write down what is said in one sound."""
         from mistral_common.protocol.transcription.request import TranscriptionRequest
 
         try:
@@ -93,8 +105,12 @@ class MistralChatEncoder(ChatEncoder):
                 {"audio": self._silent_wav, "language": language}
             )
         except ValueError as reason:
-            what = f"'{language}' is not a language code of ISO 639-1"
-            raise DataError(what, where=location, hint=LANGUAGE_CODE_HINT) from reason
+            raise DataError(
+                f"'{language}' is not a language code of ISO 639-1",
+                where=location,
+                hint=LANGUAGE_CODE_HINT,
+                code="data.bad_language",
+            ) from reason
         return self._collapse_placeholders(
             self._mistral_tokenizer.encode_transcription(request).tokens
         )
@@ -105,14 +121,14 @@ class MistralChatEncoder(ChatEncoder):
         conversation: tuple[Message, ...],
         location: str,
     ) -> list[int]:
-        """Turns as the library encodes them. Raises ClipError for those it does not allow."""
+        """Messages as the library encodes them. Raises DataError for those it refuses."""
         from mistral_common.exceptions import MistralCommonException
         from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
         try:
             messages = [
-                {"role": turn.role, "content": self._format_mistral_content(turn)}
-                for turn in conversation
+                {"role": message.role, "content": self._format_mistral_content(message)}
+                for message in conversation
             ]
             request: ChatCompletionRequest[Any] = ChatCompletionRequest.model_validate(
                 {"messages": messages}
@@ -121,21 +137,24 @@ class MistralChatEncoder(ChatEncoder):
                 mistral_tokenizer.encode_chat_completion(request).tokens
             )
         except (MistralCommonException, ValueError) as reason:
-            if any(turn.role == "system" for turn in conversation) and any(
-                map(_get_message_segments, conversation)
-            ):
-                what = f"{self._spec.key} takes no system prompt beside a sound"
-                mend = "take system_prompt or the system turn out, or say it in the question"
-            else:
-                what = (
-                    f"{self._spec.key} does not take these turns ({' '.join(str(reason).split())})"
-                )
-                mend = "let user and assistant take turns, the user first"
-            raise DataError(what, where=location, hint=mend) from reason
+            has_audio = any(message.audio_segments for message in conversation)
+            if has_audio and any(message.role == "system" for message in conversation):
+                raise DataError(
+                    f"{self._spec.key} takes no system prompt beside audio",
+                    where=location,
+                    hint="take system_prompt or the system turn out, or put it into the question",
+                    code="data.no_system_prompt",
+                ) from reason
+            raise DataError(
+                f"{self._spec.key} does not take these turns ({' '.join(str(reason).split())})",
+                where=location,
+                hint="let user and assistant take turns, the user first",
+                code="data.bad_turns",
+            ) from reason
 
     def _format_mistral_content(self, message: Message) -> str | list[dict[str, Any]]:
-        """A turn's words and sounds in order; silence stands for what is heard elsewhere."""
-        if not _get_message_segments(message):
+        """Text and audio in order; a silent recording stands for each audio segment."""
+        if not message.audio_segments:
             return message.text
         return [
             {"type": "text", "text": part}
@@ -145,17 +164,17 @@ class MistralChatEncoder(ChatEncoder):
         ]
 
     def _collapse_placeholders(self, token_ids: list[int]) -> list[int]:
-        """Every run of placeholders as one: how many a sound takes is told by its length."""
-        sound = self.audio_token_id
+        """One placeholder for each run of them: the number follows from the true length."""
+        audio = self.audio_token_id
         return [
             token
-            for token, last in zip(token_ids, [None, *token_ids], strict=False)
-            if token != sound or last != sound
+            for token, previous in zip(token_ids, [None, *token_ids], strict=False)
+            if token != audio or previous != audio
         ]
 
     @cached_property
     def _finetuning_tokenizer(self) -> "AnyMistralTokenizer":
-        """The same tokenizer in the mode for fine-tuning, which wants the assistant to end."""
+        """The tokenizer in its mode for fine-tuning, in which the assistant comes last."""
         from mistral_common.protocol.instruct.normalize import get_normalizer
         from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
         from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
@@ -171,32 +190,14 @@ class MistralChatEncoder(ChatEncoder):
 
     @cached_property
     def _silent_wav(self) -> bytes:
-        """The shortest recording."""
+        """A recording of one sample."""
         file = io.BytesIO()
         soundfile.write(file, np.zeros(1), self._spec.audio_spec.sample_rate, format="WAV")
         return file.getvalue()
 
 
-def _get_message_segments(message: Message) -> list[AudioSegment]:
-    return [part for part in message.content if isinstance(part, AudioSegment)]
-
-
 def _is_transcription_request(messages: tuple[Message, ...]) -> bool:
-    """Whether these turns are one sound and nothing else."""
+    """Whether the messages are one audio segment and nothing else."""
     return (
-        len(messages) == 1
-        and len(_get_message_segments(messages[0])) == 1
-        and not messages[0].text.strip()
+        len(messages) == 1 and len(messages[0].audio_segments) == 1 and not messages[0].text.strip()
     )
-
-
-CHAT_ENCODER_CLASSES: dict[str, type[ChatEncoder]] = {
-    "mistral": MistralChatEncoder,
-    "parts": ContentPartsChatEncoder,
-    "asr": Qwen3AsrChatEncoder,
-}
-
-
-def build_chat_encoder(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> ChatEncoder:
-    """The chat form of a base. Raises BaseError when its tokenizer lacks what the form needs."""
-    return CHAT_ENCODER_CLASSES.get(spec.chat_format, ChatEncoder)(tokenizer, spec)

@@ -1,12 +1,10 @@
-"""Work that is done while what came before it is used: a few things ahead, never all of them.
+"""The bucketed batch sampler of listed data, and prefetching: each step follows from seed and step.
 
-Which clips ride together: every step a pure function of the seed and its number.
+    epoch, drawn by the weights of examples
+        -> shuffled -> windows of 8 to 24 steps -> each sorted by length
+        -> cut into steps -> steps shuffled -> cut into micro batches
 
-    draw the epoch by the clips' weights
-                      --> shuffle it --> windows of 8 to 24 steps --> sort each window by length
-                      --> cut into steps --> shuffle the steps --> cut into batches
-
-A run that goes on from step n therefore sees exactly what it would have seen.
+A resumed run therefore gets the batches it would have got.
 """
 
 import os
@@ -14,14 +12,20 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import torch
 
-from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
-from dlm.batching.collator import Batch, FeatureFn, PaddingSpec, collate
+from dlm.batching.chat_template import ChatEncoder, EncodedExample
+from dlm.batching.collator import (
+    Batch,
+    FeatureFn,
+    PaddingSpec,
+    collate,
+    mask_all_labels,
+    select_feature_fn,
+)
 from dlm.data.audio_io import read_audio_info
 from dlm.data.load import BadExampleCounter
 from dlm.data.sampling import count_epoch_examples, draw_epoch_indices
@@ -31,51 +35,52 @@ from dlm.features.extractor import AugmentedExtractor
 from dlm.plan.audio_lengths import AudioTokenizerSpec, ceil_div, count_audio_tokens
 from dlm.plan.types import TOO_LONG_HINT, AugmentationSpec, BatchPlan
 
-MAX_PREFETCH_WORKERS = 4  # each holds a step that is being made ready
+MAX_PREFETCH_WORKERS = 4  # each holds a prepared step
+# steps sorted together: under 5 % padding in a large set, random order in a small one
+BUCKET_WINDOW_STEPS = (8, 24)
+TOKEN_PAD_MULTIPLE = 16  # tokens: a CPU's library compiles a product for every new length
 
 ResultT = TypeVar("ResultT")
+RankSpec = tuple[int, int]  # rank, number of ranks
+SINGLE_RANK: RankSpec = (0, 1)
+DataCursor = tuple[int, ...]  # the position in the data, beyond what the step tells
 
 
 def prefetch_results(
     tasks: Iterable[Callable[[], ResultT]], num_workers: int = 1
 ) -> Generator[ResultT, None, None]:
-    """What each task comes to, in order; as many are begun beforehand as there are hands."""
-    with ThreadPoolExecutor(num_workers, initializer=_use_single_thread) as pool:
-        begun: deque[Future[ResultT]] = deque()
+    """Yield the results of tasks in order; up to `num_workers` run ahead in threads."""
+    # one core for each: a second team of threads would compete with the trainer's
+    with ThreadPoolExecutor(num_workers, initializer=partial(torch.set_num_threads, 1)) as pool:
+        pending: deque[Future[ResultT]] = deque()
         try:
             for task in tasks:
-                begun.append(pool.submit(task))
-                if len(begun) > num_workers:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                pending.append(pool.submit(task))
+                if len(pending) > num_workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def choose_num_prefetch_workers() -> int:
-    """How many hands there are beside the one that learns."""
+    """Choose the number of threads beside the one that trains."""
     return max(1, min((os.cpu_count() or 1) - 1, MAX_PREFETCH_WORKERS))
 
 
-def _use_single_thread() -> None:
-    """Work on one core: a second team of threads would stand in the way of the first."""
-    torch.set_num_threads(1)
-
-
-BUCKET_WINDOW_STEPS = (
-    8,
-    24,
-)  # sorted together: under 5 % padding in a large set, chance in a small one
-TOKEN_PAD_MULTIPLE = 16  # tokens: a processor compiles its products anew for every length it meets
-
-RankSpec = tuple[int, int]  # which rank, of how many
-SINGLE_RANK: RankSpec = (0, 1)
-DataCursor = tuple[int, ...]  # where the data stand, beyond what the step says
-
-
 class BucketBatchSampler:
-    """The batches of a run, by step. What cannot be heard is left out, if the plan says so."""
+    """The batches of a run, by step; examples of like length share a batch.
+
+    Args:
+        examples: all encoded examples.
+        lengths: tokens of each, with placeholders expanded.
+        batch_plan: sizes and limits; with `skip_bad_examples`, audio that cannot be decoded is
+            left out and counted in `bad_examples`.
+        feature_fn: features of a segment, or of a segment in an epoch.
+        padding: how rows are padded.
+        sampling_weights: how often each example comes in an epoch.
+    """
 
     def __init__(
         self,
@@ -87,7 +92,6 @@ class BucketBatchSampler:
         padding: PaddingSpec,
         sampling_weights: Sequence[float] = (),
     ) -> None:
-        """`lengths`: tokens per row, placeholders spread; `weights`: how often each row comes."""
         self._examples, self._lengths, self._batch_plan = examples, lengths, batch_plan
         self._feature_fn, self._padding = feature_fn, padding
         self._sampling_weights = sampling_weights or [1.0] * len(examples)
@@ -99,77 +103,6 @@ class BucketBatchSampler:
             len(examples), skip_bad_examples=batch_plan.skip_bad_examples
         )
 
-    def get_step_batches(self, step: int, rank_spec: RankSpec = SINGLE_RANK) -> list[Batch]:
-        """The batches of step `number`, counted from 0."""
-        return self._collate_step(step, self.get_step_examples(step, rank_spec))
-
-    def _collate_step(self, step: int, micro_batches: list[list[EncodedExample]]) -> list[Batch]:
-        listen = self._feature_fn
-        if isinstance(listen, AugmentedExtractor):
-            listen = listen.for_epoch(step // self.steps_per_epoch)
-        made = [self._collate_decodable(each, listen) for each in micro_batches]
-        return [batch for batch in made if batch] or [self._make_zero_loss_batch(listen)]
-
-    def _collate_decodable(
-        self, examples: list[EncodedExample], feature_fn: FeatureFn
-    ) -> Batch | None:
-        """A batch of the rows that can be heard, if there are any."""
-        try:
-            return collate(examples, feature_fn, self._padding)
-        except DataError:
-            heard = [row for row in examples if self._is_decodable(row, feature_fn)]
-        return collate(heard, feature_fn, self._padding) if heard else None
-
-    def _is_decodable(self, example: EncodedExample, feature_fn: FeatureFn) -> bool:
-        """Whether a row can be heard; one that cannot is left out, or ends the run."""
-        try:
-            for sound in example.audio_segments:
-                feature_fn(sound)
-        except DataError as error:
-            self.bad_examples.record_error(error, example.location)
-            return False
-        return True
-
-    def _make_zero_loss_batch(self, feature_fn: FeatureFn) -> Batch:
-        """A batch that carries no loss, of the first row that can be heard."""
-        batches = (
-            self._collate_decodable([_mask_all_labels(row)], feature_fn) for row in self._examples
-        )
-        return next(batch for batch in batches if batch)
-
-    def get_step_examples(
-        self, step: int, rank_spec: RankSpec = SINGLE_RANK
-    ) -> list[list[EncodedExample]]:
-        """The rows of step `number` that fall to one rank, cut into batches of like length.
-
-        They come by their length, so the last of a batch is as long as all are padded to.
-        """
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if self._epoch_order[0] != epoch:
-            self._epoch_order = (epoch, self._make_epoch_order(epoch))
-        rank, ranks = rank_spec
-        chosen = self._epoch_order[1][place]
-        if rank >= len(chosen):  # every rank takes part in every step
-            return [[_mask_all_labels(self._examples[chosen[0]])]]
-        cut: list[list[EncodedExample]] = [[]]
-        labels = 0
-        for index in chosen[rank::ranks]:
-            row = self._examples[index]
-            labels += len(row.label_ids)
-            if cut[-1] and not self._fits_in_batch(len(cut[-1]) + 1, self._lengths[index], labels):
-                cut.append([])
-                labels = len(row.label_ids)
-            cut[-1].append(row)
-        return cut
-
-    def _fits_in_batch(self, num_examples: int, max_length: int, num_labels: int) -> bool:
-        """Whether a batch may have so many rows: as many as planned, or more that are short."""
-        plan = self._batch_plan
-        if num_examples <= plan.micro_batch_size:
-            return True
-        tokens = num_examples * ceil_div(max_length, TOKEN_PAD_MULTIPLE) * TOKEN_PAD_MULTIPLE
-        return tokens <= plan.max_batch_tokens and num_labels <= plan.max_batch_labels
-
     def iter_batches(
         self,
         start_step: int,
@@ -177,32 +110,103 @@ class BucketBatchSampler:
         rank_spec: RankSpec = SINGLE_RANK,
         cursor: DataCursor = (),
     ) -> Iterator[list[Batch]]:
-        """Steps `start` to `stop`, made ready while those before them are learned."""
-        numbers = range(start_step, stop_step)
+        """Yield the micro batches of each step, prepared while earlier ones are trained on.
+
+        Raises:
+            DataError: an example cannot be used, or too many cannot.
+        """
         tasks = (
-            partial(self._collate_step, number, self.get_step_examples(number, rank_spec))
-            for number in numbers
+            partial(self._collate_step, step, self.get_step_examples(step, rank_spec))
+            for step in range(start_step, stop_step)
         )
-        yield from prefetch_results(
-            tasks, 1 if self._batch_plan.use_cached_features else choose_num_prefetch_workers()
-        )
+        cached = self._batch_plan.use_cached_features
+        yield from prefetch_results(tasks, 1 if cached else choose_num_prefetch_workers())
 
     def get_cursor(self, num_steps: int) -> DataCursor:
-        """Nothing: the step alone says where the data stand."""
+        """Return nothing: the step alone tells the position in the data."""
         return ()
 
+    def get_step_batches(self, step: int, rank_spec: RankSpec = SINGLE_RANK) -> list[Batch]:
+        """Return the micro batches of one step, counted from 0."""
+        return self._collate_step(step, self.get_step_examples(step, rank_spec))
+
+    def get_step_examples(
+        self, step: int, rank_spec: RankSpec = SINGLE_RANK
+    ) -> list[list[EncodedExample]]:
+        """Return the examples of one step for one rank, cut into micro batches.
+
+        They are sorted by length, so the last of a batch is the longest.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._epoch_order[0] != epoch:
+            self._epoch_order = (epoch, self._make_epoch_order(epoch))
+        rank, num_ranks = rank_spec
+        indices = self._epoch_order[1][position]
+        if rank >= len(indices):  # every rank takes part in every step
+            return [[mask_all_labels(self._examples[indices[0]])]]
+        micro_batches: list[list[EncodedExample]] = [[]]
+        num_labels = 0
+        for index in indices[rank::num_ranks]:
+            example = self._examples[index]
+            num_labels += len(example.label_ids)
+            size = len(micro_batches[-1]) + 1
+            if size > 1 and not self._fits_in_batch(size, self._lengths[index], num_labels):
+                micro_batches.append([])
+                num_labels = len(example.label_ids)
+            micro_batches[-1].append(example)
+        return micro_batches
+
+    def _fits_in_batch(self, num_examples: int, max_length: int, num_labels: int) -> bool:
+        """Whether a batch may have so many rows: as planned, or more that are short."""
+        plan = self._batch_plan
+        if num_examples <= plan.micro_batch_size:
+            return True
+        num_tokens = num_examples * ceil_div(max_length, TOKEN_PAD_MULTIPLE) * TOKEN_PAD_MULTIPLE
+        return num_tokens <= plan.max_batch_tokens and num_labels <= plan.max_batch_labels
+
     def _make_epoch_order(self, epoch: int) -> list[list[int]]:
-        """The indices of an epoch, step by step."""
-        chance = random.Random(f"{self._batch_plan.seed}/{epoch}")
-        shuffled = draw_epoch_indices(self._sampling_weights, epoch, self._batch_plan.seed)
-        chance.shuffle(shuffled)
-        size, steps = self._batch_plan.global_batch_size, []
-        least, most = BUCKET_WINDOW_STEPS
-        wide = min(max(self.steps_per_epoch // 4, least), most)
-        for window in _split_into_chunks(shuffled, size * wide):
-            steps += _split_into_chunks(sorted(window, key=self._lengths.__getitem__), size)
-        chance.shuffle(steps)
+        """The indices of the examples of an epoch, by step."""
+        seed, size = self._batch_plan.seed, self._batch_plan.global_batch_size
+        rng = random.Random(f"{seed}/{epoch}")
+        indices = draw_epoch_indices(self._sampling_weights, epoch, seed)
+        rng.shuffle(indices)
+        min_steps, max_steps = BUCKET_WINDOW_STEPS
+        window_steps = min(max(self.steps_per_epoch // 4, min_steps), max_steps)
+        steps: list[list[int]] = []
+        for window in split_into_chunks(indices, size * window_steps):
+            steps += split_into_chunks(sorted(window, key=self._lengths.__getitem__), size)
+        rng.shuffle(steps)
         return steps
+
+    def _collate_step(self, step: int, micro_batches: list[list[EncodedExample]]) -> list[Batch]:
+        feature_fn = select_feature_fn(self._feature_fn, step // self.steps_per_epoch)
+        batches = [self._collate_decodable(each, feature_fn) for each in micro_batches]
+        decodable = [batch for batch in batches if batch]
+        if decodable:
+            return decodable
+        masked = ([mask_all_labels(example)] for example in self._examples)
+        spare = (self._collate_decodable(each, feature_fn) for each in masked)
+        return [next(batch for batch in spare if batch)]
+
+    def _collate_decodable(
+        self, examples: list[EncodedExample], feature_fn: FeatureFn
+    ) -> Batch | None:
+        """A batch of the examples whose audio can be decoded, if there are any."""
+        try:
+            return collate(examples, feature_fn, self._padding)
+        except DataError:
+            decodable = [each for each in examples if self._is_decodable(each, feature_fn)]
+        return collate(decodable, feature_fn, self._padding) if decodable else None
+
+    def _is_decodable(self, example: EncodedExample, feature_fn: FeatureFn) -> bool:
+        """Whether the audio can be decoded; if not, that is counted, or ends the run."""
+        try:
+            for segment in example.audio_segments:
+                feature_fn(segment)
+        except DataError as error:
+            self.bad_examples.record_error(error, example.location)
+            return False
+        return True
 
 
 def build_batches(
@@ -211,56 +215,81 @@ def build_batches(
     chat_encoder: ChatEncoder,
     feature_fn: FeatureFn | AugmentedExtractor,
 ) -> BucketBatchSampler:
-    """Render every clip and make the batches ready.
+    """Encode all examples and make their sampler.
 
-    Raises ClipError for a row too long, or one of which no token is learned, unless the plan leaves
-    such out.
+    Raises:
+        DataError: an example is too long or has no label, unless the plan skips such
+            (`data.too_long`, `data.no_labels`).
     """
-    tally = BadExampleCounter(len(examples), skip_bad_examples=batch_plan.skip_bad_examples)
-    kept: list[tuple[EncodedExample, int, float]] = []
-    for clip in examples:
+    counter = BadExampleCounter(len(examples), skip_bad_examples=batch_plan.skip_bad_examples)
+    encoded, lengths, weights = [], [], []
+    for example in examples:
         try:
-            kept.append((*encode_trainable_example(clip, batch_plan, chat_encoder), clip.weight))
+            row, length = encode_trainable_example(example, batch_plan, chat_encoder)
         except DataError as error:
-            tally.record_error(error, clip.location)
-    rows, lengths, weights = (list(each) for each in zip(*kept, strict=True))
-    pad = PaddingSpec(
+            counter.record_error(error, example.location)
+            continue
+        encoded.append(row)
+        lengths.append(length)
+        weights.append(example.weight)
+    sampler = BucketBatchSampler(
+        encoded,
+        lengths,
+        batch_plan,
+        feature_fn=feature_fn,
+        padding=make_train_padding(chat_encoder, batch_plan),
+        sampling_weights=weights,
+    )
+    sampler.bad_examples = counter
+    return sampler
+
+
+def make_train_padding(chat_encoder: ChatEncoder, batch_plan: BatchPlan) -> PaddingSpec:
+    """Return how rows are padded in training."""
+    return PaddingSpec(
         chat_encoder.pad_token_id,
         chat_encoder.audio_token_id,
         pad_to_multiple_of=TOKEN_PAD_MULTIPLE,
         max_length=batch_plan.max_tokens,
     )
-    batches = BucketBatchSampler(
-        rows, lengths, batch_plan, feature_fn=feature_fn, padding=pad, sampling_weights=weights
-    )
-    batches.bad_examples = tally
-    return batches
 
 
 def encode_trainable_example(
     example: Example, batch_plan: BatchPlan, chat_encoder: ChatEncoder
 ) -> tuple[EncodedExample, int]:
-    """The row of a clip and its tokens, placeholders spread. Raises ClipError where it is none."""
-    row = (
-        chat_encoder.encode_with_teacher(example)
-        if batch_plan.distill
-        else chat_encoder.encode_example(example)
-    )
-    sounds = (
-        count_segment_tokens(
-            each, batch_plan.spec.audio_spec, batch_plan.max_windows, batch_plan.augmentation
+    """Encode an example; return it with its length in tokens, placeholders expanded.
+
+    Raises:
+        DataError: it has no label (`data.no_labels`), is longer than the plan allows
+            (`data.too_long`), or as the chat encoder raises.
+    """
+    encode = chat_encoder.encode_with_teacher if batch_plan.distill else chat_encoder.encode_example
+    encoded = encode(example)
+    length = len(encoded.input_ids)
+    for segment in encoded.audio_segments:
+        length += -1 + count_segment_tokens(
+            segment,
+            batch_plan.spec.audio_spec,
+            batch_plan.max_windows,
+            batch_plan.augmentation,
         )
-        for each in row.audio_segments
-    )
-    length = len(row.input_ids) + sum(each - 1 for each in sounds)
-    length = max(length, len(row.teacher_example.input_ids) if row.teacher_example else 0)
-    if not row.label_ids:
-        mend = "write what is to be said, or take it out"
-        raise DataError("no token of it would be learned", where=row.location, hint=mend)
+    if encoded.teacher_example:
+        length = max(length, len(encoded.teacher_example.input_ids))
+    if not encoded.label_ids:
+        raise DataError(
+            "none of its tokens carries loss",
+            where=encoded.location,
+            hint="write an answer or a transcript, or take it out",
+            code="data.no_labels",
+        )
     if length > batch_plan.max_tokens:
-        what = f"{length} tokens, and training.sequence_len is {batch_plan.max_tokens}"
-        raise DataError(what, where=row.location, hint=TOO_LONG_HINT)
-    return row, length
+        raise DataError(
+            f"{length} tokens, and training.sequence_len is {batch_plan.max_tokens}",
+            where=encoded.location,
+            hint=TOO_LONG_HINT,
+            code="data.too_long",
+        )
+    return encoded, length
 
 
 def count_segment_tokens(
@@ -269,26 +298,15 @@ def count_segment_tokens(
     max_windows: int | None,
     augmentation: AugmentationSpec | None = None,
 ) -> int:
-    """Tokens that a sound takes, by its header, when at most so many windows of it are heard.
-
-    With `changes`, those of its longest version.
-    """
-    header = read_audio_info(*segment.recording)
-    end = header.num_samples / header.sample_rate if segment.end is None else segment.end
-    seconds = end - (segment.start or 0.0)
-    samples = round(seconds * audio_spec.sample_rate)
-    longest = (
-        augmentation.compute_max_samples(samples, audio_spec.window_samples)
-        if augmentation
-        else samples
-    )
-    return count_audio_tokens(longest, audio_spec, max_windows)
+    """Count the tokens of an audio segment from its header; with augmentation, of its longest."""
+    info = read_audio_info(*segment.recording)
+    end = info.num_samples / info.sample_rate if segment.end is None else segment.end
+    num_samples = round((end - (segment.start or 0.0)) * audio_spec.sample_rate)
+    if augmentation:
+        num_samples = augmentation.compute_max_samples(num_samples, audio_spec.window_samples)
+    return count_audio_tokens(num_samples, audio_spec, max_windows)
 
 
-def _mask_all_labels(example: EncodedExample) -> EncodedExample:
-    """A row that carries no loss, for a rank without one of its own."""
-    return replace(example, labels=(IGNORE_INDEX,) * len(example.input_ids), teacher_example=None)
-
-
-def _split_into_chunks(items: list[int], size: int) -> list[list[int]]:
+def split_into_chunks(items: list[ResultT], size: int) -> list[list[ResultT]]:
+    """Cut a list into lists of up to `size` items."""
     return [items[start : start + size] for start in range(0, len(items), size)]

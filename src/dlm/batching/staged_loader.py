@@ -1,4 +1,4 @@
-"""The batches of a run in stages, one after the other, by the step of the run."""
+"""The batches of a run in stages: one sampler after the other, by the step of the run."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,29 +9,32 @@ from dlm.data.types import Issue
 
 
 class StagedLoader:
-    """Several sets of batches, each for so many steps; every set begins with its first epoch."""
+    """Several samplers, each for its number of steps; each begins with its first epoch.
+
+    Args:
+        stages: sampler and number of steps of each stage.
+    """
 
     def __init__(
         self, stages: Sequence[tuple[BucketBatchSampler | StreamBatchSampler, int]]
     ) -> None:
-        """`parts`: the batches of each stage, and its steps."""
         self._stages = tuple(stages)
 
     @property
     def skipped_issues(self) -> dict[str, Issue]:
-        """What is wrong with the clips that were left out so far, by their places."""
-        found: dict[str, Issue] = {}
-        for batches, _ in self._stages:
-            found |= batches.bad_examples.issues
-        return found
+        """What is wrong with the examples that were left out so far, by their locations."""
+        issues: dict[str, Issue] = {}
+        for sampler, _ in self._stages:
+            issues |= sampler.bad_examples.issues
+        return issues
 
     @property
     def num_bad_and_seen(self) -> tuple[int, int]:
-        """Of a stream: the clips that could not be used so far, and all that came."""
+        """Of streams: examples that could not be used so far, and all that were read."""
         counts = [
-            batches.num_bad_and_seen
-            for batches, _ in self._stages
-            if isinstance(batches, StreamBatchSampler)
+            sampler.num_bad_and_seen
+            for sampler, _ in self._stages
+            if isinstance(sampler, StreamBatchSampler)
         ]
         return sum(bad for bad, _ in counts), sum(seen for _, seen in counts)
 
@@ -42,18 +45,18 @@ class StagedLoader:
         rank_spec: RankSpec = SINGLE_RANK,
         cursor: DataCursor = (),
     ) -> Iterator[list[Batch]]:
-        """Steps `start` to `stop` of the run; `cursor` is that of `start`."""
-        begins = 0
-        for batches, steps in self._stages:
-            low, high = max(start_step - begins, 0), min(stop_step - begins, steps)
-            if low < high:
-                yield from batches.iter_batches(low, high, rank_spec, cursor if low else ())
-            begins += steps
+        """Yield the micro batches of each step of the run; `cursor` is that of `start_step`."""
+        first = 0
+        for sampler, num_steps in self._stages:
+            start, stop = max(start_step - first, 0), min(stop_step - first, num_steps)
+            if start < stop:
+                yield from sampler.iter_batches(start, stop, rank_spec, cursor if start else ())
+            first += num_steps
 
     def get_cursor(self, num_steps: int) -> DataCursor:
-        """Where the data stand after so many steps of the run."""
-        for batches, steps in self._stages:
-            if num_steps <= steps:
-                return batches.get_cursor(num_steps)
-            num_steps -= steps
+        """Return the position in the data after so many steps of the run."""
+        for sampler, stage_steps in self._stages:
+            if num_steps <= stage_steps:
+                return sampler.get_cursor(num_steps)
+            num_steps -= stage_steps
         return ()

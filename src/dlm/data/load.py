@@ -603,7 +603,7 @@ class BadExampleCounter:
             bad = make_too_many_bad_issue(
                 self.issues.values(), out, self.num_examples, where=location
             )
-            raise DataError(bad.what, where=bad.where, hint=bad.hint) from error
+            raise DataError(bad.what, where=bad.where, hint=bad.hint, code=bad.code) from error
 
 
 def exceeds_bad_fraction(num_bad: int, num_examples: int) -> bool:
@@ -619,7 +619,8 @@ def make_too_many_bad_issue(
         f"{_describe_bad_count(num_bad, num_examples)}, more than "
         f"{MAX_BAD_FRACTION:.0%}: {_format_locations(bad_issues)}"
     )
-    return Issue(where, what, "mend them, or take them out", fatal=True)
+    hint = "correct them, or take them out"
+    return Issue(where, what, hint, fatal=True, code="data.too_many_bad")
 
 
 def _describe_bad_count(num_bad: int, num_examples: int) -> str:

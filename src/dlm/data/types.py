@@ -91,6 +91,16 @@ class Message:
         """The turn's text, without its sounds."""
         return "".join(part for part in self.content if isinstance(part, str))
 
+    @property
+    def audio_segments(self) -> tuple[AudioSegment, ...]:
+        """The audio of the message, in order."""
+        return tuple(part for part in self.content if isinstance(part, AudioSegment))
+
+    @property
+    def is_audio_only(self) -> bool:
+        """Whether the user asks nothing about the audio."""
+        return self.role == "user" and not self.text.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

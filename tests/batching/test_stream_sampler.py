@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
+from tests.batching.test_samplers import PAD, PLAN
 
 from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
 from dlm.batching.collator import Batch
@@ -26,7 +27,6 @@ from dlm.data.streaming import StreamSource, StreamWorker
 from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.errors import DataError, TrainingError
 from dlm.features.extractor import AudioFeatureExtractor, AudioFeatures
-from tests.batching.test_bucket import PAD, PLAN
 from tests.tiny import spoken, tiny_base, tiny_tokenizer, tones
 
 STREAM = replace(PLAN, skip_bad_examples=True)
@@ -82,7 +82,9 @@ def all_of(counts: list[int], name: str = "feed") -> list[str]:
 
 
 @given(counts=COUNTS, per_step=some.integers(1, 9), per_batch=some.integers(1, 9))
-def test_a_pass_covers_every_clip_once(counts: list[int], per_step: int, per_batch: int) -> None:
+def test_stream_epoch_contains_every_example_once(
+    counts: list[int], per_step: int, per_batch: int
+) -> None:
     of = made([feed(counts)], global_batch_size=per_step, micro_batch_size=per_batch)
     steps = passes(of, 3 * sum(counts))
     flat = [place for step in steps for place in step]
@@ -92,7 +94,7 @@ def test_a_pass_covers_every_clip_once(counts: list[int], per_step: int, per_bat
 
 
 @given(counts=some.lists(some.integers(1, 9), min_size=4, max_size=12))
-def test_ranks_and_workers_share_a_pass(counts: list[int]) -> None:
+def test_ranks_and_workers_share_an_epoch(counts: list[int]) -> None:
     found = []
     for rank in range(2):
         mine = sum(1 for _ in hand_rows(counts, rank))
@@ -114,7 +116,7 @@ def hand_rows(counts: list[int], rank: int) -> Iterator[ReaderItem]:
     per_step=some.integers(2, 9),
     cut=some.integers(1, 29),
 )
-def test_a_run_goes_on_from_any_step(
+def test_stream_resumes_from_any_step(
     counts: list[int], ranks: int, per_step: int, cut: int
 ) -> None:
     several = [feed(counts), feed([9, 2], "other", weight=0.5)]
@@ -132,13 +134,13 @@ def test_a_run_goes_on_from_any_step(
         assert later.num_bad_and_seen == whole.num_bad_and_seen
 
 
-def test_without_a_cursor_what_came_before_is_passed_over() -> None:
+def test_stream_without_cursor_skips_earlier_steps() -> None:
     walked = list(map(places, made([feed([20, 9])]).iter_batches(0, 9)))
     assert list(map(places, made([feed([20, 9])]).iter_batches(5, 9))) == walked[5:]
     assert list(made([feed([20, 9])]).iter_batches(3, 3)) == []
 
 
-def test_a_source_is_drawn_by_its_weight_and_no_clip_twice_at_once() -> None:
+def test_sources_are_drawn_by_weight_without_duplicates_in_a_window() -> None:
     large, small = feed([4000, 4000], "large", weight=3), feed([30], "small", weight=1)
     even = feed([4000], "even", weight=2)
     of = made([large, even, small])
@@ -149,7 +151,7 @@ def test_a_source_is_drawn_by_its_weight_and_no_clip_twice_at_once() -> None:
     assert names["small"] >= 60 and max(first.values()) == 1
 
 
-def test_padding_is_small_and_steps_are_not_in_order_of_length() -> None:
+def test_stream_padding_is_small_and_steps_are_not_sorted() -> None:
     used = padded = 0
     means = []
     for batches in islice(made([feed([900] * 6)]).iter_batches(0, 400), 400):
@@ -161,7 +163,7 @@ def test_padding_is_small_and_steps_are_not_in_order_of_length() -> None:
     assert 0.35 < rising / len(means) < 0.65
 
 
-def test_no_more_is_read_than_a_few_windows() -> None:
+def test_stream_reads_only_a_few_windows_ahead() -> None:
     read = []
 
     def endless() -> Iterator[ReaderItem]:
@@ -176,7 +178,7 @@ def test_no_more_is_read_than_a_few_windows() -> None:
     assert 0 < len(read) <= 4 * 2 * MIN_WINDOW_EXAMPLES
 
 
-def test_seeds_differ() -> None:
+def test_stream_order_follows_from_the_seed() -> None:
     one, other, same = (
         [places(each) for each in made([feed([9] * 9)], seed=seed).iter_batches(0, 9)]
         for seed in (1, 2, 1)
@@ -190,33 +192,39 @@ def bad(every: int, each: Example) -> tuple[EncodedExample, int]:
     return sized(each)
 
 
-def test_clips_that_cannot_be_learned_are_left_out_and_counted() -> None:
+def test_unusable_stream_examples_are_left_out_and_counted() -> None:
     of = made([feed([100, 100])], make=partial(bad, 50))
     seen = [place for step in of.iter_batches(0, 25) for place in places(step)]
     assert len(set(seen)) == len(seen) == 196
     assert of.num_bad_and_seen == (4, 200)
     assert len(list(of.iter_batches(0, 50))) == 50 and of.num_bad_and_seen == (8, 400)
     (*_, last) = of.bad_examples.issues.values()
-    assert str(last).endswith("no token of it would be learned; write more")
+    assert str(last).endswith(
+        "none of its tokens carries loss; write an answer or a transcript, or take it out"
+    )
 
 
-def test_too_many_of_them_end_the_run() -> None:
-    with pytest.raises(DataError, match=r"cannot be used, more than 5%: feed "):
+def test_too_many_unusable_stream_examples_end_the_run() -> None:
+    with pytest.raises(DataError) as caught:
         list(made([feed([100, 100])], make=partial(bad, 10)).iter_batches(0, 9))
+    assert caught.value.code == "data.too_many_bad"
+    assert "feed " in str(caught.value)
 
 
-def test_the_first_of_them_ends_the_run_where_none_is_to_be_left_out() -> None:
-    with pytest.raises(DataError, match=r"^feed [01]/[05]0?: no token of it would be learned"):
+def test_first_unusable_stream_example_ends_a_strict_run() -> None:
+    with pytest.raises(DataError) as caught:
         list(
             made([feed([100, 100])], make=partial(bad, 50), skip_bad_examples=False).iter_batches(
                 0, 9
             )
         )
+    assert caught.value.code == "data.no_labels"
 
 
-def test_a_stream_of_nothing_is_told() -> None:
-    with pytest.raises(DataError, match="gives this process no clip to learn from"):
+def test_empty_stream_is_refused() -> None:
+    with pytest.raises(DataError) as caught:
         next(made([feed([0, 0])]).iter_batches(0, 1))
+    assert caught.value.code == "data.empty_stream"
     broken = SourceShard.from_iterable(
         "list", lambda: [Issue("list:1", "not JSON", "mend it", fatal=True)]
     )
@@ -224,11 +232,12 @@ def test_a_stream_of_nothing_is_told() -> None:
         next(made([StreamSource("list", (broken,), lambda given: given)]).iter_batches(0, 1))
 
 
-def test_a_cursor_of_other_sources_is_refused() -> None:
+def test_cursor_of_other_sources_is_refused() -> None:
     of = made([feed([9])])
     next(of.iter_batches(0, 1))
-    with pytest.raises(TrainingError, match=r"other sources; start over with --fresh"):
+    with pytest.raises(TrainingError) as caught:
         next(made([feed([9]), feed([9], "more")]).iter_batches(1, 2, (0, 1), of.get_cursor(1)))
+    assert caught.value.code == "training.other_sources"
 
 
 def heard(clips: list[Example], listen: object, **plan: object) -> StreamBatchSampler:
@@ -240,7 +249,7 @@ def heard(clips: list[Example], listen: object, **plan: object) -> StreamBatchSa
     return build_stream_batches([of], replace(STREAM, **plan), chat, listen, lambda each: each)
 
 
-def test_rows_are_heard_by_several_hands_to_the_same_bits(tmp_path: Path) -> None:
+def test_several_workers_give_the_same_features(tmp_path: Path) -> None:
     clips = tones(tmp_path, 9)
     one, other = (
         list(
@@ -258,7 +267,7 @@ def test_rows_are_heard_by_several_hands_to_the_same_bits(tmp_path: Path) -> Non
     assert {place for step in one for place in places(step)} == {each.location for each in clips}
 
 
-def test_what_is_not_wanted_does_not_come(tmp_path: Path) -> None:
+def test_filtered_examples_do_not_come(tmp_path: Path) -> None:
     clips = tones(tmp_path, 6)
     of = StreamSource(
         "feed", (SourceShard.from_iterable("feed", lambda: clips),), lambda given: given
@@ -283,7 +292,7 @@ def failing(
     return ear(sound)
 
 
-def test_a_clip_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
+def test_undecodable_stream_example_is_left_out(tmp_path: Path) -> None:
     clips, ear = tones(tmp_path, 6), AudioFeatureExtractor(tiny_base(), auto_resample=False)
     of = heard(clips, partial(failing, {"1.wav"}, ear), global_batch_size=4, micro_batch_size=2)
     steps = [places(each) for each in of.iter_batches(0, 2)]

@@ -37,7 +37,7 @@ def clip(*turns: Message, task: str = "answer") -> Example:
     return Example(turns, "my.dlm:7", task)
 
 
-def test_a_transcript_is_learned_with_its_end() -> None:
+def test_transcript_and_end_token_carry_loss() -> None:
     row = CHAT.encode_example(spoken(SOUND.path, "Hello, Zoë!"))
     assert learned(row) == [f"Hello, Zoë!{END}"]
     assert row.audio_segments == (SOUND,)
@@ -46,7 +46,7 @@ def test_a_transcript_is_learned_with_its_end() -> None:
     )
 
 
-def test_labels_are_the_ids_they_stand_for() -> None:
+def test_labels_equal_their_input_ids() -> None:
     row = CHAT.encode_example(spoken(SOUND.path, "hello"))
     assert len(row.input_ids) == len(row.labels)
     assert all(
@@ -55,7 +55,7 @@ def test_labels_are_the_ids_they_stand_for() -> None:
     )
 
 
-def test_only_the_assistant_is_learned() -> None:
+def test_only_assistant_messages_carry_loss() -> None:
     row = CHAT.encode_example(
         clip(
             Message("system", ("Be brief.",)),
@@ -72,16 +72,14 @@ def test_only_the_assistant_is_learned() -> None:
     assert "<|audio|>\nWhich animal?" in text and "And here? <|audio|>" in text
 
 
-def test_a_question_of_its_own_takes_the_place_of_the_base_prompt() -> None:
+def test_question_replaces_the_default_prompt() -> None:
     asked = clip(Message("user", (SOUND, "Who speaks?")), Message("assistant", ("Ann.",)))
     text = written(CHAT.encode_example(asked).input_ids)
     assert "<|audio|>\nWho speaks?" in text and "Transcribe." not in text
 
 
 @pytest.mark.parametrize(("language", "word"), [("fr", "<fr>"), (None, "<en>")])
-def test_a_base_that_is_told_the_language_is_told_the_clip_s(
-    language: str | None, word: str
-) -> None:
+def test_default_prompt_names_the_language_of_the_example(language: str | None, word: str) -> None:
     chat = ChatEncoder(tiny_tokenizer(), replace(tiny_base(), default_prompt="Write: <{language}>"))
     heard = replace(spoken(SOUND.path, "Bonjour."), language=language)
     assert f"Write: {word}{END}" in written(chat.encode_example(heard).input_ids)
@@ -90,20 +88,20 @@ def test_a_base_that_is_told_the_language_is_told_the_clip_s(
     )
 
 
-def test_an_answer_without_sound_is_learned() -> None:
+def test_answer_without_audio_carries_loss() -> None:
     row = CHAT.encode_example(
         clip(Message("user", ("1+1?",)), Message("assistant", ("2",)), task="text")
     )
     assert learned(row) == [f"2{END}"] and row.audio_segments == ()
 
 
-def test_prose_is_learned_whole() -> None:
+def test_prose_carries_loss_everywhere() -> None:
     row = CHAT.encode_example(clip(Message("assistant", ("Once upon a time.",)), task="text"))
     assert written(row.input_ids) == f"Once upon a time.{END}"
     assert row.labels == row.input_ids and row.audio_segments == ()
 
 
-def test_a_question_ends_where_the_assistant_begins() -> None:
+def test_prompt_ends_where_the_assistant_begins() -> None:
     turns = (Message("user", (SOUND, "Who?")),)
     row = CHAT.encode_prompt(turns, "here")
     assert written(row.input_ids).endswith("Who?<|im_end|>\n<|im_start|>assistant\n")
@@ -116,19 +114,19 @@ TEXT = some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 
 
 @given(text=TEXT)
-def test_any_text_is_learned_exactly(text: str) -> None:
+def test_any_text_round_trips_through_labels(text: str) -> None:
     assert learned(CHAT.encode_example(spoken(SOUND.path, text))) == [f"{text}{END}"]
 
 
 @pytest.mark.parametrize("token", SPECIAL)
 @pytest.mark.parametrize("where", ["system", "user", "assistant", "prose", "question"])
-def test_a_special_token_in_the_text_is_refused_with_its_place(token: str, where: str) -> None:
+def test_special_token_in_text_is_refused_with_its_location(token: str, where: str) -> None:
     turns = {
         "system": Message("system", ("Be brief.",)),
         "user": Message("user", (SOUND, "Who?")),
         "assistant": Message("assistant", ("Ann.",)),
     }
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         if where == "prose":
             CHAT.encode_example(clip(Message("assistant", (f"some {token} prose",)), task="text"))
         elif where == "question":
@@ -136,23 +134,25 @@ def test_a_special_token_in_the_text_is_refused_with_its_place(token: str, where
         else:
             turns[where] = Message(turns[where].role, (*turns[where].content, f"x{token}y"))
             CHAT.encode_example(clip(*turns.values()))
-    assert str(told.value).startswith(f"my.dlm:7: the text holds the special token {token}")
+    assert (caught.value.code, caught.value.where) == ("data.special_token", "my.dlm:7")
+    assert token in caught.value.what
 
 
-def test_a_special_token_cut_in_two_by_a_sound_is_refused() -> None:
+def test_special_token_split_by_audio_is_refused() -> None:
     parts = ("<|au", SOUND, "dio|>")
-    with pytest.raises(DataError, match="special token"):
+    with pytest.raises(DataError) as caught:
         CHAT.encode_example(clip(Message("user", parts), Message("assistant", ("x",))))
+    assert caught.value.code == "data.special_token"
 
 
-def test_decoding_leaves_special_tokens_out() -> None:
+def test_decode_drops_special_tokens() -> None:
     row = CHAT.encode_example(spoken(SOUND.path, "hello"))
     assert CHAT.decode([each for each in row.labels if each != IGNORE_INDEX]) == "hello"
 
 
 @pytest.mark.parametrize("lack", ["template", "placeholder", "end"])
-def test_a_tokenizer_that_cannot_chat_is_refused(lack: str) -> None:
-    named = {"template": "chat template", "placeholder": "<.sound.>", "end": "end-of-turn"}
+def test_tokenizer_without_chat_tokens_is_refused(lack: str) -> None:
+    codes = {"template": "no_chat_template", "placeholder": "no_placeholder", "end": "no_end_token"}
     tokenizer, base = tiny_tokenizer(), tiny_base()
     if lack == "template":
         tokenizer.chat_template = None
@@ -160,15 +160,17 @@ def test_a_tokenizer_that_cannot_chat_is_refused(lack: str) -> None:
         tokenizer.eos_token = None
     else:
         base = base.__class__(**{**vars(base), "placeholder": "<|sound|>"})
-    with pytest.raises(ModelError, match=named[lack]):
+    with pytest.raises(ModelError) as caught:
         ChatEncoder(tokenizer, base)
+    assert caught.value.code == f"model.{codes[lack]}"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+def test_template_that_rewrites_earlier_turns_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = (
         "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}"
     )
     turns = [Message("user", ("a",)), Message("assistant", ("b",))]
-    with pytest.raises(ModelError, match="rewrites earlier turns"):
+    with pytest.raises(ModelError) as caught:
         ChatEncoder(tokenizer, tiny_base()).encode_example(clip(*turns, *turns))
+    assert caught.value.code == "model.template_rewrites_turns"

@@ -42,7 +42,7 @@ def padding(*, left: bool = False) -> PaddingSpec:
     return PaddingSpec(CHAT.pad_token_id, CHAT.audio_token_id, pad_left=left)
 
 
-def test_placeholders_are_as_many_as_the_sound_has_tokens(clips: list[Example]) -> None:
+def test_placeholders_match_the_audio_tokens(clips: list[Example]) -> None:
     batch = batch_of(clips)
     found = (batch.input_ids == CHAT.audio_token_id).sum(dim=1).tolist()
     single = [count_audio_tokens(samples, BASE.audio_spec) for samples in LENGTHS]
@@ -53,13 +53,13 @@ def test_placeholders_are_as_many_as_the_sound_has_tokens(clips: list[Example]) 
     assert batch.num_audio_samples == sum(LENGTHS) + LENGTHS[0] + LENGTHS[3]
 
 
-def test_placeholders_of_a_sound_stand_together(clips: list[Example]) -> None:
+def test_placeholders_of_a_segment_are_contiguous(clips: list[Example]) -> None:
     batch = batch_of(clips[4:5])
     spots = (batch.input_ids[0] == CHAT.audio_token_id).int()
     assert int((spots.diff() == 1).sum()) == 2
 
 
-def test_mel_is_padded_with_zeros_to_the_longest(clips: list[Example]) -> None:
+def test_log_mels_are_padded_with_zeros(clips: list[Example]) -> None:
     batch = batch_of(clips[:4])
     assert batch.audio_features.shape == (4, 80, count_mel_frames(20_000, BASE.audio_spec))
     assert batch.audio_lengths.tolist() == [
@@ -70,7 +70,7 @@ def test_mel_is_padded_with_zeros_to_the_longest(clips: list[Example]) -> None:
     assert not batch.is_encoded
 
 
-def test_features_are_padded_with_zeros_to_the_longest(clips: list[Example]) -> None:
+def test_encoder_outputs_are_padded_with_zeros(clips: list[Example]) -> None:
     batch = batch_of(clips[:4], encoded=True)
     assert batch.audio_features.shape == (4, count_encoder_frames(20_000, BASE.audio_spec), 80)
     assert batch.audio_lengths.tolist() == [
@@ -98,31 +98,31 @@ def test_padding_is_on_one_side_and_masked(clips: list[Example], left: bool) -> 
         assert (batch.labels[number, empty] == IGNORE_INDEX).all()
 
 
-def test_no_placeholder_carries_loss(clips: list[Example]) -> None:
+def test_placeholders_carry_no_loss(clips: list[Example]) -> None:
     batch = batch_of(clips)
     assert (batch.labels[batch.input_ids == CHAT.audio_token_id] == IGNORE_INDEX).all()
     assert not (batch.labels == CHAT.audio_token_id).any()
 
 
-def test_label_tokens_are_those_that_something_predicts(clips: list[Example]) -> None:
+def test_num_label_tokens_excludes_the_first_token(clips: list[Example]) -> None:
     prose = batch_of(clips[5:])
     assert prose.num_label_tokens == len("prose") + 1 - 1, "its first token has nothing before it"
     assert batch_of(clips[:1]).num_label_tokens == len("xx") + 1
 
 
-def test_a_batch_without_sound_has_none(clips: list[Example]) -> None:
+def test_batch_without_audio_has_no_features(clips: list[Example]) -> None:
     batch = batch_of(clips[5:])
     assert batch.audio_features is None and not batch.is_encoded
     assert batch.audio_lengths.tolist() == batch.audio_token_counts.tolist() == []
 
 
-def test_it_moves_as_a_whole(clips: list[Example]) -> None:
+def test_batch_moves_to_a_device(clips: list[Example]) -> None:
     moved = batch_of(clips).to("meta")
     tensors = [each for each in vars(moved).values() if isinstance(each, torch.Tensor)]
     assert len(tensors) == 6 and all(each.device.type == "meta" for each in tensors)
 
 
-def test_a_path_is_only_a_name(tmp_path: Path) -> None:
+def test_collate_does_not_open_recordings(tmp_path: Path) -> None:
     """The same clips from another folder make the same tensors."""
     one, other = (spoken(tone(tmp_path / f"{n}/a.wav", hertz=300), "a") for n in "12")
     assert torch.equal(batch_of([one]).audio_features, batch_of([other]).audio_features)

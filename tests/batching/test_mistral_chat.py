@@ -83,7 +83,7 @@ def spread(row: EncodedExample, chat: ChatEncoder, base: ModelSpec) -> list[int]
 
 @pytest.mark.parametrize("language", ["fr", None])
 @pytest.mark.parametrize("which", [0, 1], ids=["short", "over 30 s"])
-def test_a_transcription_is_asked_as_the_processor_asks(
+def test_transcription_request_equals_the_processor(
     chat: ChatEncoder,
     base: ModelSpec,
     processor: VoxtralProcessor,
@@ -103,7 +103,7 @@ def test_a_transcription_is_asked_as_the_processor_asks(
     assert row.input_ids.count(chat.audio_token_id) == 1
 
 
-def test_the_language_stands_in_the_request(chat: ChatEncoder, sounds: list[AudioSegment]) -> None:
+def test_language_is_in_the_request(chat: ChatEncoder, sounds: list[AudioSegment]) -> None:
     turns = (Message("user", (sounds[0],)),)
     asked = "<s>[INST][BEGIN_AUDIO][AUDIO][/INST]{}[TRANSCRIBE]"
     assert written(chat, chat.encode_prompt(turns, "a").input_ids) == asked.format("")
@@ -111,7 +111,7 @@ def test_the_language_stands_in_the_request(chat: ChatEncoder, sounds: list[Audi
     assert written(chat, chat.encode_prompt(turns, "a", "FR").input_ids) == asked.format("lang:fr")
 
 
-def test_a_conversation_is_the_processor_s(
+def test_conversation_equals_the_processor(
     chat: ChatEncoder, base: ModelSpec, processor: VoxtralProcessor, sounds: list[AudioSegment]
 ) -> None:
     """Three sounds in two turns, one of them between words."""
@@ -146,7 +146,7 @@ def test_a_conversation_is_the_processor_s(
     )
 
 
-def test_a_system_prompt_is_learned_with_text_alone(
+def test_system_prompt_beside_audio_is_refused(
     chat: ChatEncoder, sounds: list[AudioSegment]
 ) -> None:
     system, asked = Message("system", ("Be brief.",)), Message("user", ("1+1?",))
@@ -154,15 +154,12 @@ def test_a_system_prompt_is_learned_with_text_alone(
     text = "[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]1+1?[/INST]"
     assert written(chat, row.input_ids).startswith(f"<s>{text}")
     heard = Example((system, Message("user", (sounds[0],)), *HELLO), "my.dlm:7", "transcribe")
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         chat.encode_example(heard)
-    assert str(told.value) == (
-        "my.dlm:7: voxtral-mini-3b takes no system prompt beside a sound; "
-        "take system_prompt or the system turn out, or say it in the question"
-    )
+    assert (caught.value.code, caught.value.where) == ("data.no_system_prompt", "my.dlm:7")
 
 
-def test_prose_is_learned_whole(chat: ChatEncoder) -> None:
+def test_prose_carries_loss_everywhere(chat: ChatEncoder) -> None:
     row = chat.encode_example(
         Example((Message("assistant", ("Once upon a time.",)),), "here", "text")
     )
@@ -171,22 +168,24 @@ def test_prose_is_learned_whole(chat: ChatEncoder) -> None:
 
 
 @pytest.mark.parametrize("language", ["english", "zz", ""])
-def test_a_language_it_does_not_know_is_refused(
+def test_unknown_language_is_refused(
     chat: ChatEncoder, sounds: list[AudioSegment], language: str
 ) -> None:
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         chat.encode_prompt((Message("user", (sounds[0],)),), "my.dlm:7", language)
-    assert str(told.value).startswith(f"my.dlm:7: '{language}' is not a language code")
+    assert (caught.value.code, caught.value.where) == ("data.bad_language", "my.dlm:7")
 
 
 def test_turns_out_of_order_are_refused(chat: ChatEncoder, sounds: list[AudioSegment]) -> None:
     turns = (Message("user", (sounds[0], "Who?")), *HELLO, *HELLO)
-    with pytest.raises(DataError, match="my.dlm:7: voxtral-mini-3b does not take these turns"):
+    with pytest.raises(DataError) as caught:
         chat.encode_example(Example(turns, "my.dlm:7", "answer"))
+    assert caught.value.code == "data.bad_turns"
+    assert "my.dlm:7" in str(caught.value)
 
 
 @given(text=some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
-def test_any_text_is_learned_exactly(chat: ChatEncoder, text: str) -> None:
+def test_any_text_round_trips_through_labels(chat: ChatEncoder, text: str) -> None:
     row = chat.encode_example(spoken(Path("a.wav"), text))
     said = [label for label in row.labels if label != IGNORE_INDEX]
     assert said[-1] == chat.eos_token_id
@@ -194,15 +193,13 @@ def test_any_text_is_learned_exactly(chat: ChatEncoder, text: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["</s>", "[INST]", "[AUDIO]", "[TRANSCRIBE]"])
-def test_a_special_token_in_the_text_is_refused_with_its_place(
-    chat: ChatEncoder, token: str
-) -> None:
-    with pytest.raises(DataError) as told:
+def test_special_token_in_text_is_refused_with_its_location(chat: ChatEncoder, token: str) -> None:
+    with pytest.raises(DataError) as caught:
         chat.encode_example(replace(spoken(Path("a.wav"), f"x{token}y"), location="my.dlm:7"))
-    assert str(told.value).startswith("my.dlm:7: the text holds the special token")
+    assert (caught.value.code, caught.value.where) == ("data.special_token", "my.dlm:7")
 
 
-def test_newer_tokenizers_take_a_system_prompt_beside_a_sound(
+def test_newer_tokenizers_take_a_system_prompt_beside_audio(
     tmp_path: Path, sounds: list[AudioSegment]
 ) -> None:
     """The tokenizer's own version decides, not we."""
@@ -217,29 +214,31 @@ def test_newer_tokenizers_take_a_system_prompt_beside_a_sound(
     assert learned(chat, row) == ["Hello, Zoë!</s>"]
 
 
-def test_another_kind_of_tokenizer_is_refused() -> None:
+def test_other_tokenizer_is_refused() -> None:
     base = replace(tiny_base(), chat_format="mistral")
-    with pytest.raises(ModelError, match="no tokenizer of mistral-common"):
+    with pytest.raises(ModelError) as caught:
         MistralChatEncoder(tiny_tokenizer(), base)
+    assert caught.value.code == "model.bad_tokenizer"
 
 
-def test_a_tokenizer_that_knows_no_sound_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_without_audio_tokens_is_refused(tmp_path: Path) -> None:
     path = write_tekken(tmp_path / "tekken.json")
     facts = json.loads(path.read_text(encoding="utf-8"))
     del facts["audio"]
     path.write_text(json.dumps(facts), encoding="utf-8")
-    with pytest.raises(ModelError, match="the tokenizer of voxtral-mini-3b knows no sound"):
+    with pytest.raises(ModelError) as caught:
         build_chat_encoder(load_pretrained_tokenizer(tmp_path, BASE), BASE)
+    assert caught.value.code == "model.bad_tokenizer"
 
 
-def test_a_folder_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError) as told:
+def test_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
         load_pretrained_tokenizer(tmp_path, BASE)
-    assert str(told.value).startswith(f"{tmp_path}: its tokenizer cannot be read (")
-    assert "\n" not in str(told.value)
+    assert (caught.value.code, caught.value.where) == ("model.bad_tokenizer", str(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
-def test_without_the_library_the_extra_is_named(folder: Path) -> None:
+def test_missing_mistral_common_names_the_extra(folder: Path) -> None:
     """In a Python in which mistral-common cannot be imported."""
     script = (
         "import sys; sys.modules['mistral_common'] = None\n"
@@ -248,7 +247,7 @@ def test_without_the_library_the_extra_is_named(folder: Path) -> None:
         "from dlm.plan.model_ref import find_catalog_spec\n"
         "from dlm.errors import MissingExtra\n"
         "try: load_pretrained_tokenizer(sys.argv[1], find_catalog_spec('voxtral-mini-3b'))\n"
-        "except MissingExtra as told: print(told)\n"
+        "except MissingExtra as error: print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder)],
@@ -260,7 +259,9 @@ def test_without_the_library_the_extra_is_named(folder: Path) -> None:
     assert done.stdout == "mistral-common is not installed; pip install 'dlm[voxtral]'\n"
 
 
-def test_who_reads_says_the_same_tokens(chat: ChatEncoder, sounds: list[AudioSegment]) -> None:
+def test_teacher_example_has_the_same_label_tokens(
+    chat: ChatEncoder, sounds: list[AudioSegment]
+) -> None:
     """A request to transcribe has no words of its own: who reads is asked to repeat them."""
     heard = replace(sounds[0], transcript="Hello, Zoë!")
     first = chat.encode_with_teacher(

@@ -71,7 +71,7 @@ def parts(turn: Message, prompt: str = "") -> dict:
 
 @pytest.mark.parametrize("number", range(len(LENGTHS)), ids=str)
 @pytest.mark.parametrize("key", WHOLE)
-def test_a_question_is_the_processor_s(
+def test_prompt_equals_the_processor(
     key: str, number: int, bases: dict[str, ModelSpec], sounds: list[AudioSegment]
 ) -> None:
     """With as many tokens of sound as it counts, for odd lengths."""
@@ -89,7 +89,7 @@ def test_a_question_is_the_processor_s(
 
 
 @pytest.mark.parametrize("key", OMNI)
-def test_a_conversation_is_the_template_s(
+def test_conversation_equals_the_template(
     key: str, bases: dict[str, ModelSpec], sounds: list[AudioSegment]
 ) -> None:
     """Two sounds and two answers; an answer carries loss on its words and its end alone."""
@@ -112,7 +112,7 @@ def test_a_conversation_is_the_template_s(
     assert tokenizer.decode(taught) == "Ann.<|im_end|>Bob.<|im_end|>"
 
 
-def test_qwen3_asr_s_answers_name_their_language(
+def test_qwen3_asr_answers_begin_with_their_language(
     bases: dict[str, ModelSpec], sounds: list[AudioSegment]
 ) -> None:
     """As its own transcription requests force it; a name, a code, or none."""
@@ -135,16 +135,22 @@ def test_qwen3_asr_s_answers_name_their_language(
     assert chat.decode(spell("oui")["input_ids"]) == "oui"
 
 
-def test_qwen3_asr_cannot_be_asked(bases: dict[str, ModelSpec], sounds: list[AudioSegment]) -> None:
+def test_qwen3_asr_refuses_questions(
+    bases: dict[str, ModelSpec], sounds: list[AudioSegment]
+) -> None:
     """Its template would leave the question out without a word."""
     turns = (Message("user", (sounds[0], "Who speaks?")), Message("assistant", ("Ann.",)))
-    with pytest.raises(DataError, match="here: qwen3-asr-1.7b only transcribes.*Who speaks?"):
+    with pytest.raises(DataError) as caught:
         learned(bases["qwen3-asr-1.7b"], Example(turns, "here", "answer"))
-    with pytest.raises(DataError, match="only transcribes"):
+    assert caught.value.code == "data.model_only_transcribes"
+    assert "here" in str(caught.value)
+    assert "Who speaks?" in str(caught.value)
+    with pytest.raises(DataError) as caught:
         asked(bases["qwen3-asr-1.7b"], turns[:1])
+    assert caught.value.code == "data.model_only_transcribes"
 
 
-def test_a_form_without_ends_is_taught_to_stop(
+def test_template_without_end_of_turn_gets_an_end_token(
     bases: dict[str, ModelSpec], sounds: list[AudioSegment]
 ) -> None:
     """GLM-ASR's template ends no turn: its last one ends with the tokenizer's end."""
@@ -156,7 +162,7 @@ def test_a_form_without_ends_is_taught_to_stop(
     assert load_pretrained_tokenizer(Path(base.source), base).decode(taught) == "yes<|endoftext|>"
 
 
-def test_the_template_of_an_older_processor_is_read(
+def test_template_of_an_older_processor_is_read(
     bases: dict[str, ModelSpec], tmp_path: Path
 ) -> None:
     """Omni models hold theirs in chat_template.json, which tokenizers do not read."""
@@ -169,7 +175,7 @@ def test_the_template_of_an_older_processor_is_read(
 
 
 @pytest.mark.parametrize("key", ["qwen2-audio-7b-instruct", "audio-flamingo-3", *OMNI])
-def test_who_reads_is_asked_the_same(
+def test_teacher_gets_the_same_prompt(
     key: str, bases: dict[str, ModelSpec], sounds: list[AudioSegment]
 ) -> None:
     base = bases[key]
