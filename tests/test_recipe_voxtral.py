@@ -157,6 +157,6 @@ def test_a_system_prompt_beside_a_sound_is_refused(
     text = document.read_text(encoding="utf-8")
     document.write_text(text.replace("training:", "system_prompt: Be brief.\ntraining:"))
     done = dlm("train", document)
-    assert done.code == 1
-    assert "takes no system prompt beside a sound; take system_prompt" in done.err
+    assert done.code == 1 and done.error == "data.no_system_prompt"
+    assert "takes no system prompt beside audio; take system_prompt" in done.err
     assert "Traceback" not in done.err

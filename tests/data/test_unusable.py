@@ -108,7 +108,7 @@ def test_more_than_one_in_twenty_stops(tmp_path: Path) -> None:
     found, clips = sifted(tmp_path)
     assert fatal(found)[0] == (
         "my.dlm: 6 of 100 clips cannot be used, more than 5%: corpus/000.wav, corpus/001.wav, "
-        "corpus/002.wav and 3 more; mend them, or take them out"
+        "corpus/002.wav and 3 more; correct them, or take them out"
     )
     assert len(fatal(found)) == 7 and len(clips) == 100
 
@@ -184,7 +184,7 @@ def test_too_much_on_the_way_ends_the_run() -> None:
         late(6, 100)
     assert str(caught.value) == (
         "m:5: 6 of 100 clips cannot be used, more than 5%: m:0, m:1, m:2 and 3 more; "
-        "mend them, or take them out"
+        "correct them, or take them out"
     )
 
 

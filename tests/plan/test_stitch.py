@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.batching.test_words import deaf_tokenizer
+from tests.batching.test_byte_tokenizer import deaf_tokenizer
 from transformers import (
     HubertConfig,
     HubertForCTC,

@@ -186,7 +186,7 @@ def test_a_row_without_labels_is_an_error_with_its_place(
     folder: Path, clips: list[Example]
 ) -> None:
     silent = Example((Message("assistant", ("",)),), "my.dlm:7", "text")
-    with pytest.raises(DataError, match=r"my\.dlm:7: no token of it would be learned"):
+    with pytest.raises(DataError, match=r"my\.dlm:7: none of its tokens carries loss"):
         taught(folder, [*clips, silent])
 
 

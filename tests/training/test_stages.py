@@ -273,11 +273,11 @@ def test_skipped_steps_in_a_row_are_counted_over_stages(write) -> None:
 
 def test_the_page_shows_a_run_that_can_be(write) -> None:
     page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
-    shown = page.split("```yaml\ntraining:\n")[1].split("```")[0]
+    shown = page.split("## Stages")[1].split("```yaml\ntraining:\n")[1].split("```")[0]
     stages = run_preflight(write(shown)).require_plan().training.stages
     assert [(each.trainable_groups, each.num_steps) for each in stages] == [
         (("projector",), 200),
         (("projector", "lora"), 2),
     ]
-    named = set(re.findall(r"`([a-z_0-9]+)(?:: [^`]*)?`", page.split("## The stability kit")[1]))
+    named = set(re.findall(r"`([a-z_0-9]+)(?:: [^`]*)?`", page.split("## Stability")[1]))
     assert set(StabilityConfig.model_fields) <= named
