@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.command import environment
+from tests.cli_runner import make_environment
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -57,7 +57,7 @@ class Hub:
         where = {"HF_ENDPOINT": self.address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0"}
         scope = {"MODELSCOPE_ENDPOINT": self.address, "MODELSCOPE_HOME": str(cache / "scope-home")}
         scope["MODELSCOPE_CACHE"] = str(cache / "scope")
-        return environment(**{**where, **scope, "HF_HUB_DISABLE_XET": "1", **more})
+        return make_environment(**{**where, **scope, "HF_HUB_DISABLE_XET": "1", **more})
 
 
 @contextmanager

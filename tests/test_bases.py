@@ -16,7 +16,7 @@ from dlm.models.load import load_version
 from dlm.models.pretrained import MODEL_FAMILIES
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.resolve import resolve_model_spec
-from tests.command import Done, dlm
+from tests.cli_runner import CommandResult, dlm
 from tests.natives import build, inputs
 from tests.tiny import tone
 
@@ -73,7 +73,7 @@ def test_a_base_is_taught_and_used(
     assert (mine - theirs).abs().max() < 1e-5
 
 
-def fine(*words: str) -> Done:
+def fine(*words: str) -> CommandResult:
     done = dlm(*words)
     assert done.code == 0, done
     return done

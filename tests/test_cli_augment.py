@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import dlm as api
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.natives import build
 from tests.stitched import recipe, write_stitched
 from tests.tiny import make_tiny, tone, write_document

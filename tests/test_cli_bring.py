@@ -15,8 +15,8 @@ import dlm
 from dlm.config.parser import read_document
 from dlm.data.load import load_examples
 from dlm.errors import StoreError
-from tests.command import PYTHON
-from tests.command import dlm as run
+from tests.cli_runner import DLM_COMMAND
+from tests.cli_runner import dlm as run
 
 HEAD = "---\ndlm_id: 01J9Z3K4M5N6P7Q8R9S0T1V2W3\nbase_model: sparrow # the bird\n---\n"
 
@@ -115,7 +115,7 @@ def test_nothing_is_written_unless_it_is_said() -> None:
 def test_in_a_terminal_it_asks(said: str, code: int) -> None:
     corpus()
     ours, theirs = pty.openpty()
-    command = [*PYTHON, "import", "corpus", "--into", "my.dlm"]
+    command = [*DLM_COMMAND, "import", "corpus", "--into", "my.dlm"]
     with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, text=True) as child:
         os.write(ours, said.encode())
         _, told = child.communicate(timeout=60)

@@ -15,7 +15,7 @@ import soundfile
 
 from dlm.cli.render import MAX_ISSUES_PER_HINT
 from tests.browser import visit
-from tests.command import Terminal, dlm, tree
+from tests.cli_runner import TerminalStream, dlm, hash_files
 from tests.tiny import make_tiny, tone, write_document
 
 VOICE = Path(__file__).parent.parent / "examples" / "voice" / "clips"
@@ -213,7 +213,7 @@ def test_a_page_of_a_set_with_problems(document: Path, tmp_path: Path) -> None:
 
 def test_a_version_in_use_hears_unless_the_base_is_asked(document: Path, home: Path) -> None:
     assert dlm("train", document, "--steps", 1).code == 0
-    kept = tree(home)
+    kept = hash_files(home)
     done = dlm("check", document, "--listen", "--clips", 3)
     assert done.code == 0, done.err
     assert "\nv0001 of tiny heard 3 of 6 clips: " in done.out
@@ -221,7 +221,7 @@ def test_a_version_in_use_hears_unless_the_base_is_asked(document: Path, home: P
     assert worst[1].split() == ["WER", "clip", "written", "heard"] and len(worst) == 5
     bare = dlm("check", document, "--listen", "--clips", 3, "--base")
     assert "\ntiny as it was released heard 3 of 6 clips: " in bare.out
-    assert tree(home) == kept
+    assert hash_files(home) == kept
 
 
 def test_progress_is_shown_in_a_terminal(document: Path) -> None:
@@ -229,7 +229,7 @@ def test_progress_is_shown_in_a_terminal(document: Path) -> None:
     assert done.err.count("\r6 of 6 clips\n") == 2  # looked at, and listened to
 
 
-class Impatient(Terminal):
+class Impatient(TerminalStream):
     """A terminal at which Ctrl-C is pressed when it shows some words for the `time`th time."""
 
     def __init__(self, words: str, time: int) -> None:
@@ -253,7 +253,7 @@ def test_an_interrupt_ends_it_without_a_page(document: Path, time: int) -> None:
 
 
 def test_mistakes(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tree(tmp_path)
+    before = hash_files(tmp_path)
     dlm("check", document, "--clips", 3).refused("--listen hears; add --listen", code=2)
     dlm("check", document, "--base").refused("add --listen", code=2)
     dlm("check", document, "--listen", "--clips", 0).refused("--clips is 0", code=2)
@@ -267,7 +267,7 @@ def test_mistakes(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "taken").unlink()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     dlm("check", document, "--page", "p.html").refused("jinja2 is not installed", "dlm[insight]")
-    assert tree(tmp_path) == before
+    assert hash_files(tmp_path) == before
 
 
 def test_there_must_be_something_to_listen_to(document: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlm.data.audio_decoders import is_ffmpeg_installed
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.tiny import make_tiny, write_document
 
 WEIGHTS = "model.safetensors"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dlm.cli.main import COMMANDS
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.tiny import make_tiny, tone, write_document
 
 VERBS = [command.name for command in COMMANDS]

@@ -10,7 +10,7 @@ import dlm as api
 from dlm.config.parser import read_document
 from dlm.store.versions import open_store
 from dlm.training.events import TrainingStarted
-from tests.command import dlm, tree
+from tests.cli_runner import dlm, hash_files
 from tests.tiny import make_tiny, tone, write_document
 
 
@@ -60,11 +60,11 @@ def test_every_recording_of_a_clip_is_told(document: Path) -> None:
 
 
 def test_nothing_is_removed_that_is_needed(document: Path, home: Path) -> None:
-    before = tree(home)
+    before = hash_files(home)
     done = dlm("gc", document)
     assert (done.code, done.out) == (0, "")
     assert done.err == "my.dlm: nothing is kept that nobody needs\n"
-    assert tree(home) == before
+    assert hash_files(home) == before
 
 
 def test_what_a_version_learned_from_stays(document: Path, home: Path) -> None:
@@ -74,11 +74,11 @@ def test_what_a_version_learned_from_stays(document: Path, home: Path) -> None:
         ("features", "clips/3.wav")
     ]
     assert told["removed"] is False
-    before = tree(home)
-    assert dlm("gc", document, "--dry-run").code == 0 and tree(home) == before
+    before = hash_files(home)
+    assert dlm("gc", document, "--dry-run").code == 0 and hash_files(home) == before
     done = dlm("gc", document)
     assert done.code == 0 and done.err.endswith(" MB removed\n")
-    left = before.keys() - tree(home).keys()
+    left = before.keys() - hash_files(home).keys()
     assert len(left) == 1 and next(iter(left)).split("/")[-1].startswith(f"{gone}-")
     assert dlm("verify", document).code == 0
 
@@ -100,19 +100,19 @@ def test_a_recording_that_nothing_learned_from_is_removed(document: Path, home: 
 
 def test_a_recording_that_is_away_is_not_taken_for_removed(document: Path, home: Path) -> None:
     Path("clips/2.wav").rename("elsewhere.wav")
-    before = tree(home)
+    before = hash_files(home)
     words = "clips/2.wav: audio not found: clips/2.wav; put it back, or take it out of the document"
     dlm("gc", document).refused(words)
-    assert tree(home) == before
+    assert hash_files(home) == before
 
 
 def test_a_source_that_is_away_is_not_taken_for_removed(document: Path, home: Path) -> None:
     document.write_text(
         document.read_text().replace("training:\n", "training:\n  sources: [away]\n")
     )
-    before = tree(home)
+    before = hash_files(home)
     dlm("gc", document).refused("source not found: away")
-    assert tree(home) == before
+    assert hash_files(home) == before
 
 
 def test_nothing_is_removed_while_another_writes(document: Path) -> None:

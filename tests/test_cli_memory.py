@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dlm.config.schema import TrainingConfig
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.natives import build
 from tests.tiny import make_tiny, tone, write_document
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.command import dlm, tree
+from tests.cli_runner import dlm, hash_files
 from tests.tiny import make_tiny, tone, write_document
 
 CLIP = "clips/0.wav"
@@ -358,7 +358,7 @@ def test_a_full_disk_leaves_every_version(
     (store,) = (home / "store").iterdir()
     if room < 10_000:
         shutil.rmtree(store / "blobs")
-    versions = tree(store / "adapter")
+    versions = hash_files(store / "adapter")
     manifest = (store / "manifest.json").read_bytes()
     with files_of_at_most(room):
         done = dlm("train", document, "--steps", 3, *options)
@@ -366,7 +366,7 @@ def test_a_full_disk_leaves_every_version(
     last = done.err.splitlines()[-1]
     assert "limit" in last and "free" in last and "DLM_HOME" in last, last
     assert "Traceback" not in done.err
-    assert tree(store / "adapter") == versions
+    assert hash_files(store / "adapter") == versions
     assert (store / "manifest.json").read_bytes() == manifest
     assert not list(store.rglob(".pending-*"))
     assert dlm("train", document, "--fresh", "--steps", 1).code == 0
@@ -382,7 +382,7 @@ def test_a_store_that_cannot_be_written(document: Path, home: Path) -> None:
 
 def test_a_mistake_leaves_a_used_store_as_it_was(document: Path, home: Path) -> None:
     assert dlm("train", document, "--steps", 1).code == 0
-    before = tree(home)
+    before = hash_files(home)
     Path(CLIP).unlink()
     for words in (
         ["train", document],
@@ -394,4 +394,4 @@ def test_a_mistake_leaves_a_used_store_as_it_was(document: Path, home: Path) -> 
         ["eval", document, "--version", "v0009"],
     ):
         assert dlm(*words).code in (1, 2)
-    assert tree(home) == before
+    assert hash_files(home) == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import PYTHON, dlm, process
+from tests.cli_runner import DLM_COMMAND, dlm, run_process
 from tests.tiny import make_tiny, tone, write_document
 
 STEPS = 40
@@ -46,7 +46,7 @@ def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @contextmanager
 def training(document: Path, *words: str) -> Iterator[subprocess.Popen]:
     """A training in a process of its own, from its first step on; killed if it is still there."""
-    command = [*PYTHON, "train", str(document), *words]
+    command = [*DLM_COMMAND, "train", str(document), *words]
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         for line in run.stderr:
@@ -131,18 +131,20 @@ def test_mistakes_are_found_before_torch_is_loaded(document: Path, tiny: Path) -
 
 
 def test_python_m_dlm(tmp_path: Path) -> None:
-    done = process("--help", folder=tmp_path)
+    done = run_process("--help", folder=tmp_path)
     assert done.code == 0
     assert done.out.startswith("Usage: dlm ")
-    assert process(folder=tmp_path) == done
-    refused = process("train", "no.dlm", folder=tmp_path)
+    assert run_process(folder=tmp_path) == done
+    refused = run_process("train", "no.dlm", folder=tmp_path)
     refused.refused("no.dlm: there is no such document; dlm init no.dlm writes one")
-    process("train", folder=tmp_path).refused("Missing argument 'DOCUMENT'", code=2)
+    run_process("train", folder=tmp_path).refused("Missing argument 'DOCUMENT'", code=2)
 
 
 def test_a_reader_that_goes_away_is_no_mistake(document: Path) -> None:
     show = subprocess.Popen(
-        [*PYTHON, "show", str(document), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*DLM_COMMAND, "show", str(document), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     show.stdout.close()
     told = show.stderr.read()

@@ -17,7 +17,7 @@ from dlm.store.layout import MAX_BLOB_BYTES
 from dlm.store.records import RunRecord
 from dlm.store.versions import open_store
 from dlm.training.events import ExamplesSkipped, TrainingStarted
-from tests.command import Done, dlm
+from tests.cli_runner import CommandResult, dlm
 from tests.data.sounds import document, noise, save
 from tests.tiny import WORDS, make_tiny, tone
 
@@ -49,7 +49,7 @@ def written(tiny: Path, *lines: str) -> Path:
     return Path("my.dlm")
 
 
-def lines(done: Done) -> dict[str, str]:
+def lines(done: CommandResult) -> dict[str, str]:
     assert done.code == 0, done.err
     return dict(re.findall(r"^(\w[\w ]*?)  +(.*)$", done.out, flags=re.MULTILINE))
 

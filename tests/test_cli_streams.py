@@ -12,7 +12,7 @@ from dlm.commands.preflight import make_stream_loader, run_preflight
 from dlm.commands.train import train
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.load import load_model
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.tiny import WORDS, make_tiny, tone, write_document
 
 SHARDS, CLIPS = 4, 5

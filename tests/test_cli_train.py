@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import Done, dlm
+from tests.cli_runner import CommandResult, dlm
 from tests.tiny import make_tiny, tone, write_document
 
 
@@ -31,7 +31,7 @@ def adapter(version: dict) -> str:
     return version["hashes"]["adapter_model.safetensors"]
 
 
-def stopped(document: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> Done:
+def stopped(document: Path, monkeypatch: pytest.MonkeyPatch, *words: object) -> CommandResult:
     """Train until Ctrl-C is pressed at once."""
     with monkeypatch.context() as patch:
         patch.setattr("dlm.cli.progress.stop_on_interrupt", lambda: lambda: True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dlm.plan.model_spec import MODEL_SPEC_FILE
-from tests.command import dlm, tree
+from tests.cli_runner import dlm, hash_files
 from tests.tiny import make_tiny, tone, write_document
 
 
@@ -192,10 +192,10 @@ def test_an_export_goes_into_the_store_when_not_said(document: Path, learned: Pa
 
 
 def test_using_a_version_leaves_it_as_it_was(document: Path, learned: Path) -> None:
-    before = tree(learned / "home")
+    before = hash_files(learned / "home")
     prompt(document, "What?")
     dlm("transcribe", document, "clips/1.wav")
     dlm("eval", document)
     dlm("show", document)
     dlm("check", document)
-    assert tree(learned / "home") == before
+    assert hash_files(learned / "home") == before

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import dlm
+from tests.cli_runner import dlm
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 HERE = ("--set", "base_model.encoder=sparrow", "--set", "base_model.lm=sparrow")

@@ -11,7 +11,7 @@ from dlm.config.overrides import apply_overrides, iter_config_options
 from dlm.config.parser import read_document
 from dlm.config.schema import iter_config_values
 from dlm.errors import UsageError
-from tests.command import Done, dlm
+from tests.cli_runner import CommandResult, dlm
 from tests.tiny import make_tiny, tone, write_document
 
 
@@ -28,7 +28,7 @@ def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return Path("my.dlm")
 
 
-def plan(done: Done) -> dict[str, str]:
+def plan(done: CommandResult) -> dict[str, str]:
     """The lines of the plan that a command printed, by name."""
     assert done.code == 0, done
     rows = re.findall(r"^(\w[\w ]*?)  +(.*)$", done.out, flags=re.MULTILINE)

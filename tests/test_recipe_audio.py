@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from dlm.io import hash_tree, sha256_file
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.resolve import resolve_model_spec
-from tests.command import Done, dlm
+from tests.cli_runner import CommandResult, dlm
 from tests.natives import build
 from tests.snapshots import dlm_says, readme_says
 from tests.tiny import tone
@@ -78,13 +78,15 @@ def fill_in(document: Path, *, sections: str, training: dict) -> None:
 
 
 @pytest.fixture(scope="module")
-def walked(hub: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+def walked(
+    hub: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, CommandResult]]:
     """The folder of somebody who followed the page, and what each command came to."""
     folder = tmp_path_factory.mktemp("walked")
     record(folder)
     (sections,), (sources, _) = blocks("dlm"), blocks("yaml")
     commands = [line for block in blocks() for line in block.splitlines() if line[:4] == "dlm "]
-    came_to: dict[str, Done] = {}
+    came_to: dict[str, CommandResult] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_CACHE", str(hub / "hub"))
         patch.setenv("DLM_HOME", str(folder / "home"))

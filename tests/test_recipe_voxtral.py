@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from safetensors import safe_open
 
 from dlm.plan.resolve import find_catalog_spec
-from tests.command import Done, dlm
+from tests.cli_runner import CommandResult, dlm
 from tests.tiny import tone
 from tests.voxtral import build_voxtral
 
@@ -119,7 +119,7 @@ def test_what_was_learned_by_heart_comes_back(
     assert scored["scores"]["wer"] == 0, scored
 
 
-def told(done: Done) -> str:
+def told(done: CommandResult) -> str:
     """What was said, without the name of the recording before it."""
     assert done.code == 0, done
     return done.out.strip().split(": ", 1)[-1]

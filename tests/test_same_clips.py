@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dlm.io import sha256_file
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.data.keepers import KEEPERS
 from tests.tiny import make_tiny
 

@@ -12,7 +12,7 @@ from dlm.data.types import AudioSegment, Example, Message
 from dlm.models.load import load_tokenizer
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.model_spec import MODEL_CATALOG, read_model_spec
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.tiny import make_tiny, spoken, tone, write_document
 from tests.voxtral import write_tekken
 

@@ -15,7 +15,7 @@ from dlm.models.load import get_checkpoint_dir, load_base_model
 from dlm.plan.model_spec import read_model_spec
 from dlm.plan.resolve import find_catalog_spec
 from dlm.store.versions import open_store
-from tests.command import dlm
+from tests.cli_runner import dlm
 
 VOICE = Path(__file__).parent.parent / "examples" / "voice"
 MEGABYTE = 1_000_000

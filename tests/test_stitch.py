@@ -16,7 +16,7 @@ from dlm.models.load import load_base_model, load_version
 from dlm.plan.model_spec import read_model_spec
 from dlm.store.records import Version
 from dlm.training.events import StepCompleted, StepSkipped
-from tests.command import dlm as command
+from tests.cli_runner import dlm as command
 from tests.models.twin import batch_of, logits_of
 from tests.stitched import ENCODERS, LMS, PROJECTORS, recipe, write_stitched
 

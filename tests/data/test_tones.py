@@ -7,14 +7,14 @@ import pytest
 import soundfile
 
 from dlm.data.synthetic import TONE_FREQUENCIES, TONE_SAMPLE_RATE
-from tests.command import dlm, tree
+from tests.cli_runner import dlm, hash_files
 
 
 def made(folder: Path, *words: object) -> dict[str, str]:
     done = dlm("tones", folder, *words)
     assert done.code == 0, done.err
     assert done.out == f"{folder}\n"
-    return tree(folder)
+    return hash_files(folder)
 
 
 def test_a_seed_makes_the_same_bytes_and_a_larger_set_begins_with_the_smaller(

@@ -16,7 +16,7 @@ from dlm.exporters.feature_shards import ShardLimits, write_feature_shards
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.io import sha256_file
 from dlm.models.load import load_model
-from tests.command import Done, dlm, tree
+from tests.cli_runner import CommandResult, dlm, hash_files
 from tests.tiny import WORDS, make_tiny, write_document
 
 TRAINING = "  adapter: projector\n  held_out: 2\n"
@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def written(path: Path, folder: Path, *words: object) -> Done:
+def written(path: Path, folder: Path, *words: object) -> CommandResult:
     done = dlm("shards", path, folder, *words)
     assert done.code == 0, done.err
     return done
@@ -99,7 +99,7 @@ def test_shards_are_cut_and_indexed_and_the_same_again(base: Path, tmp_path: Pat
         with tarfile.open(shard) as tar:
             assert {(about.mtime, about.uid, about.uname) for about in tar} == {(0, 0, "")}
     written(path, tmp_path / "again", "--samples", 3)
-    assert tree(tmp_path / "again") == tree(out)
+    assert hash_files(tmp_path / "again") == hash_files(out)
 
 
 class Told:
@@ -143,7 +143,7 @@ def test_what_was_heard_before_is_not_heard_again(base: Path, tmp_path: Path) ->
         written(path, tmp_path / "again")  # from the features kept, without any weights
     finally:
         (base / "gone").rename(base / "model.safetensors")
-    assert tree(tmp_path / "again") == tree(tmp_path / "out")
+    assert hash_files(tmp_path / "again") == hash_files(tmp_path / "out")
 
 
 def test_shards_refuse_what_cannot_be(base: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.tiny import make_tiny, write_document
 
 

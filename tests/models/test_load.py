@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from dlm.models.load import get_checkpoint_dir, load_tokenizer
 from dlm.plan.resolve import resolve_model_spec
-from tests.command import environment, process
+from tests.cli_runner import make_environment, run_process
 from tests.hub import COMMIT, Hub, Repository, serve
 from tests.natives import build
 from tests.tiny import tone
@@ -104,15 +104,15 @@ def test_the_command_fetches_tells_it_and_answers(hub: Hub, tmp_path: Path) -> N
     """From a name of the hub to an answer; then its revision is known without a network."""
     tone(tmp_path / "a.wav", hertz=200, seconds=0.3)
     around = hub.environment(tmp_path / "cache")
-    made = process("init", "my.dlm", "--base", "hf:me/ear", folder=tmp_path, env=around)
+    made = run_process("init", "my.dlm", "--base", "hf:me/ear", folder=tmp_path, env=around)
     assert made.code == 0, made.err
     assert "hf:me/ear" in (tmp_path / "my.dlm").read_text()
     words = ("prompt", "my.dlm", "What?", "--audio", "a.wav", "--base", "--max-tokens", "2")
-    done = process(*words, folder=tmp_path, env=around)
+    done = run_process(*words, folder=tmp_path, env=around)
     assert done.code == 0, done.err
     assert done.err == "fetching me/ear (0.5 MB)\n"
-    offline = environment(HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
-    shown = process("show", "my.dlm", folder=tmp_path, env=offline)
+    offline = make_environment(HF_HOME=str(tmp_path / "cache"), HF_HUB_OFFLINE="1")
+    shown = run_process("show", "my.dlm", folder=tmp_path, env=offline)
     assert f"ear, revision {COMMIT}" in shown.out, shown.err
 
 

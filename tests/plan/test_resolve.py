@@ -17,7 +17,7 @@ from dlm.plan.hub import TensorInfo, read_tensor_index
 from dlm.plan.model_ref import derive_spec_from_checkpoint, read_license
 from dlm.plan.model_spec import write_model_spec
 from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
-from tests.command import environment, process
+from tests.cli_runner import make_environment, run_process
 from tests.hub import COMMIT, Hub, Repository, serve
 from tests.natives import build
 from tests.tiny import tiny_base
@@ -317,7 +317,7 @@ def test_a_name_that_could_be_one_of_the_hub_is_told_how_to_write_it(tmp_path: P
 def resolved(hub: Hub | None, cache: Path, *names: str, **more: str) -> list[str]:
     """What a process of its own says of each name, in a line."""
     known = {"HF_HOME": str(cache), **more}
-    around = hub.environment(cache, **more) if hub else environment(**known)
+    around = hub.environment(cache, **more) if hub else make_environment(**known)
     command = [sys.executable, "-c", RESOLVE, *names]
     done = subprocess.run(command, env=around, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -326,7 +326,7 @@ def resolved(hub: Hub | None, cache: Path, *names: str, **more: str) -> list[str
 
 def doctor(cache: Path) -> str:
     """What `dlm doctor` says with this cache."""
-    return process("doctor", env=environment(HF_HOME=str(cache))).out
+    return run_process("doctor", env=make_environment(HF_HOME=str(cache))).out
 
 
 def refusal(folder: Path) -> str:

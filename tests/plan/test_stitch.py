@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.batching.test_byte_tokenizer import deaf_tokenizer
 from transformers import (
     HubertConfig,
     HubertForCTC,
@@ -29,7 +28,8 @@ from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.components import compose_model_spec
 from dlm.plan.model_spec import COMPOSED_MODEL_CONFIGS, MODEL_CATALOG, ModelSpec
 from dlm.plan.resolve import resolve_model_spec
-from tests.command import dlm
+from tests.batching.test_byte_tokenizer import deaf_tokenizer
+from tests.cli_runner import dlm
 from tests.hub import COMMIT, Hub, Repository, serve
 from tests.natives import build
 from tests.tiny import make_tiny, write_document

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from tests.browser import visit
-from tests.command import Done, dlm, tree
+from tests.cli_runner import CommandResult, dlm, hash_files
 from tests.tiny import make_tiny, write_document
 
 EVIL = "<script>alert(1)</script> & $x_{$ 語 <img src=http://outside.example/a.png>"
@@ -78,7 +78,7 @@ def made(learned: Path) -> tuple[Path, dict]:
     return into, json.loads(done.out)
 
 
-def insight(document: Path, *words: object) -> Done:
+def insight(document: Path, *words: object) -> CommandResult:
     done = dlm("insight", document, *words)
     assert done.code == 0, done.err
     return done
@@ -193,7 +193,7 @@ def test_prose_alone_has_no_sound_to_look_at(learned: Path, home: Path, tmp_path
 def test_mistakes(
     document: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = tree(learned)
+    before = hash_files(learned)
     into = ("--into", tmp_path / "page")
     dlm("insight", document, "--version", "v0009", *into).refused("no version 'v0009'", "v0001")
     dlm("insight", document, "--clips", 0, *into).refused("--clips is 0", code=2)
@@ -203,7 +203,7 @@ def test_mistakes(
     dlm("insight", document, "--into", tmp_path / "taken").refused("cannot be written", "taken")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     dlm("insight", document, *into).refused("matplotlib is not installed", "dlm[insight]")
-    assert tree(learned) == before and not (tmp_path / "page").exists()
+    assert hash_files(learned) == before and not (tmp_path / "page").exists()
 
 
 def test_nothing_was_learned_yet(learned: Path, home: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import dlm
 from dlm.training.events import AudioGapEvaluated, StepCompleted
-from tests.command import dlm as command
+from tests.cli_runner import dlm as command
 from tests.tiny import make_tiny, write_document
 
 

@@ -30,7 +30,7 @@ from dlm.training.events import (
     TrainingStarted,
 )
 from dlm.training.trainer import TrainerCallbacks, train_model
-from tests.command import dlm as command
+from tests.cli_runner import dlm as command
 from tests.tiny import make_tiny, write_document
 
 LORA = "  adapter: lora\n  lora: {where: [lm, projector]}\n  lora_dropout: 0.0\n  held_out: 0\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import environment
+from tests.cli_runner import make_environment
 
 ROOT = Path(__file__).parents[2]
 CLIPS = sorted(f"shards/{shard}.tar/{shard}-{row}.wav" for shard in range(8) for row in range(3))
@@ -21,7 +21,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.streaming", folder],
         cwd=ROOT,
-        env=environment(OMP_NUM_THREADS="1"),
+        env=make_environment(OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
         check=False,

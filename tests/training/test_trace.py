@@ -11,7 +11,7 @@ from dlm.errors import TrainingError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import get_trainable_parameters
 from dlm.training.events import NonFiniteOrigin, StepCompleted, StepSkipped
-from tests.command import dlm
+from tests.cli_runner import dlm
 from tests.tiny import Lesson, lesson, make_tiny, tiny_base, tiny_plan, tones, write_document
 
 UP = "lm.model.layers.0.mlp.up_proj"
