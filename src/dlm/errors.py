@@ -12,8 +12,12 @@
     ├── StoreError            a store or an output folder is locked, damaged, full or read-only
     └── MissingExtra          an optional library is not installed
 
-`docs/errors.md` lists every code.
+`docs/errors.md` lists every code. `suggest_name` and `make_name_hint` are the hints about
+misspelt names.
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class DlmError(Exception):
@@ -89,3 +93,20 @@ class MissingExtra(DlmError):
             hint=f"pip install 'dlm[{extra}]'",
             code="extra.missing",
         )
+
+
+def suggest_name(name: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the candidate that a misspelt name is closest to; None where none is close.
+
+    Args:
+        cutoff: the least similarity, from 0 to 1, as in `difflib.get_close_matches`.
+    """
+    matches = get_close_matches(name, list(candidates), n=1, cutoff=cutoff)
+    return matches[0] if matches else None
+
+
+def make_name_hint(name: str, candidates: Iterable[str], *, known: str = "known are") -> str:
+    """Return the hint for an unknown name: the closest candidate, or all of them."""
+    candidates = list(candidates)
+    closest = suggest_name(name, candidates)
+    return f"did you mean '{closest}'?" if closest else f"{known} {', '.join(candidates)}"
