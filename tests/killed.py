@@ -27,7 +27,7 @@ import dlm.features.extractor  # noqa: E402
 import dlm.inference.evaluate  # noqa: E402, F401
 from dlm.cli.main import main  # noqa: E402
 from dlm.store.versions import open_store  # noqa: E402
-from tests.tiny import make_tiny, write_document  # noqa: E402
+from tests.tiny_models import write_document, write_tiny_model  # noqa: E402
 
 DLM_ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 STEPS = 5
@@ -131,7 +131,9 @@ def moments_of(calls: list[str], seconds: float) -> Iterator[list[Moment]]:
 def tell(folder: Path, kills: int) -> None:
     """Print a line for the uninterrupted training, then one for each that is killed."""
     document = write_document(
-        folder, base=make_tiny(folder / "tiny"), training="  held_out: 2\n  micro_batch_size: 2\n"
+        folder,
+        base_model=write_tiny_model(folder / "tiny"),
+        training="  held_out: 2\n  micro_batch_size: 2\n",
     )
     whole, calls = Place(document, folder / "whole"), folder / "calls.json"
     began = time.monotonic()

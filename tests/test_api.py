@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import dlm
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 
@@ -16,10 +16,10 @@ def test_the_example_runs(
 ) -> None:
     example = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert example
-    tiny = make_tiny(tmp_path / "tiny")
-    written = write_document(tmp_path, base=tiny, training="  held_out: 2\n")
+    tiny = write_tiny_model(tmp_path / "tiny")
+    written = write_document(tmp_path, base_model=tiny, training="  held_out: 2\n")
     written.rename(tmp_path / "mine.dlm")
-    tone(tmp_path / "new.wav", hertz=333)
+    write_tone(tmp_path / "new.wav", hertz=333)
     monkeypatch.chdir(tmp_path)
     exec(compile(example[1], PAGE, "exec"), {})
     lines = capsys.readouterr().out.splitlines()

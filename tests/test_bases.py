@@ -17,8 +17,8 @@ from dlm.models.pretrained import MODEL_FAMILIES
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.resolve import resolve_model_spec
 from tests.cli_runner import CommandResult, dlm
-from tests.natives import build, inputs
-from tests.tiny import tone
+from tests.pretrained_twins import extract_reference_inputs, write_pretrained_twin
+from tests.tiny_models import write_tone
 
 KEYS = [
     "audio-flamingo-3",
@@ -49,10 +49,10 @@ def test_a_base_is_taught_and_used(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was learned by heart comes back, and what is exported says the same."""
-    build(key, tmp_path / "base")
+    write_pretrained_twin(key, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    tone(tmp_path / "clips/a.wav", hertz=200, seconds=1.2)
-    tone(tmp_path / "clips/b.wav", hertz=1900, seconds=0.7)
+    write_tone(tmp_path / "clips/a.wav", hertz=200, seconds=1.2)
+    write_tone(tmp_path / "clips/b.wav", hertz=1900, seconds=0.7)
     (tmp_path / "clips/a.txt").write_text("low")
     (tmp_path / "clips/b.txt").write_text("high")
     fine("init", "my.dlm", "--base", "./base")
@@ -94,7 +94,7 @@ def both(folder: Path, version: Path, adapter: Path) -> tuple[torch.Tensor, torc
     )
     whole = MODEL_FAMILIES[base.family].architecture.from_pretrained(folder / "base")
     learned = PeftModel.from_pretrained(whole, adapter).eval()
-    heard = inputs(base, [soundfile.read(path, dtype="float32")[0]])
+    heard = extract_reference_inputs(base, [soundfile.read(path, dtype="float32")[0]])
     return mine, learned(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, **heard
     ).logits

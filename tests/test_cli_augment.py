@@ -7,9 +7,9 @@ import pytest
 
 import dlm as api
 from tests.cli_runner import dlm
-from tests.natives import build
-from tests.stitched import recipe, write_stitched
-from tests.tiny import make_tiny, tone, write_document
+from tests.composed_models import make_base_model_field, write_composed_document
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 AUGMENT = """\
   held_out: 2
@@ -26,13 +26,13 @@ AUGMENT = """\
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path) -> Path:
-    tone(tmp_path / "noises/rain.wav", hertz=2000)
-    return write_document(tmp_path, base=tiny, training=AUGMENT)
+    write_tone(tmp_path / "noises/rain.wav", hertz=2000)
+    return write_document(tmp_path, base_model=tiny, training=AUGMENT)
 
 
 def hashes(document: Path) -> list[dict[str, str]]:
@@ -57,7 +57,7 @@ def test_a_run_goes_on_to_the_same_bits(document: Path, home: Path) -> None:
 
 def test_other_noise_is_another_run(document: Path) -> None:
     list(api.train(document, steps=4, stop=lambda: True))
-    tone(document.parent / "noises/rain.wav", hertz=2000, seconds=0.9)
+    write_tone(document.parent / "noises/rain.wav", hertz=2000, seconds=0.9)
     dlm("train", document, "--steps", 4, "--resume").refused("started from another plan")
 
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_is_told_before_anything_is_loaded(document: Path) -> Non
 
 def test_a_clip_too_long_when_slowed_is_told(document: Path) -> None:
     """72 tokens as it was recorded, a few more when it is played slowly."""
-    tone(document.parent / "clips/0.wav", hertz=200, seconds=5.8)
+    write_tone(document.parent / "clips/0.wav", hertz=200, seconds=5.8)
     base = ["--set", "training.sequence_len=76", "--set", "training.held_out=0"]
     off = ["--set", "training.audio.augment.share=0"]
     words = "its sound takes 81 tokens, and training.sequence_len is 76"
@@ -104,8 +104,12 @@ MELS = {**WAVES, "mask_time": {}, "mask_frequency": {"bins": 8}}
 
 @pytest.mark.parametrize("ear", ["wavlm", "wav2vec2-bert"])
 def test_a_wave_is_changed_as_well(tmp_path: Path, ear: str) -> None:
-    document = write_stitched(
-        tmp_path, recipe(ear), adapter="projector", precision="bf16", audio={"augment": WAVES}
+    document = write_composed_document(
+        tmp_path,
+        make_base_model_field(ear),
+        adapter="projector",
+        precision="bf16",
+        audio={"augment": WAVES},
     )
     assert_learns(document)
     mask = "training.audio.augment.mask_time.count=1"
@@ -115,8 +119,8 @@ def test_a_wave_is_changed_as_well(tmp_path: Path, ear: str) -> None:
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
 @pytest.mark.parametrize("key", ["qwen2-audio-7b-instruct", "voxtral-mini-3b"])
 def test_a_released_base_hears_every_version(tmp_path: Path, key: str) -> None:
-    build(key, tmp_path / "base")
-    document = write_stitched(
+    write_pretrained_twin(key, tmp_path / "base")
+    document = write_composed_document(
         tmp_path, "./base", seconds=1.8, adapter="lora", audio={"augment": MELS}
     )
     assert_learns(document)

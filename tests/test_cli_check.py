@@ -16,7 +16,7 @@ import soundfile
 from dlm.cli.render import MAX_ISSUES_PER_HINT
 from tests.browser import visit
 from tests.cli_runner import TerminalStream, dlm, hash_files
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 VOICE = Path(__file__).parent.parent / "examples" / "voice" / "clips"
 EVIL = "<script>alert(1)</script> & <img src=http://outside.example/a.png>"
@@ -25,13 +25,13 @@ SWAPPED = ("005", "017")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    return write_document(Path(), base=tiny, training="  held_out: 2\n")
+    return write_document(Path(), base_model=tiny, training="  held_out: 2\n")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def rows(out: str) -> dict[str, str]:
 
 
 def test_what_the_clips_are_together(document: Path) -> None:
-    tone(Path("clips/long.wav"), hertz=300, seconds=3.0)
-    tone(Path("clips/more.wav"), hertz=350, seconds=1.9)
+    write_tone(Path("clips/long.wav"), hertz=300, seconds=3.0)
+    write_tone(Path("clips/more.wav"), hertz=350, seconds=1.9)
     for name, language in (("long", "fr"), ("more", "de")):
         fence = (
             f'::audio path="clips/{name}.wav" transcript="un deux trois" language="{language}"::'
@@ -84,7 +84,7 @@ def test_what_the_clips_are_together(document: Path) -> None:
 def test_rates_and_speakers(document: Path) -> None:
     lines = []
     for number, rate in enumerate([16_000, 8_000, 8_000]):
-        tone(Path(f"more/{number}.wav"), hertz=300 + number, rate=rate)
+        write_tone(Path(f"more/{number}.wav"), hertz=300 + number, sample_rate=rate)
         lines.append({"audio": f"{number}.wav", "text": f"{number}", "speaker": f"s{number % 2}"})
     Path("more/list.jsonl").write_text("\n".join(map(json.dumps, lines)))
     text = document.read_text()
@@ -133,8 +133,10 @@ def test_very_many_problems_are_counted(document: Path) -> None:
 
 
 def test_a_sample_of_very_many_is_told(tiny: Path, home: Path, tmp_path: Path) -> None:
-    document = write_document(tmp_path, base=tiny, clips=0, training="  sources: list.jsonl\n")
-    tone(tmp_path / "long.wav", hertz=300, seconds=201)
+    document = write_document(
+        tmp_path, base_model=tiny, num_clips=0, training="  sources: list.jsonl\n"
+    )
+    write_tone(tmp_path / "long.wav", hertz=300, seconds=201)
     row = {"audio": "long.wav", "text": "word"}
     lines = (json.dumps({**row, "start": n / 10, "end": n / 10 + 0.1}) for n in range(2005))
     (tmp_path / "list.jsonl").write_text("\n".join(lines))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm.data.audio_decoders import is_ffmpeg_installed
 from tests.cli_runner import dlm
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 WEIGHTS = "model.safetensors"
 
@@ -40,11 +40,11 @@ def test_it_says_what_decodes(monkeypatch: pytest.MonkeyPatch, request) -> None:
 
 
 def test_a_planted_infinity_is_named_by_file_and_tensor(tmp_path: Path) -> None:
-    base = make_tiny(tmp_path / "tiny")
+    base = write_tiny_model(tmp_path / "tiny")
     tensors = load_file(base / WEIGHTS)
     tensors["lm.model.norm.weight"][0] = torch.inf
     save_file(tensors, base / WEIGHTS, metadata={"format": "pt"})
-    document = write_document(tmp_path, base=base)
+    document = write_document(tmp_path, base_model=base)
     for name in (base, document):
         done = dlm("doctor", "--weights", name)
         assert done.code == 1

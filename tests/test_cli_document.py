@@ -9,7 +9,7 @@ import yaml
 
 from dlm.cli.main import COMMANDS
 from tests.cli_runner import dlm
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 VERBS = [command.name for command in COMMANDS]
 
@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def front(path: str) -> dict:
@@ -99,7 +99,7 @@ def test_the_placeholder_is_caught_before_anything_is_loaded() -> None:
 def corpus(document: Path) -> None:
     """A source with two clips, one recording without words, and a text file."""
     for name in "abc":
-        tone(Path(f"corpus/{name}.wav"), hertz=400 + ord(name))
+        write_tone(Path(f"corpus/{name}.wav"), hertz=400 + ord(name))
     for name in "ab":
         Path(f"corpus/{name}.txt").write_text(f"It says {name}.")
     Path("corpus/notes.md").write_text("not audio")
@@ -108,7 +108,7 @@ def corpus(document: Path) -> None:
 
 
 def test_check_says_what_there_is(tiny: Path) -> None:
-    document = write_document(Path(), base=tiny, training="  held_out: 2\n")
+    document = write_document(Path(), base_model=tiny, training="  held_out: 2\n")
     corpus(document)
     done = dlm("check", document)
     assert done.code == 0, done.err
@@ -122,7 +122,7 @@ def test_check_says_what_there_is(tiny: Path) -> None:
 
 
 def test_check_as_json(tiny: Path) -> None:
-    document = write_document(Path(), base=tiny)
+    document = write_document(Path(), base_model=tiny)
     corpus(document)
     Path("clips/1.wav").unlink()
     done = dlm("check", document, "--json")
@@ -145,7 +145,7 @@ def test_check_as_json(tiny: Path) -> None:
 
 
 def test_check_warns_without_failing(tiny: Path) -> None:
-    document = write_document(Path(), base=tiny, clips=4)
+    document = write_document(Path(), base_model=tiny, num_clips=4)
     Path("clips/3.wav").write_bytes(Path("clips/2.wav").read_bytes())
     done = dlm("check", document)
     assert done.code == 0
@@ -153,7 +153,7 @@ def test_check_warns_without_failing(tiny: Path) -> None:
 
 
 def test_show_tells_of_sources_before_any_training(tiny: Path, home: Path) -> None:
-    document = write_document(Path(), base=tiny)
+    document = write_document(Path(), base_model=tiny)
     corpus(document)
     told = json.loads(dlm("show", document, "--json").out)
     (source,) = told["source_directives"]
@@ -180,7 +180,7 @@ def test_doctor_looks_at_the_machine() -> None:
 
 
 def test_doctor_with_a_document_says_what_it_needs(tiny: Path) -> None:
-    document = write_document(Path(), base=tiny)
+    document = write_document(Path(), base_model=tiny)
     done = dlm("doctor", document)
     assert (done.code, done.err) == (0, "")
     assert "tiny, 60,320 parameters" in done.out
@@ -192,7 +192,7 @@ def test_doctor_with_a_document_says_what_it_needs(tiny: Path) -> None:
 
 
 def test_doctor_refuses_what_does_not_fit(tiny: Path) -> None:
-    document = write_document(Path(), base="qwen2-audio-7b-instruct")
+    document = write_document(Path(), base_model="qwen2-audio-7b-instruct")
     text = document.read_text().replace("precision: fp32", "adapter: full")
     document.write_text(text)
     done = dlm("doctor", document)

@@ -11,12 +11,12 @@ from dlm.config.parser import read_document
 from dlm.store.versions import open_store
 from dlm.training.events import TrainingStarted
 from tests.cli_runner import dlm, hash_files
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A document with a version that learned from clips 0 to 3, and kept what it heard."""
     monkeypatch.chdir(tmp_path)
     frozen = "  held_out: 0\n  freeze_encoder: true\n"
-    write_document(tmp_path, base=tiny, clips=4, training=frozen)
+    write_document(tmp_path, base_model=tiny, num_clips=4, training=frozen)
     assert dlm("train", "my.dlm", "--steps", 1).code == 0
     return Path("my.dlm")
 
@@ -49,7 +49,7 @@ def test_a_version_says_which_recordings_it_learned_from(document: Path) -> None
 
 
 def test_every_recording_of_a_clip_is_told(document: Path) -> None:
-    tone(Path("extra.wav"), hertz=900)
+    write_tone(Path("extra.wav"), hertz=900)
     asked = "<audio>clips/0.wav</audio> <audio>extra.wav</audio> Which is high?"
     more = f"\n::conversation::\n### User\n{asked}\n### Assistant\nThe second.\n"
     document.write_text(document.read_text() + more)
@@ -85,7 +85,7 @@ def test_what_a_version_learned_from_stays(document: Path, home: Path) -> None:
 
 def test_a_recording_that_nothing_learned_from_is_removed(document: Path, home: Path) -> None:
     """A run that was left had copied it."""
-    tone(Path("clips/9.wav"), hertz=900)
+    write_tone(Path("clips/9.wav"), hertz=900)
     more = '\n::audio path="clips/9.wav" transcript="Nine."::\n'
     document.write_text(document.read_text() + more)
     next(event for event in api.train(document, steps=1) if isinstance(event, TrainingStarted))

@@ -9,28 +9,28 @@ import yaml
 
 from dlm.config.schema import TrainingConfig
 from tests.cli_runner import dlm
-from tests.natives import build
-from tests.tiny import make_tiny, tone, write_document
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 BIG = "qwen2-audio-7b-instruct"
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("qwen2_audio", tmp_path_factory.mktemp("qwen"))
+    return write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_qlora_trains_saves_and_answers(qwen: Path, tmp_path: Path, bits: int) -> None:
     training = f"  adapter: qlora\n  bits: {bits}\n  gradient_checkpointing: true\n  held_out: 1\n"
-    document = write_document(tmp_path, base=qwen, training=training, clips=3)
+    document = write_document(tmp_path, base_model=qwen, training=training, num_clips=3)
     done = dlm("train", document, "--steps", "2", "--device", "cpu")
     assert done.code == 0, done.err
     told = done.out + done.err
     assert f"the language model in {bits} bits" in told
     assert "with gradient checkpointing, as asked" in told
     assert "bitsandbytes" not in told and "MatMul8bitLt" not in told
-    asked = ("prompt", document, "What?", "--audio", tone(tmp_path / "a.wav", hertz=300))
+    asked = ("prompt", document, "What?", "--audio", write_tone(tmp_path / "a.wav", hertz=300))
     answered = dlm(*asked, "--max-tokens", "3", "--device", "cpu")
     assert answered.code == 0, answered.err
     assert not answered.err
@@ -42,15 +42,15 @@ def test_qlora_trains_saves_and_answers(qwen: Path, tmp_path: Path, bits: int) -
 def test_what_was_learned_over_packed_weights_leaves_the_store(
     qwen: Path, tmp_path: Path, kind: str, bits: int
 ) -> None:
-    base = qwen if kind == "native" else make_tiny(tmp_path / "base")
+    base = qwen if kind == "native" else write_tiny_model(tmp_path / "base")
     training = f"  adapter: qlora\n  bits: {bits}\n  held_out: 0\n"
-    document = write_document(tmp_path, base=base, training=training, clips=2)
+    document = write_document(tmp_path, base_model=base, training=training, num_clips=2)
     assert dlm("train", document, "--steps", "1", "--device", "cpu").code == 0
     done = dlm("export", document, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert dlm("verify", tmp_path / "out").code == 0
     if kind == "stitched":
-        other = write_document(tmp_path / "other", base=tmp_path / "out", clips=2)
+        other = write_document(tmp_path / "other", base_model=tmp_path / "out", num_clips=2)
         asked = ("What?", "--audio", tmp_path / "clips/0.wav", "--max-tokens", "2")
         answered = dlm("prompt", other, *asked, "--base", "--device", "cpu")
         assert answered.code == 0, answered.err
@@ -59,16 +59,18 @@ def test_what_was_learned_over_packed_weights_leaves_the_store(
 def test_a_released_model_is_spread(qwen: Path, tmp_path: Path) -> None:
     """Over all there is: here over one CPU."""
     training = "  adapter: lora\n  device_map: auto\n  held_out: 0\n"
-    document = write_document(tmp_path, base=qwen, training=training, clips=2)
+    document = write_document(tmp_path, base_model=qwen, training=training, num_clips=2)
     done = dlm("train", document, "--steps", "1")
     assert done.code == 0, done.err
     assert "spread over all of them" in done.out + done.err
-    stitched = write_document(tmp_path, base=make_tiny(tmp_path / "base"), training=training)
+    stitched = write_document(
+        tmp_path, base_model=write_tiny_model(tmp_path / "base"), training=training
+    )
     dlm("train", stitched).refused("training.device_map spreads a released model", "take the field")
 
 
 def test_doctor_thinks_of_a_card_for_a_document(tmp_path: Path) -> None:
-    document = write_document(tmp_path, base=BIG, training="  adapter: lora\n", clips=3)
+    document = write_document(tmp_path, base_model=BIG, training="  adapter: lora\n", num_clips=3)
     text = document.read_text(encoding="utf-8").replace("  precision: fp32\n", "")
     document.write_text(text, encoding="utf-8")
     done = dlm("doctor", document, "--gpu", "24")
@@ -110,8 +112,8 @@ def test_the_page_says_what_is_so() -> None:
 
 
 def test_bits_without_qlora_are_refused(tmp_path: Path) -> None:
-    base = make_tiny(tmp_path / "base")
-    document = write_document(tmp_path, base=base, training="  bits: 4\n", clips=3)
+    base = write_tiny_model(tmp_path / "base")
+    document = write_document(tmp_path, base_model=base, training="  bits: 4\n", num_clips=3)
     dlm("train", document, "--steps", "1").refused("training.bits is 4", "use adapter: qlora")
     document.write_text(document.read_text().replace("bits: 4", "bits: 5"), encoding="utf-8")
     dlm("check", document).refused("training.bits", "4")

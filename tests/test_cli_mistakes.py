@@ -14,21 +14,21 @@ import pytest
 import soundfile
 
 from tests.cli_runner import dlm, hash_files
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 CLIP = "clips/0.wav"
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A document that is fine, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    write_document(tmp_path, base=tiny, clips=4, training="  held_out: 0\n")
+    write_document(tmp_path, base_model=tiny, num_clips=4, training="  held_out: 0\n")
     return Path("my.dlm")
 
 
@@ -89,7 +89,7 @@ def test_a_transcript_without_words(words: str, document: Path, home: Path) -> N
 
 
 def test_a_sidecar_without_words(document: Path, home: Path) -> None:
-    tone(Path("corpus/a.wav"), hertz=300)
+    write_tone(Path("corpus/a.wav"), hertz=300)
     Path("corpus/a.txt").write_text(" \n")
     rewrite(document, "training:\n", "training:\n  sources:\n    - path: corpus\n")
     dlm("train", document).refused("corpus/a", "AUDIO section has empty transcript")
@@ -124,7 +124,7 @@ def test_a_clip_that_may_not_be_read(tiny: Path, monkeypatch: pytest.MonkeyPatch
     open_to_all = Path(tempfile.mkdtemp(prefix="dlm-"))
     try:
         shutil.copytree(tiny, open_to_all / "tiny")
-        write_document(open_to_all, base="tiny", clips=4)
+        write_document(open_to_all, base_model="tiny", num_clips=4)
         monkeypatch.chdir(open_to_all)
         monkeypatch.setenv("DLM_HOME", str(open_to_all / "home"))
         Path(CLIP).chmod(0)
@@ -143,7 +143,7 @@ def test_a_clip_that_may_not_be_read(tiny: Path, monkeypatch: pytest.MonkeyPatch
 def test_another_rate_is_refused_and_accepted_on_demand(
     rate: int, document: Path, home: Path
 ) -> None:
-    tone(Path(CLIP), hertz=200, rate=rate)
+    write_tone(Path(CLIP), hertz=200, sample_rate=rate)
     words = (
         f"native sample_rate={rate} Hz does not match pinned 16000 Hz",
         CLIP,
@@ -162,7 +162,7 @@ def test_another_rate_is_refused_and_accepted_on_demand(
 def test_without_a_resampler_it_says_which_to_install(
     document: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tone(Path(CLIP), hertz=200, rate=44_100)
+    write_tone(Path(CLIP), hertz=200, sample_rate=44_100)
     rewrite(document, "  held_out: 0\n", "  audio:\n    auto_resample: true\n")
     for library in ("soxr", "scipy", "scipy.signal"):
         monkeypatch.setitem(__import__("sys").modules, library, None)
@@ -172,7 +172,7 @@ def test_without_a_resampler_it_says_which_to_install(
 
 
 def test_a_clip_longer_than_the_window(document: Path, home: Path) -> None:
-    tone(Path(CLIP), hertz=200, seconds=5.0)
+    write_tone(Path(CLIP), hertz=200, seconds=5.0)
     told = "my.dlm:12: clips/0.wav: it lasts 5.0 s, and the base hears 2 s at once; give spans"
     rewrite(document, "  held_out: 0\n", "  held_out: 0\n  audio:\n    long_clips: error\n")
     dlm("train", document).refused(told, "training.audio.long_clips: split")
@@ -186,7 +186,7 @@ def test_a_clip_longer_than_the_window(document: Path, home: Path) -> None:
 
 
 def test_more_sound_than_the_base_thinks_of(document: Path) -> None:
-    tone(Path(CLIP), hertz=200, seconds=9.0)
+    write_tone(Path(CLIP), hertz=200, seconds=9.0)
     many = [word for _ in range(5) for word in ("--audio", CLIP)]
     told = "the sound takes 565 tokens, and tiny thinks of 512; give fewer or shorter recordings"
     dlm("prompt", document, "--base", *many, "What?").refused(told, code=2)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli_runner import DLM_COMMAND, dlm, run_process
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 STEPS = 40
 EACH_WITHOUT_TORCH = """
@@ -33,13 +33,13 @@ for words in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_document(tmp_path, base=tiny, training="  held_out: 2\n")
+    write_document(tmp_path, base_model=tiny, training="  held_out: 2\n")
     return Path("my.dlm")
 
 
@@ -89,7 +89,7 @@ def test_one_at_a_time_and_ctrl_c_saves(document: Path) -> None:
 
 
 def test_mistakes_are_found_before_torch_is_loaded(document: Path, tiny: Path) -> None:
-    tone(Path("fast.wav"), hertz=300, rate=44_100)
+    write_tone(Path("fast.wav"), hertz=300, sample_rate=44_100)
     Path("text.wav").write_text("not sound")
     Path("list.jsonl").write_text('{"audio": "no.wav", "text": "one"}\n')
     asking = ["prompt", "my.dlm", "--base", "--audio"]

@@ -19,14 +19,14 @@ from dlm.store.versions import open_store
 from dlm.training.events import ExamplesSkipped, TrainingStarted
 from tests.cli_runner import CommandResult, dlm
 from tests.data.sounds import document, noise, save
-from tests.tiny import WORDS, make_tiny, tone
+from tests.tiny_models import TRANSCRIPTS, write_tiny_model, write_tone
 
 FRONT = "---\ndlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV\ndlm_version: 11\nbase_model: {}\ntraining:\n"
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def corpus(name: str, count: int) -> None:
     """So many tones in a folder, each said to be a word."""
     for number in range(count):
-        path = tone(Path(name, f"{number:03}.wav"), hertz=200 + 30 * number + len(name))
-        path.with_suffix(".txt").write_text(WORDS[number % 8])
+        path = write_tone(Path(name, f"{number:03}.wav"), hertz=200 + 30 * number + len(name))
+        path.with_suffix(".txt").write_text(TRANSCRIPTS[number % 8])
 
 
 def written(tiny: Path, *lines: str) -> Path:

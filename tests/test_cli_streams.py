@@ -13,14 +13,14 @@ from dlm.commands.train import train
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.load import load_model
 from tests.cli_runner import dlm
-from tests.tiny import WORDS, make_tiny, tone, write_document
+from tests.tiny_models import TRANSCRIPTS, write_document, write_tiny_model, write_tone
 
 SHARDS, CLIPS = 4, 5
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for shard in range(SHARDS):
         rows = []
         for row in range(CLIPS):
-            wav = tone(tmp_path / f"wav/{shard}{row}.wav", hertz=300 + 90 * shard + 9 * row)
-            text, speaker = f"{WORDS[shard]} {WORDS[row]}", f"s{row}"
+            wav = write_tone(tmp_path / f"wav/{shard}{row}.wav", hertz=300 + 90 * shard + 9 * row)
+            text, speaker = f"{TRANSCRIPTS[shard]} {TRANSCRIPTS[row]}", f"s{row}"
             rows.append({"audio": f"wav/{wav.name}", "text": text, "speaker": speaker})
         write_list(tmp_path / f"{shard}.jsonl", rows)
     return tmp_path
@@ -49,7 +49,9 @@ def write(folder: Path, training: str = "", *, shards: int = SHARDS, more: str =
         for shard in range(shards)
     )
     asked = f"  micro_batch_size: 2\n{training}  sources:\n{sources}"
-    return write_document(folder, base="base", training=asked, clips=1).relative_to(folder)
+    return write_document(folder, base_model="base", training=asked, num_clips=1).relative_to(
+        folder
+    )
 
 
 def streamed(document: Path) -> StagedLoader:
@@ -156,7 +158,7 @@ def test_a_source_may_be_held_out_whole(folder: Path) -> None:
 
 def many(folder: Path, *broken: int) -> Path:
     """A list of 300 rows, of which some cannot be read."""
-    tone(folder / "wav/a.wav", hertz=300)
+    write_tone(folder / "wav/a.wav", hertz=300)
     row = {"audio": "wav/a.wav", "text": "one"}
     write_list(folder / "0.jsonl", [[] if at in broken else row for at in range(300)])
     size = "  steps: 3\n  held_out: 0\n  eval_batch_size: 32\n  grad_accum: 60\n"

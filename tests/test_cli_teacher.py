@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli_runner import dlm
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 TEACHER = (
     "  held_out: 0\n  adapter: lora\n  learning_rate: 0.01\n  teacher: {weight: 0.5, top_k: 8}\n"
@@ -17,7 +17,7 @@ ASKED = "\n::instruction::\n### Q\nWhat was that?\n### A\nA tone.\n"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def hashes(document: Path) -> list[dict[str, str]]:
@@ -27,7 +27,7 @@ def hashes(document: Path) -> list[dict[str, str]]:
 def test_a_run_with_a_teacher_goes_on_to_the_same_bits(
     tiny: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    document = write_document(tmp_path, base=tiny, training=TEACHER, clips=3, body=ASKED)
+    document = write_document(tmp_path, base_model=tiny, training=TEACHER, num_clips=3, body=ASKED)
     done = dlm("train", document, "--steps", 4)
     assert done.code == 0, done.err
     assert re.search(r"^teacher +50% of the loss \(its 8 likeliest words", done.out, re.MULTILINE)
@@ -47,10 +47,14 @@ def test_a_run_with_a_teacher_goes_on_to_the_same_bits(
 
 def test_a_sound_without_a_transcript_is_refused(tiny: Path, tmp_path: Path) -> None:
     talk = "\n::conversation::\n### User\n<audio>clips/{}.wav</audio> Who?\n### Assistant\nAnn.\n"
-    write_document(tmp_path, base=tiny, clips=2)  # which makes the recordings
+    write_document(tmp_path, base_model=tiny, num_clips=2)  # which makes the recordings
     (tmp_path / "clips/1.wav").rename(tmp_path / "clips/7.wav")
     document = write_document(
-        tmp_path, base=tiny, training=TEACHER, clips=1, body=talk.format(0) + talk.format(7)
+        tmp_path,
+        base_model=tiny,
+        training=TEACHER,
+        num_clips=1,
+        body=talk.format(0) + talk.format(7),
     )
     done = dlm("check", document)
     assert done.code == 1
@@ -71,11 +75,11 @@ def test_a_sound_without_a_transcript_is_refused(tiny: Path, tmp_path: Path) -> 
     ],
 )
 def test_what_a_teacher_cannot_be(tiny: Path, tmp_path: Path, asked: str, words: str) -> None:
-    document = write_document(tmp_path, base=tiny, training=f"  teacher: {asked}\n")
+    document = write_document(tmp_path, base_model=tiny, training=f"  teacher: {asked}\n")
     dlm("check", document).refused("my.dlm:7", words)
 
 
 def test_a_model_that_changes_whole_is_no_teacher(tiny: Path, tmp_path: Path) -> None:
     training = "  adapter: full\n  teacher: {weight: 1}\n"
-    document = write_document(tmp_path, base=tiny, training=training)
+    document = write_document(tmp_path, base_model=tiny, training=training)
     dlm("train", document).refused("training.teacher is the language model as it was")

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.cli_runner import CommandResult, dlm
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_document(tmp_path, base=tiny, training="  held_out: 2\n")
+    write_document(tmp_path, base_model=tiny, training="  held_out: 2\n")
     return Path("my.dlm")
 
 
@@ -124,7 +124,7 @@ def test_it_does_not_go_on_with_something_else(
         document.write_text(document.read_text().replace('"one"', '"won"'))
     if change == "sound":
         for number in range(6):
-            tone(Path(f"clips/{number}.wav"), hertz=1000 + number)
+            write_tone(Path(f"clips/{number}.wav"), hertz=1000 + number)
     options = change.split() if change.startswith("--") else []
     done = dlm("train", document, "--steps", 2, *options, "--resume")
     done.refused("started from another", "put that back, or start over with --fresh")
@@ -189,7 +189,7 @@ def test_a_version_says_what_it_learned_from(document: Path) -> None:
 def test_every_kind_of_section_is_learned(document: Path, tiny: Path) -> None:
     write_document(
         Path(),
-        base=tiny,
+        base_model=tiny,
         training="  held_out: 1\n",
         body="\n::instruction::\n### Q\nHow high?\n### A\nHigh.\n\n::conversation::\n### User\n"
         "<audio>clips/0.wav</audio> Which?\n### Assistant\nThat.\n\n::instruction::\n"

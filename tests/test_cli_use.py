@@ -8,14 +8,16 @@ import pytest
 
 from dlm.plan.model_spec import MODEL_SPEC_FILE
 from tests.cli_runner import dlm, hash_files
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a document, two versions of it, and its store."""
     folder = tmp_path_factory.mktemp("learned")
-    document = write_document(folder, base=make_tiny(folder / "tiny"), training="  held_out: 2\n")
+    document = write_document(
+        folder, base_model=write_tiny_model(folder / "tiny"), training="  held_out: 2\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLM_HOME", str(folder / "home"))
         for steps in (40, 1):
@@ -106,7 +108,7 @@ def test_transcripts_as_json_lines_and_subtitles(document: Path) -> None:
 
 
 def test_a_long_recording_is_cut(document: Path, tmp_path: Path) -> None:
-    long = tone(tmp_path / "long.wav", hertz=500, seconds=5)
+    long = write_tone(tmp_path / "long.wav", hertz=500, seconds=5)
     (told,) = map(json.loads, dlm("transcribe", document, long, "--json").out.splitlines())
     assert told["seconds"] == pytest.approx(5)
     assert len(told["segments"]) >= 3
@@ -134,7 +136,7 @@ def test_eval_counts_held_out_clips(document: Path) -> None:
 
 def test_eval_on_other_clips(document: Path, tmp_path: Path) -> None:
     for number in range(3):
-        tone(tmp_path / f"other/{number}.wav", hertz=300 + number)
+        write_tone(tmp_path / f"other/{number}.wav", hertz=300 + number)
         (tmp_path / f"other/{number}.txt").write_text("three words here")
     told = json.loads(dlm("eval", document, "--data", tmp_path / "other", "--json").out)
     assert (told["clips"], told["words"]) == (3, 9)
@@ -148,7 +150,9 @@ def test_eval_on_other_clips(document: Path, tmp_path: Path) -> None:
 def test_eval_without_anything_to_transcribe(document: Path, learned: Path) -> None:
     folder = learned / "asked"
     folder.mkdir(exist_ok=True)
-    path = write_document(folder, base=learned / "tiny", clips=0, training="  held_out: 1\n")
+    path = write_document(
+        folder, base_model=learned / "tiny", num_clips=0, training="  held_out: 1\n"
+    )
     asked = "::conversation::\n### User\n<audio>../clips/{}.wav</audio> Who?\n### Assistant\nI.\n\n"
     words = "::instruction::\n### Q\nWhat?\n### A\nIt.\n"
     path.write_text(path.read_text() + "".join(map(asked.format, range(4))) + words)
@@ -176,7 +180,7 @@ def test_an_export_is_a_base_of_its_own(document: Path, tmp_path: Path) -> None:
     assert done.out.strip() == str(tmp_path / "out")
     assert (tmp_path / "out" / MODEL_SPEC_FILE).is_file()
     dlm("export", document, "--out", tmp_path / "out").refused("not empty", "--out")
-    path = write_document(tmp_path / "next", base=tmp_path / "out", clips=2)
+    path = write_document(tmp_path / "next", base_model=tmp_path / "out", num_clips=2)
     told = dlm("prompt", path, "--base", "--audio", "clips/1.wav", "--max-tokens", 12, "What?")
     assert told.out == prompt(document, "What?")
     exports = json.loads(dlm("show", document, "--json").out)["exports"]

@@ -12,19 +12,19 @@ from dlm.config.parser import read_document
 from dlm.config.schema import iter_config_values
 from dlm.errors import UsageError
 from tests.cli_runner import CommandResult, dlm
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A document that is fine, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    write_document(tmp_path, base=tiny, clips=6, training="  held_out: 0\n")
+    write_document(tmp_path, base_model=tiny, num_clips=6, training="  held_out: 0\n")
     return Path("my.dlm")
 
 
@@ -137,7 +137,7 @@ def test_a_run_goes_on_only_as_it_was_asked(document: Path) -> None:
 
 def test_a_version_is_used_as_it_was_made(document: Path, tmp_path: Path) -> None:
     """Another base, other clips held out: what is asked once holds for the version it made."""
-    other = make_tiny(tmp_path / "other", seed=1)
+    other = write_tiny_model(tmp_path / "other", seed=1)
     facts = json.loads((other / "dlm_base.json").read_text())
     (other / "dlm_base.json").write_text(json.dumps(facts | {"key": "other"}))
     words = ["--model-checkpoint", "other", "--eval-count", 2, "--eval-batch-size", 1]
@@ -165,7 +165,7 @@ def test_a_state_is_saved_for_so_many_steps(document: Path) -> None:
 @pytest.mark.parametrize(("policy", "seconds"), [("split", 8.0), ("truncate", 5.0)])
 def test_what_is_heard_of_a_long_clip(policy: str, seconds: float, document: Path) -> None:
     """Five tones of 0.6 s and one of 5 s, for a base that hears two seconds at once."""
-    tone(Path("clips/0.wav"), hertz=200, seconds=5.0)
+    write_tone(Path("clips/0.wav"), hertz=200, seconds=5.0)
     asked = {"training.audio.long_clips": policy, "training.adapter": "projector"}
     events = list(api.train(document, steps=1, overrides=asked))
     heard = [each.audio_seconds for each in events if type(each).__name__ == "StepCompleted"]
@@ -177,7 +177,7 @@ def test_what_is_heard_of_a_long_clip(policy: str, seconds: float, document: Pat
 def test_a_list_of_clips_is_given(document: Path, tmp_path: Path) -> None:
     """A path on the command line is seen from where the command is given."""
     work = tmp_path / "elsewhere"
-    tone(work / "a.wav", hertz=900)
+    write_tone(work / "a.wav", hertz=900)
     rows = [{"audio_path": "a.wav", "text": "one"}]
     (work / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = dlm("check", document, "--dataset-jsonl", "elsewhere/list.jsonl")
@@ -194,11 +194,11 @@ def test_a_list_of_clips_is_given(document: Path, tmp_path: Path) -> None:
 
 def test_a_list_trains_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    base = make_tiny(tmp_path / "base")
+    base = write_tiny_model(tmp_path / "base")
     training = "  held_out: 0\n  sources: data.jsonl\n"
-    path = write_document(tmp_path, base=base, clips=0, training=training)
+    path = write_document(tmp_path, base_model=base, num_clips=0, training=training)
     for number in range(3):
-        tone(tmp_path / f"{number}.wav", hertz=200 + 150 * number)
+        write_tone(tmp_path / f"{number}.wav", hertz=200 + 150 * number)
     rows = [{"audio_path": f"{number}.wav", "text": "one"} for number in range(3)]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = dlm("train", path, "--steps", 1)
@@ -206,9 +206,9 @@ def test_a_list_trains_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.Monk
     shown = json.loads(dlm("show", path, "--json").out)
     assert shown["source_directives"][0]["audio_count"] == 3
     Path("more").mkdir()
-    tone(Path("more/x.wav"), hertz=300)
+    write_tone(Path("more/x.wav"), hertz=300)
     Path("more/x.txt").write_text("two")
-    tone(Path("more/y.wav"), hertz=400)
+    write_tone(Path("more/y.wav"), hertz=400)
     scored = dlm("eval", path, "--data", "more")
     assert scored.code == 0 and "1 clips, 1 without a transcript" in scored.out, scored
     scored = dlm("eval", path, "--data", "data.jsonl", "--json")

@@ -20,9 +20,9 @@ from dlm.io import hash_tree, sha256_file
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.resolve import resolve_model_spec
 from tests.cli_runner import CommandResult, dlm
-from tests.natives import build
+from tests.pretrained_twins import write_pretrained_twin
 from tests.snapshots import dlm_says, readme_says
-from tests.tiny import tone
+from tests.tiny_models import write_tone
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/recipes/audio-training.md"
@@ -39,7 +39,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """HF_HOME with the recipe's base in it, as a download leaves it, but tiny."""
     place = tmp_path_factory.mktemp("huggingface")
     repository = place / "hub" / f"models--{MODEL_CATALOG[KEY].source.replace('/', '--')}"
-    build(KEY, repository / "snapshots" / REVISION)
+    write_pretrained_twin(KEY, repository / "snapshots" / REVISION)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(REVISION)
     return place
@@ -64,7 +64,7 @@ def record(folder: Path) -> None:
     (folder / "clips").mkdir(parents=True)
     shutil.copy(PODCAST / "intro.wav", folder / "clips/intro.wav")
     shutil.copytree(PODCAST / "corpus", folder / "corpus")
-    tone(folder / "corpus/untold.wav", hertz=300)
+    write_tone(folder / "corpus/untold.wav", hertz=300)
     samples, rate = soundfile.read(PODCAST / "new-clip.ogg")
     soundfile.write(folder / "clips/new-clip.wav", samples, rate)
 
@@ -228,7 +228,7 @@ def test_two_trainings_leave_the_same_bytes(here: Path) -> None:
 
 def document(here: Path, *, rate: int = 16_000, audio: str = "") -> None:
     """A document with one clip, recorded at `rate`."""
-    tone(here / "clips/cd.wav", hertz=440, rate=rate)
+    write_tone(here / "clips/cd.wav", hertz=440, sample_rate=rate)
     dlm("init", "my-audio.dlm", "--audio")
     clip = '::audio path="clips/cd.wav" transcript="one"::\n'
     fill_in(Path("my-audio.dlm"), sections=clip, training=yaml.safe_load(audio or "{}"))
@@ -275,7 +275,7 @@ def test_a_transcript_without_words(here: Path) -> None:
     line = text.splitlines().index('::audio path="clips/cd.wav" transcript="one"::') + 1
     words = "AUDIO section has empty transcript"
     dlm("train", "my-audio.dlm").refused(f"my-audio.dlm:{line}", words)
-    tone(here / "corpus/a.wav", hertz=300)
+    write_tone(here / "corpus/a.wav", hertz=300)
     (here / "corpus/a.txt").write_text(" \n")
     fill_in(Path("my-audio.dlm"), sections="", training={"sources": [{"path": "corpus"}]})
     dlm("train", "my-audio.dlm").refused("corpus/a.txt", words)
@@ -400,7 +400,7 @@ def test_nothing_to_export(here: Path) -> None:
 def test_a_folder_is_a_base_too(hub: Path, here: Path) -> None:
     """A checkpoint that lies beside the document: the same road, and its own facts."""
     shutil.copytree(next(hub.rglob("snapshots/*")), here / "bases/mine")
-    tone(here / "clips/a.wav", hertz=440)
+    write_tone(here / "clips/a.wav", hertz=440)
     assert dlm("init", "my-audio.dlm", "--audio", "--base", "bases/mine").code == 0
     clip = '::audio path="clips/a.wav" transcript="one"::\n'
     fill_in(Path("my-audio.dlm"), sections=clip, training={"held_out": 0})
@@ -426,7 +426,7 @@ def test_a_clip_comes_back(here: Path) -> None:
     """Two sounds, two transcripts: only listening tells them apart."""
     lines = []
     for word, hertz in (("yes", 300), ("no", 1200)):
-        tone(here / f"clips/{word}.wav", hertz=hertz, seconds=hertz / 1000)
+        write_tone(here / f"clips/{word}.wav", hertz=hertz, seconds=hertz / 1000)
         lines.append(f'::audio path="clips/{word}.wav" transcript="{word}"::\n')
     dlm("init", "my-audio.dlm", "--audio")
     fill_in(

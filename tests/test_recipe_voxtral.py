@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 from dlm.plan.resolve import find_catalog_spec
 from tests.cli_runner import CommandResult, dlm
-from tests.tiny import tone
-from tests.voxtral import build_voxtral
+from tests.tiny_models import write_tone
+from tests.tiny_voxtral import write_tiny_voxtral
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipes" / "voxtral.md").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ WINDOW = 2  # seconds
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_voxtral(tmp_path_factory.mktemp("voxtral"), seconds=WINDOW)
+    return write_tiny_voxtral(tmp_path_factory.mktemp("voxtral"), window_seconds=WINDOW)
 
 
 def learn(document: Path, *words: object) -> Path:
@@ -85,7 +85,7 @@ LEARNS = {
 def write(folder: Path, checkpoint: Path, kind: str) -> Path:
     """Clips within the window in two languages, one beyond it, and a question about that one."""
     for number, seconds in enumerate((0.5, 1.5, 2 * WINDOW - 0.5)):
-        tone(folder / f"{number}.wav", hertz=200 + 400 * number, seconds=seconds)
+        write_tone(folder / f"{number}.wav", hertz=200 + 400 * number, seconds=seconds)
     document = folder / "my.dlm"
     document.write_text(
         "---\ndlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV\ndlm_version: 11\n"

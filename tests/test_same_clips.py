@@ -9,14 +9,14 @@ import yaml
 from dlm.io import sha256_file
 from tests.cli_runner import dlm
 from tests.data.keepers import KEEPERS
-from tests.tiny import make_tiny
+from tests.tiny_models import write_tiny_model
 
 FORMS = ("folder", "json", "webdataset", "parquet", "nemo tarred")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def learned(folder: Path, form: str, tiny: Path) -> tuple[str, float]:

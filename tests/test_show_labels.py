@@ -13,8 +13,8 @@ from dlm.models.load import load_tokenizer
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.model_spec import MODEL_CATALOG, read_model_spec
 from tests.cli_runner import dlm
-from tests.tiny import make_tiny, spoken, tone, write_document
-from tests.voxtral import write_tekken
+from tests.tiny_models import make_example, write_document, write_tiny_model, write_tone
+from tests.tiny_voxtral import write_tekken
 
 ASKED = """
 ::instruction::
@@ -27,13 +27,13 @@ Higher.
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    write_document(tmp_path, base=tiny, clips=2, training="  held_out: 0\n", body=ASKED)
+    write_document(tmp_path, base_model=tiny, num_clips=2, training="  held_out: 0\n", body=ASKED)
     return Path("my.dlm")
 
 
@@ -96,8 +96,8 @@ def test_prose_is_learned_but_for_its_first_token(tiny: Path, tmp_path: Path) ->
 
 def test_several_sounds_and_windows_are_counted(tiny: Path, tmp_path: Path) -> None:
     base = read_model_spec(tiny)
-    short = tone(tmp_path / "a.wav", hertz=200, seconds=0.5)
-    long = tone(tmp_path / "b.wav", hertz=300, seconds=5.0)
+    short = write_tone(tmp_path / "a.wav", hertz=200, seconds=0.5)
+    long = write_tone(tmp_path / "b.wav", hertz=300, seconds=5.0)
     turns = (
         Message("user", (AudioSegment(short), AudioSegment(long), "Which?")),
         Message("assistant", ("B",)),
@@ -115,7 +115,7 @@ def test_several_sounds_and_windows_are_counted(tiny: Path, tmp_path: Path) -> N
 def test_voxtrals_form(tmp_path: Path) -> None:
     write_tekken(tmp_path / "tekken.json")
     base = replace(MODEL_CATALOG["voxtral-mini-3b"], source=str(tmp_path))
-    clip = spoken(tone(tmp_path / "a.wav", hertz=200), "Bonjour.")
+    clip = make_example(write_tone(tmp_path / "a.wav", hertz=200), "Bonjour.")
     clip = replace(clip, language="fr")
     shown = make_label_view(
         clip, build_chat_encoder(load_tokenizer(base), base), base.audio_spec, None
@@ -151,11 +151,11 @@ def test_a_held_out_clip_is_tried_before_the_run(document: Path, home: Path) -> 
 
 
 def test_a_sound_too_long_for_a_row_is_told_by_check(document: Path) -> None:
-    tone(Path("clips/0.wav"), hertz=200, seconds=6.0)
+    write_tone(Path("clips/0.wav"), hertz=200, seconds=6.0)
     said = ("my.dlm:10: its sound takes 75 tokens, and training.sequence_len is 64; cut the clip",)
     done = dlm("check", document, "--set", "training.sequence_len=64")
     assert done.code == 1 and said[0] in done.err, done
-    tone(Path("clips/1.wav"), hertz=200, seconds=45.0)
+    write_tone(Path("clips/1.wav"), hertz=200, seconds=45.0)
     done = dlm("check", document)
     assert done.code == 1, done
     assert "my.dlm:12: its sound takes 563 tokens, and tiny thinks of 512 at once" in done.err
@@ -176,7 +176,7 @@ def test_prose_alone_trains_and_is_not_asked_without_sound(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_document(tmp_path, base=tiny, clips=0, body="Only words stand here.\n")
+    write_document(tmp_path, base_model=tiny, num_clips=0, body="Only words stand here.\n")
     assert dlm("train", "my.dlm", "--steps", 1).code == 0
     words = "audio-language base requires at least one --audio PATH"
     dlm("prompt", "my.dlm", "What?").refused(words, code=2)

@@ -19,7 +19,7 @@ from dlm.training.events import (
     TrainingFinished,
     TrainingStarted,
 )
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 NOTHING_HEAVY = """
 import sys, dlm
@@ -34,12 +34,12 @@ assert all(map(callable, (show, versions, use_version, export, doctor)))
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path) -> Path:
-    return write_document(tmp_path, base=tiny, training="  held_out: 2\n")
+    return write_document(tmp_path, base_model=tiny, training="  held_out: 2\n")
 
 
 def test_importing_costs_nothing() -> None:
@@ -119,8 +119,8 @@ def test_mistakes_carry_their_place_and_mend(document: Path) -> None:
 
 def test_a_run_goes_on_when_its_base_has_told_its_sizes(tmp_path: Path) -> None:
     """They are estimates until the weights are here, which they are after the first step."""
-    base = make_tiny(tmp_path / "tiny")
-    document = write_document(tmp_path, base=base)
+    base = write_tiny_model(tmp_path / "tiny")
+    document = write_document(tmp_path, base_model=base)
     stopped = list(dlm.train(document, steps=2, stop=lambda: True))
     assert [each.reason for each in stopped if isinstance(each, TrainingFinished)] == ["stopped"]
     facts = json.loads((base / MODEL_SPEC_FILE).read_text())

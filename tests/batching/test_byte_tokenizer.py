@@ -15,7 +15,7 @@ from dlm.batching.chat_template import ChatEncoder
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import ModelError
 from dlm.models.composed import ComposedAudioLM, load_composed_model, save_composed_model
-from tests.tiny import CHATML, tiny_base, tiny_config
+from tests.tiny_models import CHATML_TEMPLATE, make_tiny_config, make_tiny_spec
 
 BYTES = build_byte_tokenizer()
 
@@ -35,7 +35,7 @@ def deaf_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=specials[2],
         extra_special_tokens=specials[1:2],
     )
-    fast.chat_template = CHATML
+    fast.chat_template = CHATML_TEMPLATE
     return fast
 
 
@@ -58,7 +58,7 @@ def test_byte_tokenizer_is_saved_with_its_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chat", ["plain", "template"])
 def test_byte_tokenizer_encodes_an_example(chat: str) -> None:
-    base = replace(tiny_base(), chat_format=chat)
+    base = replace(make_tiny_spec(), chat_format=chat)
     words = ChatEncoder(build_tokenizer(base, None), base)
     turns = (
         Message("user", (AudioSegment(Path("a.wav")), "Which?")),
@@ -75,7 +75,7 @@ def test_byte_tokenizer_encodes_an_example(chat: str) -> None:
 
 
 def test_placeholder_is_added_to_a_tokenizer_without_one(tmp_path: Path) -> None:
-    base = replace(tiny_base(), placeholder="<|audio|>")
+    base = replace(make_tiny_spec(), placeholder="<|audio|>")
     heard = add_audio_token(deaf_tokenizer(), base)
     assert heard("a<|audio|>b")["input_ids"][1] == 259 == len(heard) - 1
     assert "<|im_start|>" in heard.all_special_tokens, "those it had are kept"
@@ -91,7 +91,7 @@ def test_placeholder_is_added_to_a_tokenizer_without_one(tmp_path: Path) -> None
 
 def test_embedding_table_is_not_resized_for_the_placeholder(tmp_path: Path) -> None:
     """Tied embeddings stay tied and as large as they were, before and after a folder."""
-    base, config = tiny_base(), tiny_config()
+    base, config = make_tiny_spec(), make_tiny_config()
     config["lm"] |= {"vocab_size": 259, "tie_word_embeddings": True}
     torch.manual_seed(0)
     model = ComposedAudioLM(base, config, add_audio_token(deaf_tokenizer(), base)).eval()

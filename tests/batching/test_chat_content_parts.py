@@ -16,8 +16,8 @@ from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.plan.model_spec import ModelSpec
-from tests.natives import build, row
-from tests.tiny import RATE
+from tests.pretrained_twins import make_twin_spec, write_pretrained_twin
+from tests.tiny_models import SAMPLE_RATE
 
 WHOLE = ["qwen2-audio-7b-instruct", "audio-flamingo-3", "glm-asr-nano", "qwen3-asr-1.7b"]
 OMNI = ["qwen2.5-omni-7b", "qwen3-omni-30b-a3b"]  # their processors need torchvision
@@ -27,14 +27,19 @@ LENGTHS = (9_000, 16_037, 3_000)  # one of them shorter than Qwen3-ASR hears at 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     folders = {key: tmp_path_factory.mktemp(key) for key in (*WHOLE, *OMNI)}
-    return {key: row(key, build(key, folder)) for key, folder in folders.items()}
+    return {
+        key: make_twin_spec(key, write_pretrained_twin(key, folder))
+        for key, folder in folders.items()
+    }
 
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[AudioSegment]:
     place, chance = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
     for number, length in enumerate(LENGTHS):
-        soundfile.write(place / f"{number}.wav", chance.normal(0, 0.1, length), RATE, "FLOAT")
+        soundfile.write(
+            place / f"{number}.wav", chance.normal(0, 0.1, length), SAMPLE_RATE, "FLOAT"
+        )
     return [AudioSegment(place / f"{number}.wav") for number in range(len(LENGTHS))]
 
 
@@ -184,8 +189,8 @@ def test_teacher_gets_the_same_prompt(
         Message("user", (replace(sounds[0], transcript="one two"),)),
         Message("assistant", ("one two",)),
     )
-    row = chat.encode_with_teacher(Example(turns, "a", "transcribe"))
-    assert row.teacher_example and row.teacher_example.label_ids == row.label_ids
-    read = chat.decode_raw(list(row.teacher_example.input_ids))
+    encoded = chat.encode_with_teacher(Example(turns, "a", "transcribe"))
+    assert encoded.teacher_example and encoded.teacher_example.label_ids == encoded.label_ids
+    read = chat.decode_raw(list(encoded.teacher_example.input_ids))
     assert f"one two\n{base.default_prompt}" in read
     assert base.placeholder not in read

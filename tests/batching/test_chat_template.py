@@ -10,11 +10,11 @@ from hypothesis import strategies as some
 from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, ModelError
-from tests.tiny import SPECIAL, spoken, tiny_base, tiny_tokenizer
+from tests.tiny_models import SPECIAL_TOKENS, make_example, make_tiny_spec, make_tiny_tokenizer
 
 SOUND = AudioSegment(Path("a.wav"))
 OTHER = AudioSegment(Path("b.wav"))
-CHAT = ChatEncoder(tiny_tokenizer(), tiny_base())
+CHAT = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
 END = "<|im_end|>"
 
 
@@ -30,7 +30,7 @@ def learned(row: EncodedExample) -> list[str]:
 
 
 def written(ids: list[int] | tuple[int, ...]) -> str:
-    return tiny_tokenizer().decode(list(ids))
+    return make_tiny_tokenizer().decode(list(ids))
 
 
 def clip(*turns: Message, task: str = "answer") -> Example:
@@ -38,7 +38,7 @@ def clip(*turns: Message, task: str = "answer") -> Example:
 
 
 def test_transcript_and_end_token_carry_loss() -> None:
-    row = CHAT.encode_example(spoken(SOUND.path, "Hello, Zoë!"))
+    row = CHAT.encode_example(make_example(SOUND.path, "Hello, Zoë!"))
     assert learned(row) == [f"Hello, Zoë!{END}"]
     assert row.audio_segments == (SOUND,)
     assert written(row.input_ids) == (
@@ -47,7 +47,7 @@ def test_transcript_and_end_token_carry_loss() -> None:
 
 
 def test_labels_equal_their_input_ids() -> None:
-    row = CHAT.encode_example(spoken(SOUND.path, "hello"))
+    row = CHAT.encode_example(make_example(SOUND.path, "hello"))
     assert len(row.input_ids) == len(row.labels)
     assert all(
         label in (IGNORE_INDEX, token)
@@ -80,8 +80,10 @@ def test_question_replaces_the_default_prompt() -> None:
 
 @pytest.mark.parametrize(("language", "word"), [("fr", "<fr>"), (None, "<en>")])
 def test_default_prompt_names_the_language_of_the_example(language: str | None, word: str) -> None:
-    chat = ChatEncoder(tiny_tokenizer(), replace(tiny_base(), default_prompt="Write: <{language}>"))
-    heard = replace(spoken(SOUND.path, "Bonjour."), language=language)
+    chat = ChatEncoder(
+        make_tiny_tokenizer(), replace(make_tiny_spec(), default_prompt="Write: <{language}>")
+    )
+    heard = replace(make_example(SOUND.path, "Bonjour."), language=language)
     assert f"Write: {word}{END}" in written(chat.encode_example(heard).input_ids)
     assert f"Write: {word}{END}" in written(
         chat.encode_prompt(heard.messages[:1], "a", language).input_ids
@@ -115,10 +117,10 @@ TEXT = some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_siz
 
 @given(text=TEXT)
 def test_any_text_round_trips_through_labels(text: str) -> None:
-    assert learned(CHAT.encode_example(spoken(SOUND.path, text))) == [f"{text}{END}"]
+    assert learned(CHAT.encode_example(make_example(SOUND.path, text))) == [f"{text}{END}"]
 
 
-@pytest.mark.parametrize("token", SPECIAL)
+@pytest.mark.parametrize("token", SPECIAL_TOKENS)
 @pytest.mark.parametrize("where", ["system", "user", "assistant", "prose", "question"])
 def test_special_token_in_text_is_refused_with_its_location(token: str, where: str) -> None:
     turns = {
@@ -146,14 +148,14 @@ def test_special_token_split_by_audio_is_refused() -> None:
 
 
 def test_decode_drops_special_tokens() -> None:
-    row = CHAT.encode_example(spoken(SOUND.path, "hello"))
+    row = CHAT.encode_example(make_example(SOUND.path, "hello"))
     assert CHAT.decode([each for each in row.labels if each != IGNORE_INDEX]) == "hello"
 
 
 @pytest.mark.parametrize("lack", ["template", "placeholder", "end"])
 def test_tokenizer_without_chat_tokens_is_refused(lack: str) -> None:
     codes = {"template": "no_chat_template", "placeholder": "no_placeholder", "end": "no_end_token"}
-    tokenizer, base = tiny_tokenizer(), tiny_base()
+    tokenizer, base = make_tiny_tokenizer(), make_tiny_spec()
     if lack == "template":
         tokenizer.chat_template = None
     elif lack == "end":
@@ -166,11 +168,11 @@ def test_tokenizer_without_chat_tokens_is_refused(lack: str) -> None:
 
 
 def test_template_that_rewrites_earlier_turns_is_refused() -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = (
         "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}"
     )
     turns = [Message("user", ("a",)), Message("assistant", ("b",))]
     with pytest.raises(ModelError) as caught:
-        ChatEncoder(tokenizer, tiny_base()).encode_example(clip(*turns, *turns))
+        ChatEncoder(tokenizer, make_tiny_spec()).encode_example(clip(*turns, *turns))
     assert caught.value.code == "model.template_rewrites_turns"

@@ -10,10 +10,10 @@ from dlm.batching.collator import Batch, PaddingSpec, collate
 from dlm.data.types import Example, Message
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.plan.audio_lengths import count_audio_tokens, count_encoder_frames, count_mel_frames
-from tests.tiny import spoken, tiny_base, tiny_tokenizer, tone
+from tests.tiny_models import make_example, make_tiny_spec, make_tiny_tokenizer, write_tone
 
-BASE = tiny_base()
-CHAT = ChatEncoder(tiny_tokenizer(), BASE)
+BASE = make_tiny_spec()
+CHAT = ChatEncoder(make_tiny_tokenizer(), BASE)
 LENGTHS = [1600, 8000, 9601, 20_000]
 
 
@@ -21,7 +21,9 @@ LENGTHS = [1600, 8000, 9601, 20_000]
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     folder = tmp_path_factory.mktemp("clips")
     made = [
-        spoken(tone(folder / f"{n}.wav", hertz=200 + n, seconds=n / 16_000), "x" * (n // 800))
+        make_example(
+            write_tone(folder / f"{n}.wav", hertz=200 + n, seconds=n / 16_000), "x" * (n // 800)
+        )
         for n in LENGTHS
     ]
     (one,), (other,) = made[0].audio_segments, made[3].audio_segments
@@ -32,10 +34,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return [*made, both, prose]
 
 
-def batch_of(clips: list[Example], *, left: bool = False, encoded: bool = False) -> Batch:
+def batch_of(clips: list[Example], *, pad_left: bool = False, encoded: bool = False) -> Batch:
     hear = (lambda mel, frames: mel.T[::2]) if encoded else None
     ear = AudioFeatureExtractor(BASE, auto_resample=False, encode_fn=hear)
-    return collate([CHAT.encode_example(clip) for clip in clips], ear, padding(left=left))
+    return collate([CHAT.encode_example(clip) for clip in clips], ear, padding(left=pad_left))
 
 
 def padding(*, left: bool = False) -> PaddingSpec:
@@ -83,9 +85,9 @@ def test_encoder_outputs_are_padded_with_zeros(clips: list[Example]) -> None:
 
 @pytest.mark.parametrize("left", [False, True])
 def test_padding_is_on_one_side_and_masked(clips: list[Example], left: bool) -> None:
-    batch = batch_of(clips, left=left)
+    batch = batch_of(clips, pad_left=left)
     for number, clip in enumerate(clips):
-        alone = batch_of([clip], left=left)
+        alone = batch_of([clip], pad_left=left)
         length = alone.input_ids.shape[1]
         kept = slice(-length, None) if left else slice(0, length)
         assert torch.equal(batch.input_ids[number, kept], alone.input_ids[0])
@@ -124,5 +126,5 @@ def test_batch_moves_to_a_device(clips: list[Example]) -> None:
 
 def test_collate_does_not_open_recordings(tmp_path: Path) -> None:
     """The same clips from another folder make the same tensors."""
-    one, other = (spoken(tone(tmp_path / f"{n}/a.wav", hertz=300), "a") for n in "12")
+    one, other = (make_example(write_tone(tmp_path / f"{n}/a.wav", hertz=300), "a") for n in "12")
     assert torch.equal(batch_of([one]).audio_features, batch_of([other]).audio_features)

@@ -27,8 +27,14 @@ from dlm.errors import DataError, ModelError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.resolve import find_catalog_spec
-from tests.tiny import RATE, spoken, tiny_base, tiny_tokenizer, tone
-from tests.voxtral import build_voxtral, processor_of, write_tekken
+from tests.tiny_models import (
+    SAMPLE_RATE,
+    make_example,
+    make_tiny_spec,
+    make_tiny_tokenizer,
+    write_tone,
+)
+from tests.tiny_voxtral import load_voxtral_processor, write_tekken, write_tiny_voxtral
 
 BASE = find_catalog_spec("voxtral-mini-3b")
 HELLO = (Message("assistant", ("Hello, Zoë!",)),)
@@ -36,12 +42,12 @@ HELLO = (Message("assistant", ("Hello, Zoë!",)),)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_voxtral(tmp_path_factory.mktemp("voxtral"))
+    return write_tiny_voxtral(tmp_path_factory.mktemp("voxtral"))
 
 
 @pytest.fixture(scope="module")
 def processor(folder: Path) -> VoxtralProcessor:
-    return processor_of(folder)
+    return load_voxtral_processor(folder)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,9 @@ def chat(folder: Path, base: ModelSpec) -> ChatEncoder:
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[AudioSegment]:
     """One within a window of 30 s, one that needs two."""
     place = tmp_path_factory.mktemp("sounds")
-    return [AudioSegment(tone(place / f"{n}.wav", hertz=n, seconds=n / 10)) for n in (15, 305)]
+    return [
+        AudioSegment(write_tone(place / f"{n}.wav", hertz=n, seconds=n / 10)) for n in (15, 305)
+    ]
 
 
 def written(chat: ChatEncoder, ids: list[int] | tuple[int, ...]) -> str:
@@ -91,10 +99,10 @@ def test_transcription_request_equals_the_processor(
     language: str | None,
     which: int,
 ) -> None:
-    clip = replace(spoken(sounds[which].path, "Bonjour."), language=language)
+    clip = replace(make_example(sounds[which].path, "Bonjour."), language=language)
     samples = soundfile.read(sounds[which].path, dtype="float32")[0]
     expected = processor.apply_transcription_request(
-        audio=[samples], model_id="x", language=language, sampling_rate=RATE, format=["WAV"]
+        audio=[samples], model_id="x", language=language, sampling_rate=SAMPLE_RATE, format=["WAV"]
     )["input_ids"][0].tolist()
     assert spread(chat.encode_prompt(clip.messages[:1], "here", language), chat, base) == expected
     row = chat.encode_example(clip)
@@ -186,7 +194,7 @@ def test_turns_out_of_order_are_refused(chat: ChatEncoder, sounds: list[AudioSeg
 
 @given(text=some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_any_text_round_trips_through_labels(chat: ChatEncoder, text: str) -> None:
-    row = chat.encode_example(spoken(Path("a.wav"), text))
+    row = chat.encode_example(make_example(Path("a.wav"), text))
     said = [label for label in row.labels if label != IGNORE_INDEX]
     assert said[-1] == chat.eos_token_id
     assert chat.decode(said) == text
@@ -195,7 +203,7 @@ def test_any_text_round_trips_through_labels(chat: ChatEncoder, text: str) -> No
 @pytest.mark.parametrize("token", ["</s>", "[INST]", "[AUDIO]", "[TRANSCRIBE]"])
 def test_special_token_in_text_is_refused_with_its_location(chat: ChatEncoder, token: str) -> None:
     with pytest.raises(DataError) as caught:
-        chat.encode_example(replace(spoken(Path("a.wav"), f"x{token}y"), location="my.dlm:7"))
+        chat.encode_example(replace(make_example(Path("a.wav"), f"x{token}y"), location="my.dlm:7"))
     assert (caught.value.code, caught.value.where) == ("data.special_token", "my.dlm:7")
 
 
@@ -215,9 +223,9 @@ def test_newer_tokenizers_take_a_system_prompt_beside_audio(
 
 
 def test_other_tokenizer_is_refused() -> None:
-    base = replace(tiny_base(), chat_format="mistral")
+    base = replace(make_tiny_spec(), chat_format="mistral")
     with pytest.raises(ModelError) as caught:
-        MistralChatEncoder(tiny_tokenizer(), base)
+        MistralChatEncoder(make_tiny_tokenizer(), base)
     assert caught.value.code == "model.bad_tokenizer"
 
 

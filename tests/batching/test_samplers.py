@@ -18,11 +18,17 @@ from dlm.data.types import Example, Message
 from dlm.errors import DataError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.plan.types import BatchPlan
-from tests.tiny import spoken, tiny_base, tiny_tokenizer, tone, tones
+from tests.tiny_models import (
+    make_example,
+    make_tiny_spec,
+    make_tiny_tokenizer,
+    write_tone,
+    write_tone_examples,
+)
 
 PAD = PaddingSpec(0, 3)
 PLAN = BatchPlan(
-    spec=tiny_base(),
+    spec=make_tiny_spec(),
     global_batch_size=8,
     micro_batch_size=8,
     max_tokens=2048,
@@ -159,7 +165,7 @@ def test_iter_batches_yields_each_step() -> None:
 
 
 def test_decoding_error_reaches_the_caller(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 2)
+    clips = write_tone_examples(tmp_path, 2)
     made = packed(clips, global_batch_size=1, micro_batch_size=1)
     clips[1].audio_segments[0].path.unlink()
     with pytest.raises(DataError, match="1.wav"):
@@ -167,7 +173,10 @@ def test_decoding_error_reaches_the_caller(tmp_path: Path) -> None:
 
 
 def test_too_long_example_is_refused_with_its_location(tmp_path: Path) -> None:
-    clips = [*tones(tmp_path, 2), spoken(tone(tmp_path / "long.wav", hertz=99), "x" * 60)]
+    clips = [
+        *write_tone_examples(tmp_path, 2),
+        make_example(write_tone(tmp_path / "long.wav", hertz=99), "x" * 60),
+    ]
     with pytest.raises(DataError) as caught:
         packed(clips, max_tokens=100)
     assert str(caught.value).startswith("long.wav: ")
@@ -176,7 +185,7 @@ def test_too_long_example_is_refused_with_its_location(tmp_path: Path) -> None:
 
 
 def test_length_limit_counts_audio_tokens(tmp_path: Path) -> None:
-    clips = [spoken(tone(tmp_path / "a.wav", hertz=99, seconds=1.9), "x")]
+    clips = [make_example(write_tone(tmp_path / "a.wav", hertz=99, seconds=1.9), "x")]
     (batch,) = packed(clips).get_step_batches(0)
     length = int(batch.attention_mask.sum())
     packed(clips, max_tokens=length)
@@ -188,9 +197,9 @@ def test_length_limit_counts_audio_tokens(tmp_path: Path) -> None:
 
 def test_lengths_from_headers_equal_those_of_the_batch(tmp_path: Path) -> None:
     """Spans, resampling and several sounds: what is foreseen is what comes."""
-    path = tone(tmp_path / "a.wav", hertz=300, rate=22_050, seconds=1.7)
-    (one,) = spoken(path, "", start=0.25, end=1.0).audio_segments
-    (other,) = spoken(path, "", start=1.2).audio_segments
+    path = write_tone(tmp_path / "a.wav", hertz=300, sample_rate=22_050, seconds=1.7)
+    (one,) = make_example(path, "", start=0.25, end=1.0).audio_segments
+    (other,) = make_example(path, "", start=1.2).audio_segments
     clip = Example((Message("user", (one, other)), Message("assistant", ("yes",))), "two", "answer")
     plan = {"auto_resample": True}
     length = int(packed([clip], **plan).get_step_batches(0)[0].attention_mask.sum())
@@ -200,9 +209,9 @@ def test_lengths_from_headers_equal_those_of_the_batch(tmp_path: Path) -> None:
 
 
 def test_every_example_gets_its_own_audio(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 5)
+    clips = write_tone_examples(tmp_path, 5)
     made = packed(clips, global_batch_size=3, micro_batch_size=2)
-    ear = AudioFeatureExtractor(tiny_base(), auto_resample=False)
+    ear = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)
     by_place = {clip.location: ear(clip.audio_segments[0])[0].values for clip in clips}
     for batch in (batch for step in made.iter_batches(0, made.steps_per_epoch) for batch in step):
         for place, sound, frames in zip(
@@ -214,12 +223,12 @@ def test_every_example_gets_its_own_audio(tmp_path: Path) -> None:
 def packed(clips: list[Example], **plan: object) -> BucketBatchSampler:
     plan = replace(PLAN, **plan)
     ear = AudioFeatureExtractor(plan.spec, auto_resample=plan.auto_resample)
-    return build_batches(clips, plan, ChatEncoder(tiny_tokenizer(), plan.spec), ear)
+    return build_batches(clips, plan, ChatEncoder(make_tiny_tokenizer(), plan.spec), ear)
 
 
 def test_rows_are_padded_to_multiples(tmp_path: Path) -> None:
     """Whole multiples of 16, but never beyond the longest row there may be."""
-    clips = tones(tmp_path, 6)
+    clips = write_tone_examples(tmp_path, 6)
     widths = {
         batch.input_ids.shape[1] for batch in packed(clips, micro_batch_size=1).get_step_batches(0)
     }
@@ -234,7 +243,7 @@ def test_rows_are_padded_to_multiples(tmp_path: Path) -> None:
 
 def test_prefetching_leaves_cores_to_the_trainer(tmp_path: Path) -> None:
     cores = torch.get_num_threads()
-    made = packed(tones(tmp_path, 3), global_batch_size=1)
+    made = packed(write_tone_examples(tmp_path, 3), global_batch_size=1)
     assert len(list(made.iter_batches(0, 3))) == 3
     assert torch.get_num_threads() == cores
 
@@ -271,13 +280,13 @@ def test_unit_weights_change_nothing() -> None:
 
 
 def test_build_batches_uses_example_weights(tmp_path: Path) -> None:
-    one, other = tones(tmp_path, 2)
+    one, other = write_tone_examples(tmp_path, 2)
     made = packed([one, replace(other, weight=3.0)], global_batch_size=4)
     assert sorted(places(made.get_step_examples(0))) == ["0.wav", "1.wav", "1.wav", "1.wav"]
 
 
 def test_missing_recordings_are_left_out_of_their_step(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 40)
+    clips = write_tone_examples(tmp_path, 40)
     made = packed(clips, skip_bad_examples=True, global_batch_size=8, micro_batch_size=4)
     clips[3].audio_segments[0].path.unlink()
     for epoch in range(2):
@@ -289,7 +298,7 @@ def test_missing_recordings_are_left_out_of_their_step(tmp_path: Path) -> None:
 
 
 def test_step_without_decodable_example_carries_no_loss(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 40)
+    clips = write_tone_examples(tmp_path, 40)
     made = packed(clips, skip_bad_examples=True, global_batch_size=1, micro_batch_size=1)
     number = next(n for n in range(40) if places(made.get_step_examples(n)) == ["3.wav"])
     clips[3].audio_segments[0].path.unlink()
@@ -299,7 +308,7 @@ def test_step_without_decodable_example_carries_no_loss(tmp_path: Path) -> None:
 
 
 def test_too_many_missing_recordings_end_the_run(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 40)
+    clips = write_tone_examples(tmp_path, 40)
     made = packed(clips, skip_bad_examples=True, global_batch_size=8)
     for clip in clips[:3]:
         clip.audio_segments[0].path.unlink()
@@ -310,7 +319,10 @@ def test_too_many_missing_recordings_end_the_run(tmp_path: Path) -> None:
 
 
 def test_example_without_labels_is_left_out(tmp_path: Path) -> None:
-    clips = [*tones(tmp_path, 20), spoken(tone(tmp_path / "long.wav", hertz=99), "x" * 60)]
+    clips = [
+        *write_tone_examples(tmp_path, 20),
+        make_example(write_tone(tmp_path / "long.wav", hertz=99), "x" * 60),
+    ]
     made = packed(clips, max_tokens=100, skip_bad_examples=True)
     assert list(made.bad_examples.issues) == ["long.wav"]
     assert "training.sequence_len is 100" in str(made.bad_examples.issues["long.wav"])

@@ -27,7 +27,7 @@ from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.errors import DataError, TrainingError
 from dlm.features.extractor import AudioFeatureExtractor, AudioFeatures
 from tests.batching.test_samplers import PAD, PLAN
-from tests.tiny import spoken, tiny_base, tiny_tokenizer, tones
+from tests.tiny_models import make_example, make_tiny_spec, make_tiny_tokenizer, write_tone_examples
 
 STREAM = replace(PLAN, skip_bad_examples=True)
 COUNTS = some.lists(some.integers(0, 14), min_size=1, max_size=9).filter(any)
@@ -243,16 +243,16 @@ def heard(clips: list[Example], listen: object, **plan: object) -> StreamBatchSa
     of = StreamSource(
         "feed", (SourceShard.from_iterable("feed", lambda: clips),), lambda given: given
     )
-    chat = ChatEncoder(tiny_tokenizer(), tiny_base())
+    chat = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
     return build_stream_batches([of], replace(STREAM, **plan), chat, listen, lambda each: each)
 
 
 def test_several_workers_give_the_same_features(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 9)
+    clips = write_tone_examples(tmp_path, 9)
     one, other = (
         list(
             heard(
-                clips, AudioFeatureExtractor(tiny_base(), auto_resample=False, memory_bytes=0)
+                clips, AudioFeatureExtractor(make_tiny_spec(), auto_resample=False, memory_bytes=0)
             ).iter_batches(0, 6)
         )
         for _ in range(2)
@@ -266,13 +266,13 @@ def test_several_workers_give_the_same_features(tmp_path: Path) -> None:
 
 
 def test_filtered_examples_do_not_come(tmp_path: Path) -> None:
-    clips = tones(tmp_path, 6)
+    clips = write_tone_examples(tmp_path, 6)
     of = StreamSource(
         "feed", (SourceShard.from_iterable("feed", lambda: clips),), lambda given: given
     )
     chat, ear = (
-        ChatEncoder(tiny_tokenizer(), tiny_base()),
-        AudioFeatureExtractor(tiny_base(), auto_resample=False),
+        ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()),
+        AudioFeatureExtractor(make_tiny_spec(), auto_resample=False),
     )
     made = build_stream_batches(
         [of], STREAM, chat, ear, lambda each: each if each.location != "2.wav" else None
@@ -291,7 +291,10 @@ def failing(
 
 
 def test_undecodable_stream_example_is_left_out(tmp_path: Path) -> None:
-    clips, ear = tones(tmp_path, 6), AudioFeatureExtractor(tiny_base(), auto_resample=False)
+    clips, ear = (
+        write_tone_examples(tmp_path, 6),
+        AudioFeatureExtractor(make_tiny_spec(), auto_resample=False),
+    )
     of = heard(clips, partial(failing, {"1.wav"}, ear), global_batch_size=4, micro_batch_size=2)
     steps = [places(each) for each in of.iter_batches(0, 2)]
     assert sorted(place for step in steps for place in step) == [
@@ -308,7 +311,7 @@ def test_undecodable_stream_example_is_left_out(tmp_path: Path) -> None:
         == list(map(places, of.iter_batches(0, 5)))[2:]
     )
     assert again.num_bad_and_seen == of.num_bad_and_seen == (3, 18)
-    alone = heard([spoken(tmp_path / "1.wav", "one")], partial(failing, {"1.wav"}, ear))
+    alone = heard([make_example(tmp_path / "1.wav", "one")], partial(failing, {"1.wav"}, ear))
     ((batch,),) = alone.iter_batches(0, 1)
     assert batch.num_label_tokens == 0 and bool((batch.labels == IGNORE_INDEX).all())
     with pytest.raises(DataError, match="it is damaged"):

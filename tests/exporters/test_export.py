@@ -15,8 +15,14 @@ from dlm.models.load import load_base_model
 from dlm.plan.model_spec import read_model_spec
 from dlm.plan.resolve import resolve_model_spec
 from dlm.store.records import Version
-from tests.models.twin import batch_of, logits_of
-from tests.tiny import Lesson, lesson, make_tiny, tiny_plan, tones
+from tests.models.batches import compute_all_logits, make_batch
+from tests.tiny_models import (
+    TrainingSetup,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 VERSION = Version(
     number=3,
@@ -43,18 +49,18 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"))
+    return write_tone_examples(tmp_path_factory.mktemp("clips"))
 
 
-def taught(folder: Path, clips: list[Example], kind: str = "lora") -> Lesson:
-    plan = tiny_plan(folder, 6, steps=4, learning_rate=2e-2, warmup_ratio=0.0, **KINDS[kind])
-    learned = lesson(plan, clips)
-    list(learned.events())
+def taught(folder: Path, clips: list[Example], kind: str = "lora") -> TrainingSetup:
+    plan = make_tiny_plan(folder, 6, steps=4, learning_rate=2e-2, warmup_ratio=0.0, **KINDS[kind])
+    learned = make_training_setup(plan, clips)
+    list(learned.iter_events())
     learned.model.eval()
     return learned
 
@@ -64,13 +70,13 @@ def test_the_folder_says_the_same(
     folder: Path, clips: list[Example], tmp_path: Path, kind: str
 ) -> None:
     model = taught(folder, clips, kind).model
-    batch = batch_of(model, clips)
-    before = logits_of(model, batch)
-    bare = logits_of(load_base_model(read_model_spec(folder)), batch)
+    batch = make_batch(model, clips)
+    before = compute_all_logits(model, batch)
+    bare = compute_all_logits(load_base_model(read_model_spec(folder)), batch)
     assert not torch.allclose(before, bare, atol=1e-2), "it learned something"
     write_merged_model(model, VERSION, tmp_path)
     again = load_base_model(resolve_model_spec(str(tmp_path), Path()))
-    assert torch.allclose(logits_of(again, batch), before, atol=1e-4)
+    assert torch.allclose(compute_all_logits(again, batch), before, atol=1e-4)
     assert not any(".lora_" in name or "base_layer" in name for name in again.state_dict())
     assert not any("lora" in name for name in get_trainable_parameters(again))
 
@@ -80,8 +86,8 @@ def test_it_is_a_base_of_its_own(folder: Path, clips: list[Example], tmp_path: P
     base = read_model_spec(tmp_path)
     assert (base.key, base.revision) == ("tiny-v0003", VERSION.sha256[:12])
     assert base.audio_spec == read_model_spec(folder).audio_spec
-    next_ = lesson(tiny_plan(tmp_path, 6, steps=1), clips)
-    assert len(list(next_.events())) == 4, "and can be taught further"
+    next_ = make_training_setup(make_tiny_plan(tmp_path, 6, steps=1), clips)
+    assert len(list(next_.iter_events())) == 4, "and can be taught further"
 
 
 def test_the_manifest_holds(folder: Path, clips: list[Example], tmp_path: Path) -> None:

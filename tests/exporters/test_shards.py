@@ -17,7 +17,7 @@ from dlm.features.extractor import AudioFeatureExtractor
 from dlm.io import sha256_file
 from dlm.models.load import load_model
 from tests.cli_runner import CommandResult, dlm, hash_files
-from tests.tiny import WORDS, make_tiny, write_document
+from tests.tiny_models import TRANSCRIPTS, write_document, write_tiny_model
 
 TRAINING = "  adapter: projector\n  held_out: 2\n"
 TALK = """
@@ -37,7 +37,7 @@ Nothing is kept.
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def written(path: Path, folder: Path, *words: object) -> CommandResult:
@@ -57,7 +57,7 @@ def read(folder: Path, part: str) -> list[dict]:
 
 
 def test_webdataset_reads_what_the_encoder_heard(base: Path, tmp_path: Path) -> None:
-    path = write_document(tmp_path, base=base, training=TRAINING, body=TALK)
+    path = write_document(tmp_path, base_model=base, training=TRAINING, body=TALK)
     done = written(path, tmp_path / "out")
     learn, held_out = read(tmp_path / "out", "learn"), read(tmp_path / "out", "held-out")
     assert len(learn) + len(held_out) == 7 and len(held_out) >= 2
@@ -70,7 +70,7 @@ def test_webdataset_reads_what_the_encoder_heard(base: Path, tmp_path: Path) -> 
     ):
         heard = [window.values for sound in clip.audio_segments for window in ear(sound)]
         assert np.array_equal(each["npy"], torch.cat(heard)) and each["txt"] == clip.target
-    assert {each["txt"] for each in held_out} <= {*WORDS, "Neither."}
+    assert {each["txt"] for each in held_out} <= {*TRANSCRIPTS, "Neither."}
     for each in learn + held_out:
         features, facts = each["npy"], each["json"]
         assert features.dtype == np.float32 and features.shape[1] == 32
@@ -79,13 +79,13 @@ def test_webdataset_reads_what_the_encoder_heard(base: Path, tmp_path: Path) -> 
     talk = next(each["json"] for each in learn + held_out if each["txt"] == "Neither.")
     assert talk["turns"][0]["parts"] == [{"sound": 0}, " Or ", {"sound": 1}, "?"]
     assert talk["sounds"][1] == {"path": "clips/1.wav", "start": None, "end": None}
-    (alone,) = (each for each in learn + held_out if each["txt"] == WORDS[0])
+    (alone,) = (each for each in learn + held_out if each["txt"] == TRANSCRIPTS[0])
     both = next(each["npy"] for each in learn + held_out if each["txt"] == "Neither.")
     assert np.array_equal(both[: len(alone["npy"])], alone["npy"])
 
 
 def test_shards_are_cut_and_indexed_and_the_same_again(base: Path, tmp_path: Path) -> None:
-    path = write_document(tmp_path, base=base, training=TRAINING)
+    path = write_document(tmp_path, base_model=base, training=TRAINING)
     out = tmp_path / "out"
     written(path, out, "--samples", 3)
     index = json.loads((out / "index.json").read_text())
@@ -115,7 +115,7 @@ class Told:
 def test_a_shard_takes_no_more_than_its_bytes_and_one_sample_at_least(
     base: Path, tmp_path: Path
 ) -> None:
-    checked = run_preflight(write_document(tmp_path, base=base, training=TRAINING))
+    checked = run_preflight(write_document(tmp_path, base_model=base, training=TRAINING))
     model = load_model(checked.require_plan().model)
     ear = AudioFeatureExtractor(checked.spec, auto_resample=False, encode_fn=model.encode_single)
     for most, wanted in ((1, [1] * 4), (9_000, [2, 2]), (1_000_000, [4])):
@@ -136,7 +136,7 @@ def test_a_shard_takes_no_more_than_its_bytes_and_one_sample_at_least(
 
 
 def test_what_was_heard_before_is_not_heard_again(base: Path, tmp_path: Path) -> None:
-    path = write_document(tmp_path, base=base, training=TRAINING)
+    path = write_document(tmp_path, base_model=base, training=TRAINING)
     written(path, tmp_path / "out")
     (base / "model.safetensors").rename(base / "gone")
     try:
@@ -147,7 +147,7 @@ def test_what_was_heard_before_is_not_heard_again(base: Path, tmp_path: Path) ->
 
 
 def test_shards_refuse_what_cannot_be(base: Path, tmp_path: Path) -> None:
-    path = write_document(tmp_path, base=base, training="  adapter: full\n")
+    path = write_document(tmp_path, base_model=base, training="  adapter: full\n")
     dlm("shards", path, tmp_path / "out").refused("its encoder learns", "training.freeze_encoder")
     dlm("shards", path, tmp_path / "clips").refused("not empty")
     dlm("shards", path, tmp_path / "out", "--samples", 0).refused("--samples", code=2)

@@ -22,10 +22,10 @@ from dlm.models.load import load_base_model
 from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
 from dlm.plan.types import AdapterSpec
 from dlm.store.records import Version
-from tests.natives import BUILDERS, build, inputs
+from tests.pretrained_twins import TWIN_BUILDERS, extract_reference_inputs, write_pretrained_twin
 from tests.snapshots import dlm_says, readme_says
-from tests.tiny import tone
-from tests.voxtral import build_voxtral
+from tests.tiny_models import write_tone
+from tests.tiny_voxtral import write_tiny_voxtral
 
 # peft 0.21 asks transformers by a name that transformers 6 drops
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -54,8 +54,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ModelSpec
     def of(family: str) -> ModelSpec:
         if family not in made:
             row = next(base for base in MODEL_CATALOG.values() if base.family == family)
-            wide = partial(build_voxtral, width=64)  # a block of four bits, where there is no GPU
-            make = wide if family == "voxtral" else partial(build, family)
+            wide = partial(
+                write_tiny_voxtral, hidden_size=64
+            )  # a block of four bits, where there is no GPU
+            make = wide if family == "voxtral" else partial(write_pretrained_twin, family)
             folder = make(tmp_path_factory.mktemp(family))
             made[family] = replace(row, source=str(folder))
         return made[family]
@@ -91,7 +93,7 @@ def agree(base: ModelSpec, version: Version, folder: Path, monkeypatch: pytest.M
     system = None if base.chat_format == "mistral" else "You listen carefully."
     folder.mkdir()
     write_hf_snapshot(base, version, system, folder)
-    tone(folder / EXAMPLE_AUDIO_FILE, hertz=440, seconds=1.3)
+    write_tone(folder / EXAMPLE_AUDIO_FILE, hertz=440, seconds=1.3)
     monkeypatch.chdir(folder)
     ids, logits = readme_says()
     expected_ids, expected = dlm_says(base, version.path, system)
@@ -111,7 +113,7 @@ def test_the_readme_says_what_dlm_says(
     agree(base, version, tmp_path / "out", monkeypatch)
 
 
-@pytest.mark.parametrize("family", ["voxtral", *sorted({*BUILDERS} - {"qwen2_audio", *OMNI})])
+@pytest.mark.parametrize("family", ["voxtral", *sorted({*TWIN_BUILDERS} - {"qwen2_audio", *OMNI})])
 def test_the_readme_of_every_family(
     family: str, built: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,13 +140,13 @@ def test_the_adapter_of_a_thinker(
     version = learned(base, KINDS["lora everywhere"], tmp_path / "v0003")
     (tmp_path / "out").mkdir()
     write_hf_snapshot(base, version, None, tmp_path / "out")
-    clip = tone(tmp_path / "out" / EXAMPLE_AUDIO_FILE, hertz=440, seconds=1.3)
+    clip = write_tone(tmp_path / "out" / EXAMPLE_AUDIO_FILE, hertz=440, seconds=1.3)
     monkeypatch.chdir(tmp_path / "out")
     ids, expected = dlm_says(base, version.path)
     text = Path("README.md").read_text().partition("processor =")[0]
     names: dict = {}
     exec(text.partition("```python\n")[2], names)
-    heard = inputs(base, [soundfile.read(clip, dtype="float32")[0]])
+    heard = extract_reference_inputs(base, [soundfile.read(clip, dtype="float32")[0]])
     with torch.no_grad():
         logits = names["model"](input_ids=torch.tensor([ids]), **heard).logits[0]
     assert (logits - expected).abs().max() < TOLERANCE

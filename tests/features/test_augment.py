@@ -24,9 +24,9 @@ from dlm.features.augment import (
     make_synthetic_noise,
 )
 from dlm.plan.types import AugmentationSpec, SpecAugmentMasks, compute_stretched_length
-from tests.tiny import RATE, tiny_base, tone
+from tests.tiny_models import SAMPLE_RATE, make_tiny_spec, write_tone
 
-STRIDES = tiny_base().audio_spec
+STRIDES = make_tiny_spec().audio_spec
 EVERYTHING = AugmentationSpec(
     probability=1.0,
     speed_percent=(90, 110),
@@ -46,12 +46,12 @@ def chance(seed: int = 0) -> np.random.Generator:
 
 
 def sine(hertz: float, seconds: float = 1.0, amplitude: float = 0.3) -> Waveform:
-    time = np.arange(round(seconds * RATE)) / RATE
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     return (amplitude * np.sin(2 * np.pi * hertz * time)).astype("f")
 
 
 def loudest_hertz(wave: Waveform) -> float:
-    return float(np.fft.rfftfreq(len(wave), 1 / RATE)[np.abs(np.fft.rfft(wave)).argmax()])
+    return float(np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)[np.abs(np.fft.rfft(wave)).argmax()])
 
 
 def decibels(one: Waveform, other: Waveform) -> float:
@@ -136,7 +136,12 @@ def test_segments_within_the_window_are_not_slowed_beyond_it() -> None:
         seconds: len(slow.augment_waveform(sine(440, seconds), "a", 0))
         for seconds in (0.5, 1.9, 2, 3)
     }
-    assert lengths == {0.5: RATE, 1.9: 2 * RATE, 2: 2 * RATE, 3: 6 * RATE}
+    assert lengths == {
+        0.5: SAMPLE_RATE,
+        1.9: 2 * SAMPLE_RATE,
+        2: 2 * SAMPLE_RATE,
+        3: 6 * SAMPLE_RATE,
+    }
 
 
 @given(some.integers(1, 100_000), some.integers(50, 200), some.integers(1, 50_000))
@@ -168,7 +173,7 @@ def test_noise_has_the_signal_to_noise_ratio(below: float) -> None:
 
 
 def test_silence_stays_silent() -> None:
-    silence = np.zeros(RATE, np.float32)
+    silence = np.zeros(SAMPLE_RATE, np.float32)
     for epoch in range(8):
         heard = Augmenter(replace(EVERYTHING, speed_percent=None), STRIDES, "1").augment_waveform(
             silence, "a", epoch
@@ -178,7 +183,7 @@ def test_silence_stays_silent() -> None:
 
 @pytest.mark.parametrize("samples", [1, 5, 4096, 4097, 20_000])
 def test_every_synthetic_noise_has_any_length(samples: int) -> None:
-    kinds = [make_synthetic_noise(samples, RATE, chance(seed)) for seed in range(30)]
+    kinds = [make_synthetic_noise(samples, SAMPLE_RATE, chance(seed)) for seed in range(30)]
     for noise in kinds:
         assert noise.shape == (samples,) and noise.dtype == np.float32
         assert np.isfinite(noise).all()
@@ -192,15 +197,19 @@ def test_synthetic_noises_differ_in_spectrum() -> None:
         power = np.abs(np.fft.rfft(noise)) ** 2
         return float(power[:500].sum() / power.sum())
 
-    found = sorted(low(make_synthetic_noise(RATE, RATE, chance(seed))) for seed in range(40))
+    found = sorted(
+        low(make_synthetic_noise(SAMPLE_RATE, SAMPLE_RATE, chance(seed))) for seed in range(40)
+    )
     assert found[0] < 0.1 and found[-1] > 0.95
     assert any(0.3 < each < 0.9 for each in found)
 
 
 def recorded(
-    folder: Path, *hertz: float, seconds: float = 2.0, rate: int = RATE
+    folder: Path, *hertz: float, seconds: float = 2.0, rate: int = SAMPLE_RATE
 ) -> tuple[NoiseRecording, ...]:
-    files = [tone(folder / f"{n:g}.wav", hertz=n, seconds=seconds, rate=rate) for n in hertz]
+    files = [
+        write_tone(folder / f"{n:g}.wav", hertz=n, seconds=seconds, sample_rate=rate) for n in hertz
+    ]
     return tuple(NoiseRecording(path.name, AudioSegment(path), seconds, rate) for path in files)
 
 
@@ -237,28 +246,28 @@ def test_missing_noise_recording_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rt60", [0.1, 0.5, 1.0])
 def test_reverberation_decays_by_60_db_in_rt60(rt60: float) -> None:
     """A click in it: the tail has fallen by 60 dB at RT60, and by 30 half way, give or take."""
-    click = np.zeros(2 * RATE, np.float32)
+    click = np.zeros(2 * SAMPLE_RATE, np.float32)
     click[0] = 1.0
     falls = []
     for seed in range(5):
-        heard = np.abs(apply_reverb(click, RATE, rt60, chance(seed)))
+        heard = np.abs(apply_reverb(click, SAMPLE_RATE, rt60, chance(seed)))
         assert compute_rms(heard) == pytest.approx(compute_rms(click), rel=1e-3)
         assert heard.argmax() == 0
 
         def level(at: float, heard: Waveform = heard) -> float:
-            start = round(at * rt60 * RATE)
+            start = round(at * rt60 * SAMPLE_RATE)
             return 20 * np.log10(
-                compute_rms(heard[start : start + round(0.1 * rt60 * RATE)]) + 1e-12
+                compute_rms(heard[start : start + round(0.1 * rt60 * SAMPLE_RATE)]) + 1e-12
             )
 
         falls.append(level(0.6) - level(0.85))
-        assert not heard[round(rt60 * RATE) + 1 :].max() > 1e-4
+        assert not heard[round(rt60 * SAMPLE_RATE) + 1 :].max() > 1e-4
     assert abs(float(np.mean(falls)) - 15) < 3
 
 
 def test_reverberation_keeps_length_and_rms() -> None:
     wave = sine(440)
-    heard = apply_reverb(wave, RATE, 0.3, chance())
+    heard = apply_reverb(wave, SAMPLE_RATE, 0.3, chance())
     assert heard.shape == wave.shape and compute_rms(heard) == pytest.approx(
         compute_rms(wave), rel=1e-4
     )
@@ -282,31 +291,33 @@ def test_mulaw_matches_g711() -> None:
 )
 def test_telephone_codec_passes_its_band(hertz: float, lost: float) -> None:
     wave = sine(hertz)
-    passed = apply_bandpass(wave, RATE, 300.0, 3400.0)
+    passed = apply_bandpass(wave, SAMPLE_RATE, 300.0, 3400.0)
     loss = decibels(wave, passed + 1e-9 * sine(500))
     assert abs(loss) < 0.2 if lost == 0 else loss > lost
-    assert len(apply_codec(wave, RATE, "telephone", chance())) == len(wave)
+    assert len(apply_codec(wave, SAMPLE_RATE, "telephone", chance())) == len(wave)
 
 
 def test_codecs_add_no_delay() -> None:
-    wave = apply_bandpass(chance().standard_normal(RATE).astype("f"), RATE, 500.0, 2500.0)
+    wave = apply_bandpass(
+        chance().standard_normal(SAMPLE_RATE).astype("f"), SAMPLE_RATE, 500.0, 2500.0
+    )
     for codec in ("none", "mulaw", "telephone", "lowpass"):
-        heard = apply_codec(wave, RATE, codec, chance(3))
+        heard = apply_codec(wave, SAMPLE_RATE, codec, chance(3))
         lags = np.correlate(heard[4000:6000], wave[4000 - 50 : 6000 + 50], "valid")
         assert int(lags.argmax()) == 50, codec
 
 
 def test_lowpass_removes_high_frequencies() -> None:
-    white = chance().standard_normal(RATE).astype("f")
-    heard = apply_codec(white, RATE, "lowpass", chance(1))
-    power = np.abs(np.fft.rfft(heard * np.hanning(RATE))) ** 2
+    white = chance().standard_normal(SAMPLE_RATE).astype("f")
+    heard = apply_codec(white, SAMPLE_RATE, "lowpass", chance(1))
+    power = np.abs(np.fft.rfft(heard * np.hanning(SAMPLE_RATE))) ** 2
     assert power[7500:].max() < 1e-3 < power[100:1800].mean()
 
 
 def test_filter_with_unit_gain_is_the_identity() -> None:
     for samples in (1, 100, 4096, 5000):
         wave = chance().standard_normal(samples).astype("f")
-        assert np.allclose(filter_spectrum(wave, RATE, np.ones_like), wave, atol=1e-5)
+        assert np.allclose(filter_spectrum(wave, SAMPLE_RATE, np.ones_like), wave, atol=1e-5)
 
 
 def test_masks_have_the_configured_number_and_width() -> None:

@@ -14,7 +14,14 @@ from dlm.errors import DataError
 from dlm.features.augment import Augmenter
 from dlm.features.extractor import AudioFeatureExtractor, AugmentedExtractor, WaveformCache
 from dlm.plan.types import AugmentationSpec, BatchPlan, SpecAugmentMasks
-from tests.tiny import RATE, spoken, tiny_base, tiny_tokenizer, tone, tones
+from tests.tiny_models import (
+    SAMPLE_RATE,
+    make_example,
+    make_tiny_spec,
+    make_tiny_tokenizer,
+    write_tone,
+    write_tone_examples,
+)
 
 CHANGES = AugmentationSpec(
     1.0,
@@ -24,7 +31,7 @@ CHANGES = AugmentationSpec(
     time_masks=SpecAugmentMasks(2, 20, 0.2),
 )
 PLAN = BatchPlan(
-    spec=tiny_base(),
+    spec=make_tiny_spec(),
     global_batch_size=4,
     micro_batch_size=2,
     max_tokens=512,
@@ -42,7 +49,7 @@ def make_augmented(
     memory_bytes: int = 1 << 30,
     **extractor: object,
 ) -> AugmentedExtractor:
-    base = tiny_base()
+    base = make_tiny_spec()
     made = Augmenter(changes, base.audio_spec, seed)
     return AugmentedExtractor(
         AudioFeatureExtractor(base, auto_resample=False, **extractor),
@@ -58,7 +65,7 @@ def variants(extractor: AugmentedExtractor, segment: AudioSegment, epochs: int) 
 
 
 def test_each_epoch_has_its_own_reproducible_variant(tmp_path: Path) -> None:
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300))
     first = variants(make_augmented(), segment, 6)
     assert len(set(first)) == 6
     assert variants(make_augmented(), segment, 6) == first
@@ -67,7 +74,7 @@ def test_each_epoch_has_its_own_reproducible_variant(tmp_path: Path) -> None:
 
 def test_variants_do_not_depend_on_the_path_of_a_recording(tmp_path: Path) -> None:
     """The same bytes and span are changed alike, another span of them otherwise."""
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300))
     copy = tmp_path / "other/b.wav"
     copy.parent.mkdir()
     copy.write_bytes(segment.path.read_bytes())
@@ -83,7 +90,7 @@ def test_variants_do_not_depend_on_the_path_of_a_recording(tmp_path: Path) -> No
 
 
 def test_waveforms_are_cached_between_epochs(tmp_path: Path) -> None:
-    extractor, segment = make_augmented(), AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    extractor, segment = make_augmented(), AudioSegment(write_tone(tmp_path / "a.wav", hertz=300))
     variants(extractor, segment, 1)
     segment.path.unlink()
     assert len(variants(extractor, segment, 3)) == 3
@@ -91,7 +98,7 @@ def test_waveforms_are_cached_between_epochs(tmp_path: Path) -> None:
 
 def test_waveforms_beyond_the_memory_budget_are_decoded_again(tmp_path: Path) -> None:
     extractor = make_augmented(memory_bytes=1)
-    one, other = (AudioSegment(tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(2))
+    one, other = (AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(2))
     kept = variants(extractor, one, 2)
     variants(extractor, other, 1)
     assert variants(extractor, one, 2) == kept
@@ -102,8 +109,8 @@ def test_waveforms_beyond_the_memory_budget_are_decoded_again(tmp_path: Path) ->
 
 
 def test_without_changes_features_equal_those_of_the_plain_extractor(tmp_path: Path) -> None:
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
-    plain = AudioFeatureExtractor(tiny_base(), auto_resample=False)(segment)
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    plain = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
     heard = make_augmented(replace(CHANGES, probability=0.0)).for_epoch(3)(segment)
     assert len(plain) == len(heard) == 3
     assert all(torch.equal(one.values, two.values) for one, two in zip(plain, heard, strict=True))
@@ -113,9 +120,9 @@ def test_variant_lengths_match_their_tokens_and_stay_below_the_planned_maximum(
     tmp_path: Path,
 ) -> None:
     lengths = (0.05, 0.4, 1.0, 1.7, 2.0, 3.1, 4.5)
-    base, extractor = tiny_base(), make_augmented()
+    base, extractor = make_tiny_spec(), make_augmented()
     for seconds in lengths:
-        segment = AudioSegment(tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
+        segment = AudioSegment(write_tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
         foreseen = count_segment_tokens(segment, base.audio_spec, None, CHANGES)
         found = [
             sum(each.num_tokens for each in extractor.for_epoch(epoch)(segment))
@@ -132,7 +139,7 @@ def batches(
     clips: list[Example], listen: AugmentedExtractor, step: int, **plan: object
 ) -> list[Batch]:
     packed = build_batches(
-        clips, replace(PLAN, **plan), ChatEncoder(tiny_tokenizer(), tiny_base()), listen
+        clips, replace(PLAN, **plan), ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()), listen
     )
     return packed.get_step_batches(step)
 
@@ -149,7 +156,7 @@ def by_place(made: list[Batch]) -> dict[str, bytes]:
 
 def test_variants_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """Other batches, other clips, another order, another step first: the same bytes."""
-    clips = tones(tmp_path, 4)
+    clips = write_tone_examples(tmp_path, 4)
     whole = [by_place(batches(clips, make_augmented(), step)) for step in range(3)]
     assert all(set(each) == {clip.location for clip in clips} for each in whole)
     for place in whole[0]:
@@ -163,8 +170,8 @@ def test_variants_do_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 
 def test_placeholders_of_a_batch_match_the_variants(tmp_path: Path) -> None:
-    chat = ChatEncoder(tiny_tokenizer(), tiny_base())
-    clips, spans = tones(tmp_path, 4), set()
+    chat = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
+    clips, spans = write_tone_examples(tmp_path, 4), set()
     for step in range(4):
         for batch in batches(clips, make_augmented(), step):
             assert not batch.is_encoded
@@ -175,13 +182,13 @@ def test_placeholders_of_a_batch_match_the_variants(tmp_path: Path) -> None:
 
 
 def test_rows_are_refused_by_their_longest_variant(tmp_path: Path) -> None:
-    clips = [spoken(tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
+    clips = [make_example(write_tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
     listen = make_augmented()
     packed = build_batches(
         clips,
         replace(PLAN, augmentation=None),
-        chat := ChatEncoder(tiny_tokenizer(), tiny_base()),
-        AudioFeatureExtractor(tiny_base(), auto_resample=False),
+        chat := ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()),
+        AudioFeatureExtractor(make_tiny_spec(), auto_resample=False),
     )
     length = int(packed.get_step_batches(0)[0].attention_mask.sum())
     build_batches(clips, replace(PLAN, augmentation=None, max_tokens=length), chat, listen)
@@ -190,4 +197,4 @@ def test_rows_are_refused_by_their_longest_variant(tmp_path: Path) -> None:
     assert (
         count_segment_tokens(clips[0].audio_segments[0], PLAN.spec.audio_spec, None, CHANGES) == 21
     )
-    assert RATE / 0.6 < 21 * 1280 <= RATE / 0.6 + 1280
+    assert SAMPLE_RATE / 0.6 < 21 * 1280 <= SAMPLE_RATE / 0.6 + 1280

@@ -24,8 +24,14 @@ from dlm.plan.model_spec import (
     ModelSpec,
     read_model_spec,
 )
-from tests.tiny import RATE, make_tiny, tiny_base, tiny_config, tone
-from tests.waves import wave_strides
+from tests.tiny_models import (
+    SAMPLE_RATE,
+    make_tiny_config,
+    make_tiny_spec,
+    write_tiny_model,
+    write_tone,
+)
+from tests.waveform_encoders import get_waveform_audio_spec
 
 
 def composition_of(layer: LayerSelection) -> CompositionSpec:
@@ -38,8 +44,13 @@ def composition_of(layer: LayerSelection) -> CompositionSpec:
 
 def waveform_spec(**strides: object) -> ModelSpec:
     """A spec whose encoder takes waveforms, in windows of two seconds."""
-    fast = replace(wave_strides("wav2vec2"), window_samples=2 * RATE, projector_stride=4, **strides)
-    return replace(tiny_base(), encoder_input="wave", num_mel_bins=0, audio_spec=fast)
+    fast = replace(
+        get_waveform_audio_spec("wav2vec2"),
+        window_samples=2 * SAMPLE_RATE,
+        projector_stride=4,
+        **strides,
+    )
+    return replace(make_tiny_spec(), encoder_input="wave", num_mel_bins=0, audio_spec=fast)
 
 
 class CountingEncoder:
@@ -55,17 +66,17 @@ class CountingEncoder:
 
 @pytest.fixture
 def segment(tmp_path: Path) -> AudioSegment:
-    return AudioSegment(tone(tmp_path / "a.wav", hertz=300))
+    return AudioSegment(write_tone(tmp_path / "a.wav", hertz=300))
 
 
 def test_without_an_encoder_features_are_the_log_mel(segment: AudioSegment) -> None:
-    (heard,) = AudioFeatureExtractor(tiny_base(), auto_resample=False)(segment)
+    (heard,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
     assert heard.values.shape == (80, 60) and not heard.is_encoded
     assert (heard.num_samples, heard.num_tokens) == (9600, 8)
 
 
 def test_features_of_a_span_are_those_of_the_cut_audio(segment: AudioSegment) -> None:
-    (heard,) = AudioFeatureExtractor(tiny_base(), auto_resample=False)(
+    (heard,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(
         AudioSegment(segment.path, 0.1, 0.35)
     )
     assert (heard.num_samples, heard.num_tokens) == (4000, 4)
@@ -73,17 +84,17 @@ def test_features_of_a_span_are_those_of_the_cut_audio(segment: AudioSegment) ->
 
 def test_second_call_is_served_from_memory(segment: AudioSegment) -> None:
     encoder = CountingEncoder()
-    extractor = AudioFeatureExtractor(tiny_base(), auto_resample=False, encode_fn=encoder)
+    extractor = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False, encode_fn=encoder)
     assert extractor(segment) is extractor(AudioSegment(segment.path, display_path="otherwise"))
     assert encoder.calls == 1
 
 
 def test_memory_budget_drops_the_least_recently_used(tmp_path: Path) -> None:
-    sounds = [AudioSegment(tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(3)]
+    sounds = [AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(3)]
     encoder = CountingEncoder()
     size = 30 * 80 * 4  # bytes of one clip's features
     extractor = AudioFeatureExtractor(
-        tiny_base(), auto_resample=False, encode_fn=encoder, memory_bytes=2 * size
+        make_tiny_spec(), auto_resample=False, encode_fn=encoder, memory_bytes=2 * size
     )
     for each in sounds:
         extractor(each)
@@ -97,15 +108,15 @@ def test_memory_budget_drops_the_least_recently_used(tmp_path: Path) -> None:
 def test_segment_larger_than_the_budget_is_extracted(segment: AudioSegment) -> None:
     encoder = CountingEncoder()
     extractor = AudioFeatureExtractor(
-        tiny_base(), auto_resample=False, encode_fn=encoder, memory_bytes=1
+        make_tiny_spec(), auto_resample=False, encode_fn=encoder, memory_bytes=1
     )
     assert extractor(segment)[0].values.shape == (30, 80)
 
 
 def test_second_run_is_served_from_disk(segment: AudioSegment, tmp_path: Path) -> None:
     first, second = CountingEncoder(), CountingEncoder()
-    (one,) = extractor_with(tiny_base(), first, tmp_path)(segment)
-    (other,) = extractor_with(tiny_base(), second, tmp_path)(segment)
+    (one,) = extractor_with(make_tiny_spec(), first, tmp_path)(segment)
+    (other,) = extractor_with(make_tiny_spec(), second, tmp_path)(segment)
     assert (first.calls, second.calls) == (1, 0)
     assert torch.equal(one.values, other.values)
     assert (one.num_samples, one.num_tokens, one.is_encoded) == (
@@ -119,18 +130,18 @@ def test_copies_of_a_recording_share_cached_features(segment: AudioSegment, tmp_
     encoder = CountingEncoder()
     copy = tmp_path / "b.wav"
     copy.write_bytes(segment.path.read_bytes())
-    extractor = extractor_with(tiny_base(), encoder, tmp_path)
+    extractor = extractor_with(make_tiny_spec(), encoder, tmp_path)
     extractor(segment), extractor(AudioSegment(copy))
     assert encoder.calls == 1
 
 
 def test_changed_file_is_encoded_again(segment: AudioSegment, tmp_path: Path) -> None:
-    extractor_with(tiny_base(), CountingEncoder(), tmp_path)(segment)
-    tone(segment.path, hertz=900)
+    extractor_with(make_tiny_spec(), CountingEncoder(), tmp_path)(segment)
+    write_tone(segment.path, hertz=900)
     encoder = CountingEncoder()
-    (heard,) = extractor_with(tiny_base(), encoder, tmp_path)(segment)
+    (heard,) = extractor_with(make_tiny_spec(), encoder, tmp_path)(segment)
     assert encoder.calls == 1
-    mel = AudioFeatureExtractor(tiny_base(), auto_resample=False)(segment)[0].values
+    mel = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)[0].values
     assert torch.equal(heard.values, mel.T[::2])
 
 
@@ -139,10 +150,10 @@ def test_changed_file_is_encoded_again(segment: AudioSegment, tmp_path: Path) ->
     [
         {"revision": "other"},
         {"key": "other"},
-        {"audio_spec": replace(tiny_base().audio_spec, window_samples=16_000)},
+        {"audio_spec": replace(make_tiny_spec().audio_spec, window_samples=16_000)},
         {"num_mel_bins": 128},
         {"encoder_input": "wave"},
-        {"audio_spec": replace(tiny_base().audio_spec, pad_mode="counted")},
+        {"audio_spec": replace(make_tiny_spec().audio_spec, pad_mode="counted")},
         {"composition": composition_of("last")},
     ],
     ids=lambda changes: next(iter(changes)),
@@ -150,9 +161,9 @@ def test_changed_file_is_encoded_again(segment: AudioSegment, tmp_path: Path) ->
 def test_features_of_another_model_are_not_reused(
     segment: AudioSegment, tmp_path: Path, changes: dict
 ) -> None:
-    extractor_with(tiny_base(), CountingEncoder(1.0), tmp_path)(segment)
+    extractor_with(make_tiny_spec(), CountingEncoder(1.0), tmp_path)(segment)
     encoder = CountingEncoder(2.0)
-    extractor_with(replace(tiny_base(), **changes), encoder, tmp_path)(segment)
+    extractor_with(replace(make_tiny_spec(), **changes), encoder, tmp_path)(segment)
     assert encoder.calls == 1
 
 
@@ -161,15 +172,15 @@ def test_features_of_another_encoder_layer_are_not_reused(
 ) -> None:
     encoder = CountingEncoder()
     for layer in ("last", 1, 2, "weighted_sum", "last"):
-        extractor_with(replace(tiny_base(), composition=composition_of(layer)), encoder, tmp_path)(
-            segment
-        )
+        extractor_with(
+            replace(make_tiny_spec(), composition=composition_of(layer)), encoder, tmp_path
+        )(segment)
     assert encoder.calls == 4
 
 
 def test_features_of_another_span_are_not_reused(segment: AudioSegment, tmp_path: Path) -> None:
     encoder = CountingEncoder()
-    extractor = extractor_with(tiny_base(), encoder, tmp_path)
+    extractor = extractor_with(make_tiny_spec(), encoder, tmp_path)
     for span in [(None, None), (0.0, 0.3), (0.3, None), (None, 0.3)]:
         extractor(AudioSegment(segment.path, *span))
     assert encoder.calls == 4
@@ -179,7 +190,7 @@ def test_recordings_of_one_archive_have_their_own_features(
     segment: AudioSegment, tmp_path: Path
 ) -> None:
     """Each is known by its own bytes: a copy in a file is not encoded again, another one is."""
-    other = tone(tmp_path / "b.wav", hertz=900).read_bytes()
+    other = write_tone(tmp_path / "b.wav", hertz=900).read_bytes()
     mine = segment.path.read_bytes()
     (tmp_path / "both").write_bytes(mine + other)
     inside = [
@@ -187,7 +198,7 @@ def test_recordings_of_one_archive_have_their_own_features(
         AudioSegment(tmp_path / "both", byte_range=(len(mine), len(other))),
     ]
     encoder = CountingEncoder()
-    extractor = extractor_with(tiny_base(), encoder, tmp_path)
+    extractor = extractor_with(make_tiny_spec(), encoder, tmp_path)
     one, two = (extractor(each)[0].values for each in inside)
     assert encoder.calls == 2 and not torch.equal(one, two)
     assert torch.equal(extractor(segment)[0].values, one) and encoder.calls == 2
@@ -197,52 +208,54 @@ def test_recordings_of_one_archive_have_their_own_features(
 def test_truncated_cache_file_is_computed_again(
     segment: AudioSegment, tmp_path: Path, keep: int
 ) -> None:
-    (one,) = extractor_with(tiny_base(), CountingEncoder(), tmp_path)(segment)
+    (one,) = extractor_with(make_tiny_spec(), CountingEncoder(), tmp_path)(segment)
     (file,) = (tmp_path / "features").iterdir()
     file.write_bytes(file.read_bytes()[:keep])
     encoder = CountingEncoder()
-    (again,) = extractor_with(tiny_base(), encoder, tmp_path)(segment)
+    (again,) = extractor_with(make_tiny_spec(), encoder, tmp_path)(segment)
     assert encoder.calls == 1 and torch.equal(one.values, again.values)
     third = CountingEncoder()
-    extractor_with(tiny_base(), third, tmp_path)(segment)
+    extractor_with(make_tiny_spec(), third, tmp_path)(segment)
     assert third.calls == 0, "it was put right"
 
 
 def test_unwritable_cache_is_a_store_error(segment: AudioSegment, tmp_path: Path) -> None:
     (tmp_path / "features").write_text("in the way")
     with pytest.raises(StoreError, match="features"):
-        extractor_with(tiny_base(), CountingEncoder(), tmp_path)(segment)
+        extractor_with(make_tiny_spec(), CountingEncoder(), tmp_path)(segment)
 
 
 def test_no_temporary_files_stay_in_the_cache(segment: AudioSegment, tmp_path: Path) -> None:
-    extractor_with(tiny_base(), CountingEncoder(), tmp_path)(segment)
+    extractor_with(make_tiny_spec(), CountingEncoder(), tmp_path)(segment)
     names = [path.name for path in (tmp_path / "features").iterdir()]
     assert len(names) == 1 and names[0].endswith(".safetensors")
 
 
 def test_other_sample_rate_is_refused_or_resampled(tmp_path: Path) -> None:
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, rate=8000))
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, sample_rate=8000))
     with pytest.raises(DataError, match="8000 Hz"):
-        AudioFeatureExtractor(tiny_base(), auto_resample=False)(segment)
-    (heard,) = AudioFeatureExtractor(tiny_base(), auto_resample=True)(segment)
+        AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
+    (heard,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=True)(segment)
     assert abs(heard.num_samples - 9600) <= 1
 
 
 def test_missing_recording_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone.wav"):
-        AudioFeatureExtractor(tiny_base(), auto_resample=False)(AudioSegment(tmp_path / "gone.wav"))
+        AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(
+            AudioSegment(tmp_path / "gone.wav")
+        )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_cached_features_equal_encoding_in_training_mode(tmp_path: Path, dropout: float) -> None:
     """Bit for bit, from memory and from disk, in the midst of training."""
-    config = tiny_config()
+    config = make_tiny_config()
     config["encoders"][0]["config"]["dropout"] = dropout
-    base = read_model_spec(make_tiny(tmp_path / "base", config=config))
+    base = read_model_spec(write_tiny_model(tmp_path / "base", config=config))
     model = load_base_model(base).requires_grad_(False)
     model.projector.requires_grad_(True)
     sounds = [
-        AudioSegment(tone(tmp_path / f"{n}.wav", hertz=200 + n, seconds=length / RATE))
+        AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n, seconds=length / SAMPLE_RATE))
         for n, length in enumerate((1600, 8001, 9600, 32_000))
     ]
     mels = [AudioFeatureExtractor(base, auto_resample=False)(segment)[0] for segment in sounds]
@@ -261,11 +274,11 @@ def test_cached_features_equal_encoding_in_training_mode(tmp_path: Path, dropout
 def test_trainable_encoder_applies_dropout() -> None:
     """The guard of the test above: dropout is on where the encoder is trained."""
     from dlm.models.composed import ComposedAudioLM
-    from tests.tiny import tiny_tokenizer
+    from tests.tiny_models import make_tiny_tokenizer
 
-    config = tiny_config()
+    config = make_tiny_config()
     config["encoders"][0]["config"]["dropout"] = 0.3
-    model = ComposedAudioLM(tiny_base(), config, tiny_tokenizer()).train()
+    model = ComposedAudioLM(make_tiny_spec(), config, make_tiny_tokenizer()).train()
     mel = torch.from_numpy(np.random.default_rng(0).normal(size=(80, 50)).astype("f"))
     assert not torch.equal(model.encode_single(mel, 50), model.encode_single(mel, 50))
     assert not any(each.training for each in model.eval().modules())
@@ -279,8 +292,8 @@ def extractor_with(base: ModelSpec, encoder: EncodeFn, folder: Path) -> AudioFea
 
 def test_long_segment_is_encoded_window_by_window(tmp_path: Path) -> None:
     """Its tokens stand one after the other; a span of it cut to a window has the same features."""
-    base = replace(tiny_base(), mel_before_chunking=False)
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    base = replace(make_tiny_spec(), mel_before_chunking=False)
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
     extractor = AudioFeatureExtractor(base, auto_resample=False)
     heard = extractor(segment)
     assert [each.num_samples for each in heard] == [32_000, 32_000, 8_000]
@@ -292,17 +305,17 @@ def test_long_segment_is_encoded_window_by_window(tmp_path: Path) -> None:
     for number, each in enumerate(heard):
         (alone,) = extractor(AudioSegment(segment.path, 2.0 * number, min(2.0 * number + 2, 4.5)))
         assert torch.equal(each.values, alone.values)
-    whole = AudioFeatureExtractor(tiny_base(), auto_resample=False)(segment)
+    whole = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
     assert [each.values.shape[1] for each in whole] == [200, 200, 50]
     first = AudioFeatureExtractor(base, auto_resample=False, max_windows=1)(segment)
     assert [each.num_samples for each in first] == [32_000]
 
 
 def test_windows_of_a_long_segment_are_read_from_disk(tmp_path: Path) -> None:
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
     first, second = CountingEncoder(), CountingEncoder()
-    ones = extractor_with(tiny_base(), first, tmp_path)(segment)
-    others = extractor_with(tiny_base(), second, tmp_path)(segment)
+    ones = extractor_with(make_tiny_spec(), first, tmp_path)(segment)
+    others = extractor_with(make_tiny_spec(), second, tmp_path)(segment)
     assert (first.calls, second.calls) == (3, 0)
     for one, other in zip(ones, others, strict=True):
         assert torch.equal(one.values, other.values)
@@ -316,7 +329,7 @@ def test_windows_of_a_long_segment_are_read_from_disk(tmp_path: Path) -> None:
 def test_waveform_encoder_gets_the_samples(segment: AudioSegment) -> None:
     base = waveform_spec()
     (heard,) = AudioFeatureExtractor(base, auto_resample=False)(segment)
-    samples = load_audio(segment, sample_rate=RATE, resample=False)
+    samples = load_audio(segment, sample_rate=SAMPLE_RATE, resample=False)
     assert heard.values.dtype == torch.float32
     assert torch.equal(heard.values, torch.from_numpy(samples)[None])
     assert heard.num_frames == heard.num_samples == 9600 and not heard.is_encoded
@@ -326,7 +339,7 @@ def test_waveform_encoder_gets_the_samples(segment: AudioSegment) -> None:
 
 
 def test_short_waveform_is_padded_to_one_frame(tmp_path: Path) -> None:
-    short = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=0.01))
+    short = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=0.01))
     (heard,) = AudioFeatureExtractor(waveform_spec(), auto_resample=False)(short)
     assert heard.values.shape == (1, 400) and heard.num_frames == heard.num_samples == 400
     assert heard.num_tokens == 1
@@ -334,8 +347,8 @@ def test_short_waveform_is_padded_to_one_frame(tmp_path: Path) -> None:
 
 
 def test_long_waveform_is_cut_into_windows(tmp_path: Path) -> None:
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
-    samples = torch.from_numpy(load_audio(segment, sample_rate=RATE, resample=False))
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
+    samples = torch.from_numpy(load_audio(segment, sample_rate=SAMPLE_RATE, resample=False))
     heard = AudioFeatureExtractor(waveform_spec(), auto_resample=False)(segment)
     assert [each.num_frames for each in heard] == [32_000, 32_000, 8_000]
     assert torch.equal(torch.cat([each.values[0] for each in heard]), samples)
@@ -355,7 +368,8 @@ def test_long_waveform_is_cut_into_windows(tmp_path: Path) -> None:
 
 def test_waveforms_of_a_batch_are_padded_with_silence(tmp_path: Path) -> None:
     sounds = [
-        AudioSegment(tone(tmp_path / f"{n}.wav", hertz=300 + n, seconds=n / 4)) for n in (1, 2, 3)
+        AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=300 + n, seconds=n / 4))
+        for n in (1, 2, 3)
     ]
     extractor = AudioFeatureExtractor(waveform_spec(), auto_resample=False)
     batch = collate(
@@ -370,17 +384,17 @@ def test_waveforms_of_a_batch_are_padded_with_silence(tmp_path: Path) -> None:
 
 def test_padding_to_the_window_equals_whisper_features(tmp_path: Path) -> None:
     """With pad: 30s the mel, and all that follows, are those of WhisperFeatureExtractor."""
-    base = read_model_spec(make_tiny(tmp_path / "base"))
+    base = read_model_spec(write_tiny_model(tmp_path / "base"))
     base = replace(base, source=str(tmp_path / "base"), mel_before_chunking=False)
     base = replace(base, audio_spec=replace(base.audio_spec, pad_mode="counted"))
     model = load_base_model(base).requires_grad_(False)
-    segment = AudioSegment(tone(tmp_path / "a.wav", hertz=300, seconds=0.7))
+    segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=0.7))
     (heard,) = AudioFeatureExtractor(base, auto_resample=False, encode_fn=model.encode_single)(
         segment
     )
-    samples = load_audio(segment, sample_rate=RATE, resample=False)
+    samples = load_audio(segment, sample_rate=SAMPLE_RATE, resample=False)
     extractor = WhisperFeatureExtractor(80, chunk_length=2)
-    mel = extractor(samples, sampling_rate=RATE, return_tensors="pt")["input_features"]
+    mel = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
     theirs = model.encoder(mel).last_hidden_state[0]
     assert heard.values.shape == (100, 32) and heard.num_tokens == 25
     assert torch.allclose(heard.values, theirs, atol=2e-5)

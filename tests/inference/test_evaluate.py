@@ -11,22 +11,30 @@ from dlm.data.types import AudioSegment, Example, Message
 from dlm.inference.engine import InferenceEngine
 from dlm.inference.evaluate import compute_losses, evaluate_model, shuffle_audio
 from dlm.training.events import Evaluated
-from tests.tiny import WORDS, lesson, make_tiny, spoken, tiny_plan, tone, tones
+from tests.tiny_models import (
+    TRANSCRIPTS,
+    make_example,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone,
+    write_tone_examples,
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"))
+    return write_tone_examples(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
 def untaught(folder: Path, clips: list[Example]) -> InferenceEngine:
-    return lesson(tiny_plan(folder, len(clips), steps=1), clips).using
+    return make_training_setup(make_tiny_plan(folder, len(clips), steps=1), clips).engine
 
 
 def test_a_random_model_ignores_the_audio(untaught: InferenceEngine, clips: list[Example]) -> None:
@@ -42,7 +50,10 @@ def test_a_random_model_ignores_the_audio(untaught: InferenceEngine, clips: list
 def taught_tones(folder: Path, repeats: int, first: int = 0) -> list[Example]:
     """Four pitches, each always another word, recorded several times."""
     return [
-        spoken(tone(folder / f"{n}-{m}.wav", hertz=250 + 400 * n + m, seconds=0.4), WORDS[n])
+        make_example(
+            write_tone(folder / f"{n}-{m}.wav", hertz=250 + 400 * n + m, seconds=0.4),
+            TRANSCRIPTS[n],
+        )
         for n in range(4)
         for m in range(first, first + repeats)
     ]
@@ -55,17 +66,19 @@ def test_a_model_taught_with_other_clips_sounds_is_deaf_and_says_so(
     """Taught through `fit` and tried on other recordings; the right pairs do teach it to hear."""
     learn, held_out = taught_tones(tmp_path, 8), taught_tones(tmp_path, 2, first=10)
     if shuffled:  # every pitch is said to be each word equally often
-        words = [Message("assistant", (word,)) for word in WORDS[:4]]
+        words = [Message("assistant", (word,)) for word in TRANSCRIPTS[:4]]
         learn = [
             replace(clip, messages=(clip.messages[0], words[n % 4])) for n, clip in enumerate(learn)
         ]
-    plan = tiny_plan(folder, 32, steps=100, learning_rate=1e-2, micro_batch_size=16)
-    taught = lesson(plan, learn)
+    plan = make_tiny_plan(folder, 32, steps=100, learning_rate=1e-2, micro_batch_size=16)
+    taught = make_training_setup(plan, learn)
 
     def check() -> tuple[dict[str, float], int]:
-        return evaluate_model(taught.using, held_out).scores, len(held_out)
+        return evaluate_model(taught.engine, held_out).scores, len(held_out)
 
-    (checked,) = [each for each in taught.events(check=check) if isinstance(each, Evaluated)]
+    (checked,) = [
+        each for each in taught.iter_events(evaluate_fn=check) if isinstance(each, Evaluated)
+    ]
     scores = checked.scores
     assert checked.ignores_audio == shuffled
     if shuffled:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli_runner import dlm
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 
 @pytest.fixture
 def document(tmp_path: Path) -> Path:
-    base = make_tiny(tmp_path / "base")
-    return write_document(tmp_path, base=base, training="  held_out: 0\n", clips=2)
+    base = write_tiny_model(tmp_path / "base")
+    return write_document(tmp_path, base_model=base, training="  held_out: 0\n", num_clips=2)
 
 
 def test_every_label_token_has_its_loss(document: Path) -> None:

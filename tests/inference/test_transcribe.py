@@ -16,7 +16,14 @@ from dlm.inference.transcribe import (
     TranscriptSegment,
     transcribe_files,
 )
-from tests.tiny import RATE, lesson, make_tiny, tiny_plan, tone, tones
+from tests.tiny_models import (
+    SAMPLE_RATE,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone,
+    write_tone_examples,
+)
 
 
 def test_subtitles() -> None:
@@ -50,17 +57,17 @@ def test_nothing_said_is_no_subtitle() -> None:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"))
+    return write_tone_examples(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory, clips: list[Example]) -> InferenceEngine:
     """A model that knows six tones by heart."""
-    folder = make_tiny(tmp_path_factory.mktemp("base"))
-    learned = lesson(tiny_plan(folder, 6, steps=100, learning_rate=1e-2), clips)
-    list(learned.events())
+    folder = write_tiny_model(tmp_path_factory.mktemp("base"))
+    learned = make_training_setup(make_tiny_plan(folder, 6, steps=100, learning_rate=1e-2), clips)
+    list(learned.iter_events())
     learned.model.eval()
-    return replace(learned.using)
+    return replace(learned.engine)
 
 
 def test_recordings_are_written_down(taught: InferenceEngine, clips: list[Example]) -> None:
@@ -75,11 +82,11 @@ def test_a_long_recording_keeps_its_times(
     taught: InferenceEngine, clips: list[Example], tmp_path: Path
 ) -> None:
     """Three learned tones, a second apart: three segments, where they are."""
-    gap = np.zeros(round(1.2 * RATE), np.float32)
+    gap = np.zeros(round(1.2 * SAMPLE_RATE), np.float32)
     parts = []
     for clip in (clips[5], clips[0], clips[2]):
         parts += [gap, soundfile.read(clip.audio_segments[0].path, dtype="float32")[0]]
-    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), RATE)
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), SAMPLE_RATE)
     (said,) = transcribe_files(taught, [tmp_path / "long.wav"])
     starts = [each.start for each in said.segments]
     assert starts == pytest.approx([1.2, 3.05, 4.65], abs=0.2)
@@ -91,7 +98,7 @@ def test_a_long_recording_keeps_its_times(
 
 
 def test_a_recording_may_be_cut_every_so_often(taught: InferenceEngine, tmp_path: Path) -> None:
-    path = tone(tmp_path / "long.wav", hertz=500, seconds=4.5)
+    path = write_tone(tmp_path / "long.wav", hertz=500, seconds=4.5)
     (said,) = transcribe_files(taught, [path], segmentation="none")
     times = [(each.start, each.end) for each in said.segments]
     assert times == [(0.0, 2.0), (2.0, 4.0), (4.0, 4.5)]
@@ -99,7 +106,7 @@ def test_a_recording_may_be_cut_every_so_often(taught: InferenceEngine, tmp_path
 
 def test_a_segment_is_one_line(taught: InferenceEngine, tmp_path: Path) -> None:
     """Whatever is said, a subtitle is never torn by a blank line."""
-    path = tone(tmp_path / "odd.wav", hertz=5000, seconds=5)
+    path = write_tone(tmp_path / "odd.wav", hertz=5000, seconds=5)
     (said,) = transcribe_files(taught, [path])
     assert all(each.text == " ".join(each.text.split()) for each in said.segments)
 
@@ -112,6 +119,6 @@ def test_a_recording_that_cannot_be_read_is_named(taught: InferenceEngine, tmp_p
 def test_another_rate_is_converted_when_that_is_asked(
     taught: InferenceEngine, tmp_path: Path
 ) -> None:
-    path = tone(tmp_path / "a.wav", hertz=200, seconds=5, rate=8000)
+    path = write_tone(tmp_path / "a.wav", hertz=200, seconds=5, sample_rate=8000)
     with pytest.raises(DataError, match="8000 Hz"):
         list(transcribe_files(taught, [path]))

@@ -6,13 +6,13 @@ import pytest
 
 from dlm.data.types import Example
 from dlm.models.composed import ComposedAudioLM, load_composed_model
-from tests.models.twin import clips_in
-from tests.tiny import make_tiny
+from tests.models.batches import write_examples
+from tests.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -23,4 +23,4 @@ def model(folder: Path) -> ComposedAudioLM:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return clips_in(tmp_path_factory.mktemp("clips"))
+    return write_examples(tmp_path_factory.mktemp("clips"))

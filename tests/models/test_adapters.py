@@ -26,8 +26,8 @@ from dlm.models.load import load_model, load_version
 from dlm.plan.model_spec import ComponentName, ModelSpec, read_model_spec
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec, ModelPlan
-from tests.models.twin import adapter, batch_of, clips_in, logits_of
-from tests.natives import build
+from tests.models.batches import compute_all_logits, make_adapter_spec, make_batch, write_examples
+from tests.pretrained_twins import write_pretrained_twin
 
 WEIGHTS = "adapter_model.safetensors"
 LM = {
@@ -65,7 +65,7 @@ def others(model: ComposedAudioLM) -> set[str]:
     "where", [("lm",), ("encoder",), ("lm", "projector"), ("lm", "projector", "encoder")]
 )
 def test_exactly_the_named_parts_learn(folder: Path, kind: str, where: tuple[str, ...]) -> None:
-    model = adapted(folder, adapter(kind, *where))
+    model = adapted(folder, make_adapter_spec(kind, *where))
     expected = {f"lm.{name}" for name in LM if "lm" in where}
     expected |= {f"encoder.{name}" for name in ENCODER if "encoder" in where}
     assert layers(model) == expected
@@ -77,12 +77,12 @@ def test_exactly_the_named_parts_learn(folder: Path, kind: str, where: tuple[str
 
 @pytest.mark.parametrize("kind", ["projector", "lora"])
 def test_the_projector_alone_learns(folder: Path, kind: str) -> None:
-    model = adapted(folder, adapter(kind, "projector"))
+    model = adapted(folder, make_adapter_spec(kind, "projector"))
     assert set(get_trainable_parameters(model)) == {f"projector.{name}" for name in PROJECTOR}
 
 
 def test_all_learns_but_the_fixed_positions(folder: Path) -> None:
-    model = adapted(folder, adapter("full", "encoder", "projector", "lm"))
+    model = adapted(folder, make_adapter_spec("full", "encoder", "projector", "lm"))
     frozen = {name for name, _ in model.named_parameters()} - set(get_trainable_parameters(model))
     assert frozen == {"encoder.embed_positions.weight"}
 
@@ -99,7 +99,7 @@ def test_all_learns_but_the_fixed_positions(folder: Path) -> None:
 def test_targets_are_found_by_name(
     folder: Path, targets: tuple[str, ...], where: tuple[str, ...], expected: set[str]
 ) -> None:
-    assert layers(adapted(folder, adapter("lora", *where, targets=targets))) == expected
+    assert layers(adapted(folder, make_adapter_spec("lora", *where, targets=targets))) == expected
 
 
 @pytest.mark.parametrize(
@@ -107,21 +107,21 @@ def test_targets_are_found_by_name(
 )
 def test_a_name_that_matches_nothing_is_an_error(folder: Path, targets: tuple[str, ...]) -> None:
     with pytest.raises(PlanError) as told:
-        adapted(folder, adapter("lora", "lm", targets=targets))
+        adapted(folder, make_adapter_spec("lora", "lm", targets=targets))
     assert targets[-1] in str(told.value) and "down_proj" in str(told.value)
     assert "q_proj, " not in str(told.value).split(";")[0]
 
 
 def test_a_name_in_a_part_that_does_not_learn_is_an_error(folder: Path) -> None:
     with pytest.raises(PlanError, match="fc1"):
-        adapted(folder, adapter("lora", "lm", targets=("fc1",)))
+        adapted(folder, make_adapter_spec("lora", "lm", targets=("fc1",)))
 
 
 def test_roles(folder: Path) -> None:
-    model = adapted(folder, adapter("lora", "lm", "projector", "encoder"))
+    model = adapted(folder, make_adapter_spec("lora", "lm", "projector", "encoder"))
     roles = {get_param_group(name, model) for name in get_trainable_parameters(model)}
     assert roles == {"lora", "projector"}
-    full = adapted(folder, adapter("full", "encoder", "projector", "lm"))
+    full = adapted(folder, make_adapter_spec("full", "encoder", "projector", "lm"))
     assert all(
         name.startswith(get_param_group(name, full)) for name in get_trainable_parameters(full)
     )
@@ -131,14 +131,16 @@ def test_roles(folder: Path) -> None:
 def test_low_rank_starts_as_the_base(
     folder: Path, model: ComposedAudioLM, clips: list[Example], kind: str
 ) -> None:
-    fresh = adapted(folder, adapter(kind, "lm", "encoder", dropout=0.1)).eval()
-    batch = batch_of(model, clips)
-    assert torch.allclose(logits_of(fresh, batch), logits_of(model, batch), atol=1e-5)
+    fresh = adapted(folder, make_adapter_spec(kind, "lm", "encoder", dropout=0.1)).eval()
+    batch = make_batch(model, clips)
+    assert torch.allclose(
+        compute_all_logits(fresh, batch), compute_all_logits(model, batch), atol=1e-5
+    )
 
 
 def test_the_seed_makes_the_start(folder: Path) -> None:
     one, same, other = (
-        get_trainable_parameters(adapted(folder, adapter("lora", "lm"), seed=seed))
+        get_trainable_parameters(adapted(folder, make_adapter_spec("lora", "lm"), seed=seed))
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(one[name], same[name]) for name in one)
@@ -150,16 +152,16 @@ def test_the_seed_of_others_is_left_alone(folder: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    apply_adapter(model, adapter("lora", "lm"), seed=1)
+    apply_adapter(model, make_adapter_spec("lora", "lm"), seed=1)
     assert torch.equal(torch.rand(3), expected)
 
 
 KINDS = [
-    adapter("lora", "lm"),
-    adapter("lora", "lm", "projector", "encoder", targets=("q_proj", "fc1")),
-    adapter("dora", "lm"),
-    adapter("projector", "projector"),
-    adapter("full", "encoder", "projector", "lm"),
+    make_adapter_spec("lora", "lm"),
+    make_adapter_spec("lora", "lm", "projector", "encoder", targets=("q_proj", "fc1")),
+    make_adapter_spec("dora", "lm"),
+    make_adapter_spec("projector", "projector"),
+    make_adapter_spec("full", "encoder", "projector", "lm"),
 ]
 
 
@@ -173,17 +175,19 @@ def test_an_adapter_makes_the_round_trip(
     assert read_adapter_spec(tmp_path, base) == what
     assert set(load_file(tmp_path / WEIGHTS)) == set(get_trainable_parameters(taught))
     again = load_version(base, tmp_path, device="cpu")
-    batch = batch_of(model, clips)
-    assert torch.equal(logits_of(again, batch), logits_of(taught.eval(), batch))
-    assert not torch.allclose(logits_of(again, batch), logits_of(model, batch), atol=1e-3)
+    batch = make_batch(model, clips)
+    assert torch.equal(compute_all_logits(again, batch), compute_all_logits(taught.eval(), batch))
+    assert not torch.allclose(
+        compute_all_logits(again, batch), compute_all_logits(model, batch), atol=1e-3
+    )
 
 
 def test_without_a_version_it_is_the_bare_base(
     folder: Path, model: ComposedAudioLM, clips: list[Example]
 ) -> None:
     bare = load_version(read_model_spec(folder), None, device="cpu")
-    batch = batch_of(model, clips)
-    assert torch.equal(logits_of(bare, batch), logits_of(model, batch))
+    batch = make_batch(model, clips)
+    assert torch.equal(compute_all_logits(bare, batch), compute_all_logits(model, batch))
     assert not get_trainable_parameters(bare) and not bare.training
 
 
@@ -191,7 +195,7 @@ def test_without_a_version_it_is_the_bare_base(
 def test_an_adapter_of_another_base_is_refused(
     folder: Path, tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    what = adapter("lora", "lm")
+    what = make_adapter_spec("lora", "lm")
     save_adapter(adapted(folder, what), what, tmp_path)
     with pytest.raises(ModelError, match=r"made for tiny \(test\), not for"):
         load_version(replace(read_model_spec(folder), **changes), tmp_path, device="cpu")
@@ -199,7 +203,7 @@ def test_an_adapter_of_another_base_is_refused(
 
 @pytest.mark.parametrize("damage", ["gone", "half", "missing", "extra", "misshapen", "broadcast"])
 def test_a_damaged_adapter_is_refused(folder: Path, tmp_path: Path, damage: str) -> None:
-    what = adapter("projector", "projector")
+    what = make_adapter_spec("projector", "projector")
     save_adapter(adapted(folder, what), what, tmp_path)
     path, name = tmp_path / WEIGHTS, "projector.norm.weight"
     tensors = load_file(path)
@@ -231,7 +235,7 @@ def test_a_damaged_config_is_refused(folder: Path, tmp_path: Path, text: str) ->
 
 
 def test_placing_changes_nothing_when_it_fails(folder: Path, tmp_path: Path) -> None:
-    what = adapter("projector", "projector")
+    what = make_adapter_spec("projector", "projector")
     model = adapted(folder, what)
     save_adapter(changed(adapted(folder, what)), what, tmp_path)
     tensors = load_file(tmp_path / WEIGHTS)
@@ -245,7 +249,7 @@ def test_placing_changes_nothing_when_it_fails(folder: Path, tmp_path: Path) -> 
 
 
 def test_the_config_is_plain_json(folder: Path, tmp_path: Path) -> None:
-    what = adapter("lora", "lm", "projector", targets=("q_proj",))
+    what = make_adapter_spec("lora", "lm", "projector", targets=("q_proj",))
     save_adapter(adapted(folder, what), what, tmp_path)
     facts = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (facts["base"], facts["revision"], facts["kind"]) == ("tiny", "test", "lora")
@@ -254,8 +258,8 @@ def test_the_config_is_plain_json(folder: Path, tmp_path: Path) -> None:
 
 def test_a_plan_is_loaded_ready_to_learn(folder: Path, tmp_path: Path) -> None:
     base = replace(read_model_spec(folder), source=str(shutil.copytree(folder, tmp_path / "moved")))
-    plan = ModelPlan(base, adapter("lora", "lm"), "cpu", "fp32", "fp32", 7)
-    one, other = load_model(plan), adapted(folder, adapter("lora", "lm"), seed=7)
+    plan = ModelPlan(base, make_adapter_spec("lora", "lm"), "cpu", "fp32", "fp32", 7)
+    one, other = load_model(plan), adapted(folder, make_adapter_spec("lora", "lm"), seed=7)
     mine, theirs = get_trainable_parameters(one), get_trainable_parameters(other)
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -265,7 +269,9 @@ def test_a_plan_is_loaded_ready_to_learn(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """A released model in small, by its own class."""
-    return resolve_model_spec(str(build("qwen2_audio", tmp_path_factory.mktemp("native"))), Path())
+    return resolve_model_spec(
+        str(write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("native"))), Path()
+    )
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -274,14 +280,14 @@ def test_exactly_the_named_parts_of_a_released_model_learn(
     native: ModelSpec, kind: str, where: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Seen after a step of training: those tensors changed, each of them, and no others."""
-    adapted_to = adapter(kind, *where)
+    adapted_to = make_adapter_spec(kind, *where)
     model = load_model(ModelPlan(native, adapted_to, "cpu", "fp32", "fp32", 0))
     before = {name: each.detach().clone() for name, each in model.named_parameters()}
-    batch = batch_of(model, clips_in(tmp_path)[1:4])
+    batch = make_batch(model, write_examples(tmp_path)[1:4])
     optimizer = torch.optim.SGD(get_trainable_parameters(model).values(), lr=1.0)
     for _ in range(2):  # low-rank weights begin at zero: one of each pair moves in the second
         optimizer.zero_grad()
-        (logits_of.__wrapped__(model.train(), batch).logsumexp(-1).sum()).backward()
+        (compute_all_logits.__wrapped__(model.train(), batch).logsumexp(-1).sum()).backward()
         optimizer.step()
     moved = {name for name, each in model.named_parameters() if not torch.equal(each, before[name])}
     assert moved == set(get_trainable_parameters(model))
@@ -299,14 +305,14 @@ def test_exactly_the_named_parts_of_a_released_model_learn(
 def test_an_adapter_of_a_released_model_makes_the_round_trip(
     native: ModelSpec, kind: str, tmp_path: Path
 ) -> None:
-    what = adapter(kind, "lm", "projector", "encoder", targets=("q_proj", "fc2"))
+    what = make_adapter_spec(kind, "lm", "projector", "encoder", targets=("q_proj", "fc2"))
     taught = changed(load_model(ModelPlan(native, what, "cpu", "fp32", "fp32", 0)))
     save_adapter(taught, what, tmp_path)
     assert read_adapter_spec(tmp_path, native) == what
     back = load_version(native, tmp_path, device="cpu")
     (tmp_path / "clips").mkdir()
-    batch = batch_of(back, clips_in(tmp_path / "clips")[1:4])
-    assert torch.equal(logits_of(back, batch), logits_of(taught.eval(), batch))
+    batch = make_batch(back, write_examples(tmp_path / "clips")[1:4])
+    assert torch.equal(compute_all_logits(back, batch), compute_all_logits(taught.eval(), batch))
 
 
 def test_more_than_was_asked_for_is_refused(folder: Path) -> None:
@@ -314,7 +320,7 @@ def test_more_than_was_asked_for_is_refused(folder: Path) -> None:
     model = load_composed_model(folder)
     model.add_module("spare", nn.ModuleDict({"lm": copy.deepcopy(model.lm)}))
     with pytest.raises(PlanError, match=r"14 tensors outside lm would learn, first spare\.lm"):
-        apply_adapter(model, adapter("lora", "lm"), seed=0)
+        apply_adapter(model, make_adapter_spec("lora", "lm"), seed=0)
 
 
 class Weightless(ComposedAudioLM):
@@ -330,7 +336,7 @@ def test_nothing_to_learn_is_refused(folder: Path) -> None:
     model = load_composed_model(folder)
     model.__class__ = Weightless
     with pytest.raises(PlanError, match="nothing would learn; set training.lora.where"):
-        apply_adapter(model, adapter("projector", "projector"), seed=0)
+        apply_adapter(model, make_adapter_spec("projector", "projector"), seed=0)
 
 
 def changed(model: ComposedAudioLM) -> ComposedAudioLM:

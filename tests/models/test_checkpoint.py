@@ -16,7 +16,7 @@ from dlm.models.pretrained import load_pretrained_audio_lm
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
 from dlm.plan.types import AdapterSpec
-from tests.natives import BUILDERS, build
+from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin
 
 NAME = "multi_modal_projector.linear.weight"
 
@@ -24,7 +24,7 @@ NAME = "multi_modal_projector.linear.weight"
 @pytest.fixture(scope="module")
 def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2-Audio."""
-    return build("qwen2_audio", tmp_path_factory.mktemp("bases") / "ear")
+    return write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("bases") / "ear")
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_one_number_that_is_not_finite_is_found_in_every_format(
     assert f"model.safetensors: {NAME} holds" in refusal(copy)
 
 
-@pytest.mark.parametrize("family", [*BUILDERS, "voxtral"])
+@pytest.mark.parametrize("family", [*TWIN_BUILDERS, "voxtral"])
 def test_each_class_is_loaded_whole_and_counted_exactly(family: str, tmp_path: Path) -> None:
     """Also where the head is the table of words, and beside a half that speaks."""
-    folder = build(family, tmp_path / family)
+    folder = write_pretrained_twin(family, tmp_path / family)
     base = resolve_model_spec(family, tmp_path)
     model = load_pretrained_audio_lm(folder, base, dtype=torch.float32)
     named = list(model.named_parameters())

@@ -21,11 +21,11 @@ from dlm.errors import ModelError
 from dlm.models.audio_lm import EncoderOutput
 from dlm.models.composed import _align_and_concat
 from dlm.models.encoders import load_encoder, run_encoder
-from tests.tiny import tiny_config
-from tests.waves import wave_config
+from tests.tiny_models import make_tiny_config
+from tests.waveform_encoders import make_waveform_config
 
 WEIGHTS = "model.safetensors"
-WHISPER = tiny_config()["encoders"][0]["config"] | {
+WHISPER = make_tiny_config()["encoders"][0]["config"] | {
     "decoder_layers": 3,  # more than those of the encoder, and of the same names
     "decoder_attention_heads": 2,
     "decoder_ffn_dim": 64,
@@ -66,9 +66,9 @@ def change(path: Path, name: str, value: torch.Tensor | None, *, to: str | None 
 @torch.no_grad()
 @pytest.mark.parametrize(("family", "head"), HEADS)
 def test_a_released_encoder_is_found_under_its_head(tmp_path: Path, family: str, head: Any) -> None:
-    whole = saved(tmp_path, head, wave_config(family) | {"vocab_size": 32})
+    whole = saved(tmp_path, head, make_waveform_config(family) | {"vocab_size": 32})
     own = whole.base_model.state_dict()
-    encoder = load_encoder(tmp_path, wave_config(family))
+    encoder = load_encoder(tmp_path, make_waveform_config(family))
     found = encoder.state_dict()
     assert own.keys() - found.keys() <= {"masked_spec_embed"}
     assert all(torch.equal(own[name], value) for name, value in found.items())
@@ -103,19 +103,19 @@ def test_the_tower_of_a_model_that_hears_is_taken(tmp_path: Path) -> None:
 
 
 def test_older_names_of_weight_norms_are_known(tmp_path: Path) -> None:
-    saved(tmp_path, AutoModelForCTC, wave_config("wav2vec2"))
-    want = load_encoder(tmp_path, wave_config("wav2vec2")).state_dict()
+    saved(tmp_path, AutoModelForCTC, make_waveform_config("wav2vec2"))
+    want = load_encoder(tmp_path, make_waveform_config("wav2vec2")).state_dict()
     begin = "wav2vec2.encoder.pos_conv_embed.conv"
     for new, old in (("original0", "weight_g"), ("original1", "weight_v")):
         name = f"{begin}.parametrizations.weight.{new}"
         change(tmp_path / WEIGHTS, name, None, to=f"{begin}.{old}")
-    found = load_encoder(tmp_path, wave_config("wav2vec2")).state_dict()
+    found = load_encoder(tmp_path, make_waveform_config("wav2vec2")).state_dict()
     assert all(torch.equal(want[name], value) for name, value in found.items())
 
 
 def test_half_precision_is_read_in_full(tmp_path: Path) -> None:
-    saved(tmp_path, AutoModel, wave_config("wavlm"))
-    config, path = wave_config("wavlm") | {"torch_dtype": "float16"}, tmp_path / WEIGHTS
+    saved(tmp_path, AutoModel, make_waveform_config("wavlm"))
+    config, path = make_waveform_config("wavlm") | {"torch_dtype": "float16"}, tmp_path / WEIGHTS
     halves = {name: value.half() for name, value in load_file(path).items()}
     save_file(halves, path, metadata={"format": "pt"})
     encoder = load_encoder(tmp_path, config)
@@ -123,7 +123,7 @@ def test_half_precision_is_read_in_full(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_misshapen_or_not_finite_is_named(tmp_path: Path) -> None:
-    config, path = wave_config("hubert"), tmp_path / WEIGHTS
+    config, path = make_waveform_config("hubert"), tmp_path / WEIGHTS
     name = "hubert.encoder.layers.1.attention.k_proj.weight"
     saved(tmp_path, AutoModelForCTC, config)
     good = load_file(path)[name]
@@ -141,25 +141,25 @@ def test_what_is_missing_misshapen_or_not_finite_is_named(tmp_path: Path) -> Non
 
 
 def test_what_is_broken_elsewhere_is_not_ours(tmp_path: Path) -> None:
-    saved(tmp_path, AutoModelForCTC, wave_config("hubert"))
+    saved(tmp_path, AutoModelForCTC, make_waveform_config("hubert"))
     change(tmp_path / WEIGHTS, "lm_head.bias", torch.full((32,), torch.inf))
-    load_encoder(tmp_path, wave_config("hubert"))
+    load_encoder(tmp_path, make_waveform_config("hubert"))
 
 
 def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
     save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, tmp_path / WEIGHTS)
     with pytest.raises(ModelError, match="holds no encoder of class wavlm"):
-        load_encoder(tmp_path, wave_config("wavlm"))
+        load_encoder(tmp_path, make_waveform_config("wavlm"))
 
 
 @torch.no_grad()
 def test_two_encoders_are_joined_frame_by_frame(tmp_path: Path) -> None:
     """Whisper sets the rate; each of its frames takes the nearest of the other's."""
     saved(tmp_path / "one", AutoModelForSpeechSeq2Seq, WHISPER)
-    saved(tmp_path / "two", AutoModelForCTC, wave_config("wavlm"))
+    saved(tmp_path / "two", AutoModelForCTC, make_waveform_config("wavlm"))
     ears = [
         load_encoder(tmp_path / "one", WHISPER),
-        load_encoder(tmp_path / "two", wave_config("wavlm")),
+        load_encoder(tmp_path / "two", make_waveform_config("wavlm")),
     ]
     lengths = torch.tensor([5000, 8000, 640])
     waves = torch.randn(3, 1, 8000)

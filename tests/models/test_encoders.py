@@ -24,21 +24,28 @@ from dlm.plan.audio_lengths import count_encoder_frames
 from dlm.plan.model_spec import LayerSelection
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec, ModelPlan
-from tests.tiny import tiny_config
-from tests.waves import FAMILIES, wave_config, wave_encoder, wave_strides
+from tests.tiny_models import make_tiny_config
+from tests.waveform_encoders import (
+    WAVEFORM_FAMILIES,
+    build_waveform_encoder,
+    get_waveform_audio_spec,
+    make_waveform_config,
+)
 
 LAYERS: tuple[LayerSelection, ...] = ("last", 1, 2, "weighted_sum")
 IDLE = {  # what a class holds and never asks
     "unispeech-sat": "masked_spec_embed",
     "wav2vec2-conformer": "encoder.pos_conv_embed",
 }
-WHISPER = tiny_config()["encoders"][0]["config"] | {"encoder_layers": 2}
+WHISPER = make_tiny_config()["encoders"][0]["config"] | {"encoder_layers": 2}
 
 
 @pytest.fixture(scope="module")
 def encoders() -> dict[str, PreTrainedModel]:
     torch.manual_seed(0)
-    return {family: wave_encoder(family).requires_grad_(False) for family in FAMILIES}
+    return {
+        family: build_waveform_encoder(family).requires_grad_(False) for family in WAVEFORM_FAMILIES
+    }
 
 
 def wave(samples: int, seed: int = 0) -> torch.Tensor:
@@ -78,10 +85,10 @@ def of_layer(heard: Any, layer: LayerSelection) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WAVEFORM_FAMILIES)
 def test_one_clip_is_heard_as_by_its_class(encoders, family: str) -> None:
     encoder, clip = encoders[family], wave(4000)
-    found = theirs(encoder, wave_config(family), clip)
+    found = theirs(encoder, make_waveform_config(family), clip)
     for layer in LAYERS:
         heard, want = heard_alone(encoder, clip, layer), of_layer(found, layer)
         count = int(heard.lengths[0])
@@ -94,7 +101,7 @@ def test_one_clip_is_heard_as_by_its_class(encoders, family: str) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("layer", ["last", "weighted_sum"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WAVEFORM_FAMILIES)
 def test_a_batch_hears_what_each_clip_hears(encoders, family: str, layer: LayerSelection) -> None:
     lengths = [560, 719, 4000, 2500]
     clips = [wave(length, seed) for seed, length in enumerate(lengths)]
@@ -114,7 +121,7 @@ def test_a_batch_hears_what_each_clip_hears(encoders, family: str, layer: LayerS
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2_group", "wav2vec2-bert"])
 def test_frames_are_counted_before_they_are_heard(encoders, family: str) -> None:
-    strides = wave_strides(family)
+    strides = get_waveform_audio_spec(family)
     shortest = 560 if family == "wav2vec2-bert" else 400
     assert strides.min_samples == shortest
     for samples in (*range(shortest, shortest + 1300, 79), 719, 720, 721, 16_000, 16_399):
@@ -132,17 +139,17 @@ def test_a_release_may_say_that_it_normalises(encoders) -> None:
     """The level of a clip is heard where no norm takes it away."""
     clip = wave(1000)
     for family, told, same in (("wav2vec2", False, False), ("wavlm", True, True)):
-        other = build_encoder({**wave_config(family), "do_normalize": told}).eval()
+        other = build_encoder({**make_waveform_config(family), "do_normalize": told}).eval()
         other.load_state_dict(encoders[family].state_dict())
         ours = [heard_alone(other, loud * clip, "last").hidden_states for loud in (1.0, 3.0)]
         assert torch.allclose(*ours, atol=1e-4) is same
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WAVEFORM_FAMILIES)
 def test_nothing_is_dropped_or_masked_while_it_learns(family: str) -> None:
     quiet = {f"{name}_dropout": 0.0 for name in ("hidden", "activation", "attention", "feat_proj")}
     harsh = {"layerdrop": 0.9, "mask_time_prob": 0.9, "mask_feature_prob": 0.9, "add_adapter": True}
-    config = wave_config(family) | quiet | harsh | {"conformer_conv_dropout": 0.0}
+    config = make_waveform_config(family) | quiet | harsh | {"conformer_conv_dropout": 0.0}
     encoder = build_encoder(config).train()
     clip = wave(1500)
     learned, heard = (
@@ -157,7 +164,7 @@ def test_nothing_is_dropped_or_masked_while_it_learns(family: str) -> None:
 @pytest.mark.parametrize("family", ["wav2vec2", "data2vec-audio"])
 def test_convolutions_that_stay_keep_nothing(family: str) -> None:
     """Where only layers learn, the wave leaves no gradients behind: they would fill a GPU."""
-    encoder = wave_encoder(family).train().requires_grad_(False)
+    encoder = build_waveform_encoder(family).train().requires_grad_(False)
     encoder.encoder.layers.requires_grad_(True)
     taken: list[torch.Tensor] = []
     encoder.feature_projection.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
@@ -168,9 +175,9 @@ def test_convolutions_that_stay_keep_nothing(family: str) -> None:
 @pytest.mark.parametrize("family", ["wav2vec2", "wavlm", "wav2vec2-bert"])
 def test_every_low_rank_weight_is_asked(tmp_path: Path, family: str) -> None:
     parts = {
-        "encoder": {"from_scratch": wave_config(family)},
+        "encoder": {"from_scratch": make_waveform_config(family)},
         "projector": {"kind": "stack", "stride": 4, "hidden": 16},
-        "lm": {"from_scratch": tiny_config()["lm"], "tokenizer": "bytes"},
+        "lm": {"from_scratch": make_tiny_config()["lm"], "tokenizer": "bytes"},
     }
     base = resolve_model_spec(ComposedModelConfig.model_validate(parts), tmp_path)
     lora = AdapterSpec("lora", 2, 4, 0.0, ("encoder",), None)
@@ -185,10 +192,10 @@ def test_what_is_no_encoder_is_refused() -> None:
     with pytest.raises(ModelError, match=r"qwen3 is not the class .*whisper, .*wavlm"):
         build_encoder({"model_type": "qwen3"})
     with pytest.raises(ModelError, match=r"not the config of a wav2vec2 \(.*conv_dim") as found:
-        build_encoder(wave_config("wav2vec2") | {"conv_dim": [8]})
+        build_encoder(make_waveform_config("wav2vec2") | {"conv_dim": [8]})
     assert "\n" not in str(found.value)
     with pytest.raises(ModelError, match="has no layer 3; .* 1 to 2"):
-        get_encoder_dims(wave_encoder("wavlm"), 3)
+        get_encoder_dims(build_waveform_encoder("wavlm"), 3)
 
 
 @torch.no_grad()

@@ -21,8 +21,13 @@ from dlm.models.generate import GenerationConfig, generate
 from dlm.models.pretrained import PretrainedAudioLM, load_pretrained_audio_lm
 from dlm.plan.types import AdapterSpec
 from dlm.training.loss import AudioLMLoss
-from tests.natives import VOXTRAL_SECONDS, build, inputs, row
-from tests.tiny import RATE
+from tests.pretrained_twins import (
+    VOXTRAL_WINDOW_SECONDS,
+    extract_reference_inputs,
+    make_twin_spec,
+    write_pretrained_twin,
+)
+from tests.tiny_models import SAMPLE_RATE
 
 CLOSE = 1e-5
 KEYS = [
@@ -36,12 +41,12 @@ KEYS = [
 ]
 SAMPLES = (16_037, 9_000, 31_999, 3_000, 24_160)  # odd remainders of every stride
 ROWS = ((0, 1, 2), (3,), (4, 0))  # sounds of each row of a batch
-WINDOW = {"qwen3-asr-1.7b": 8 * RATE, "qwen3-omni-30b-a3b": 8 * RATE}
+WINDOW = {"qwen3-asr-1.7b": 8 * SAMPLE_RATE, "qwen3-omni-30b-a3b": 8 * SAMPLE_RATE}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory):
-    return cache(lambda key: build(key, tmp_path_factory.mktemp(key)))
+    return cache(lambda key: write_pretrained_twin(key, tmp_path_factory.mktemp(key)))
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +55,20 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[AudioSegment]:
     place, chance = tmp_path_factory.mktemp("sounds"), np.random.default_rng(0)
     paths = [place / f"{number}.wav" for number in range(len(SAMPLES))]
     for path, length in zip(paths, SAMPLES, strict=True):
-        soundfile.write(path, chance.normal(0, 0.1, length), RATE, "FLOAT")
+        soundfile.write(path, chance.normal(0, 0.1, length), SAMPLE_RATE, "FLOAT")
     return [AudioSegment(path) for path in paths]
 
 
 def loaded(key: str, folder: Path, **strides: int) -> PretrainedAudioLM:
     """The model, with a short window where its class has no fixed one: to be quick."""
     short = {
-        "qwen2.5-omni-7b": 4 * RATE,
-        "glm-asr-nano": 4 * RATE,
-        "voxtral-mini-3b": VOXTRAL_SECONDS * RATE,
+        "qwen2.5-omni-7b": 4 * SAMPLE_RATE,
+        "glm-asr-nano": 4 * SAMPLE_RATE,
+        "voxtral-mini-3b": VOXTRAL_WINDOW_SECONDS * SAMPLE_RATE,
     }
     window = {"window_samples": short[key]} if key in short else {}
     return load_pretrained_audio_lm(
-        folder, row(key, folder, **{**window, **strides}), dtype=torch.float32
+        folder, make_twin_spec(key, folder, **{**window, **strides}), dtype=torch.float32
     )
 
 
@@ -78,13 +83,15 @@ def batch_of(
     model: PretrainedAudioLM,
     clips: list[Example],
     *,
-    left: bool = False,
+    pad_left: bool = False,
     ear: AudioFeatureExtractor | None = None,
 ) -> Batch:
     chat = build_chat_encoder(model.tokenizer, model.spec)
     rows = [chat.encode_example(clip) for clip in clips]
     ear = ear or AudioFeatureExtractor(model.spec, auto_resample=False)
-    return collate(rows, ear, PaddingSpec(chat.pad_token_id, chat.audio_token_id, pad_left=left))
+    return collate(
+        rows, ear, PaddingSpec(chat.pad_token_id, chat.audio_token_id, pad_left=pad_left)
+    )
 
 
 @torch.no_grad()
@@ -109,7 +116,7 @@ def own(model: PretrainedAudioLM, batch: Batch, clips: list[Example]) -> dict[st
     return {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
-        **inputs(model.spec, waves),
+        **extract_reference_inputs(model.spec, waves),
     }
 
 
@@ -127,7 +134,7 @@ def test_logits_equal_the_class_s_own(key: str, folders, sounds) -> None:
     together = found(model, batch)
     assert together.std() > 0.1
     assert (together - expected(model, batch, clips)).abs().max() < CLOSE
-    other = batch_of(model, clips, left=True)
+    other = batch_of(model, clips, pad_left=True)
     assert (found(model, other) - expected(model, other, clips)).abs().max() < CLOSE
     alone = torch.cat([found(model, batch_of(model, [clip])) for clip in clips])
     assert (together - alone).abs().max() < CLOSE
@@ -140,7 +147,7 @@ def test_a_sound_beyond_the_window_is_heard_in_windows(key: str, folders, tmp_pa
     model = loaded(key, folders(key), **strides)
     length = model.spec.audio_spec.window_samples + 5_007
     noise = np.random.default_rng(1).normal(0, 0.1, length)
-    soundfile.write(tmp_path / "long.wav", noise, RATE, "FLOAT")
+    soundfile.write(tmp_path / "long.wav", noise, SAMPLE_RATE, "FLOAT")
     clips = [clip_of(key, [AudioSegment(tmp_path / "long.wav")])]
     batch = batch_of(model, clips)
     assert batch.windows_per_example == (2,)

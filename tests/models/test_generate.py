@@ -14,7 +14,7 @@ from dlm.data.types import AudioSegment, Example, Message
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.composed import ComposedAudioLM, load_composed_model
 from dlm.models.generate import GenerationConfig, generate, generate_stream
-from tests.tiny import make_tiny, tiny_config
+from tests.tiny_models import make_tiny_config, write_tiny_model
 
 LETTERS = "abcdefgh"
 DRAWS = 1000
@@ -33,9 +33,9 @@ class Asked:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory, clips: list[Example]) -> Asked:
     """Its head is its own and its weights are large: what it says depends on all it heard."""
-    config = tiny_config()
+    config = make_tiny_config()
     config["lm"]["tie_word_embeddings"] = False
-    folder = make_tiny(tmp_path_factory.mktemp("loud"), seed=3, config=config)
+    folder = write_tiny_model(tmp_path_factory.mktemp("loud"), seed=3, config=config)
     model = load_composed_model(folder).requires_grad_(False)
     for each in model.lm.parameters():
         if each.ndim > 1:

@@ -8,13 +8,13 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from dlm.models.audio_lm import EncoderOutput
 from dlm.models.composed import ComposedAudioLM
 from dlm.models.encoders import run_whisper_encoder
-from tests.tiny import tiny_config
+from tests.tiny_models import make_tiny_config
 
 
 @pytest.fixture(scope="module")
 def encoder() -> WhisperEncoder:
     torch.manual_seed(0)
-    return WhisperEncoder(WhisperConfig(**tiny_config()["encoders"][0]["config"])).eval()
+    return WhisperEncoder(WhisperConfig(**make_tiny_config()["encoders"][0]["config"])).eval()
 
 
 @torch.no_grad()

@@ -12,15 +12,15 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.cpu_kernels import sparse_last_mlp
 from dlm.models.load import load_base_model
 from dlm.plan.resolve import resolve_model_spec
-from tests.models.twin import adapter, batch_of, clips_in
-from tests.natives import BUILDERS, build
-from tests.tiny import make_tiny
+from tests.models.batches import make_adapter_spec, make_batch, write_examples
+from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin
+from tests.tiny_models import write_tiny_model
 
 
 def learned(model: AudioLanguageModel, tmp_path: Path, *, sparing: bool) -> list[torch.Tensor]:
     """Logits at the labels of a few clips, and every gradient of their squares."""
     (tmp_path / "clips").mkdir(exist_ok=True)
-    batch = batch_of(model, clips_in(tmp_path / "clips")[:3])
+    batch = make_batch(model, write_examples(tmp_path / "clips")[:3])
     spots = torch.nn.functional.pad(batch.labels[:, 1:] != IGNORE_INDEX, (0, 1))
     model.zero_grad(set_to_none=True)
     embedded = model.merge_audio_embeddings(batch)
@@ -31,11 +31,15 @@ def learned(model: AudioLanguageModel, tmp_path: Path, *, sparing: bool) -> list
     return [logits.detach(), *(each.grad for each in get_trainable_parameters(model).values())]
 
 
-@pytest.mark.parametrize("family", ["stitched", *BUILDERS])
+@pytest.mark.parametrize("family", ["stitched", *TWIN_BUILDERS])
 def test_what_is_learned_stays_the_same(family: str, tmp_path: Path) -> None:
-    folder = make_tiny(tmp_path / "base") if family == "stitched" else build(family, tmp_path)
+    folder = (
+        write_tiny_model(tmp_path / "base")
+        if family == "stitched"
+        else write_pretrained_twin(family, tmp_path)
+    )
     model = load_base_model(resolve_model_spec(str(folder), Path()))
-    apply_adapter(model, adapter("lora"), seed=0)
+    apply_adapter(model, make_adapter_spec("lora"), seed=0)
     with torch.no_grad():
         for each in get_trainable_parameters(model).values():
             each.add_(0.1)
@@ -47,7 +51,7 @@ def test_what_is_learned_stays_the_same(family: str, tmp_path: Path) -> None:
 
 
 def test_other_positions_are_left_out(tmp_path: Path) -> None:
-    model = load_base_model(resolve_model_spec(str(make_tiny(tmp_path)), Path()))
+    model = load_base_model(resolve_model_spec(str(write_tiny_model(tmp_path)), Path()))
     seen = []
     feed = model.decoder.get_submodule("layers.0.mlp.up_proj")
     feed.register_forward_hook(lambda module, given, said: seen.append(given[0].shape[-2]))

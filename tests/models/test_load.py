@@ -11,8 +11,8 @@ from dlm.models.load import get_checkpoint_dir, load_tokenizer
 from dlm.plan.resolve import resolve_model_spec
 from tests.cli_runner import make_environment, run_process
 from tests.hub import COMMIT, Hub, Repository, serve
-from tests.natives import build
-from tests.tiny import tone
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import write_tone
 
 FETCH = """
 import logging, sys
@@ -32,7 +32,7 @@ for name in sys.argv[1:]:
 @pytest.fixture(scope="module")
 def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2-Audio, beside what a repository holds that nobody should fetch."""
-    folder = build("qwen2_audio", tmp_path_factory.mktemp("bases") / "ear")
+    folder = write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("bases") / "ear")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     for name in ("pytorch_model.bin", "consolidated.safetensors", "modeling_ear.py", "ear.png"):
         (folder / name).write_bytes(b"not to be fetched")
@@ -102,7 +102,7 @@ def test_a_disk_without_room_is_told_before(hub: Hub, ear: Path, tmp_path: Path)
 
 def test_the_command_fetches_tells_it_and_answers(hub: Hub, tmp_path: Path) -> None:
     """From a name of the hub to an answer; then its revision is known without a network."""
-    tone(tmp_path / "a.wav", hertz=200, seconds=0.3)
+    write_tone(tmp_path / "a.wav", hertz=200, seconds=0.3)
     around = hub.environment(tmp_path / "cache")
     made = run_process("init", "my.dlm", "--base", "hf:me/ear", folder=tmp_path, env=around)
     assert made.code == 0, made.err

@@ -8,13 +8,13 @@ import torch
 from dlm.data.types import Example
 from dlm.errors import DataError
 from dlm.models.composed import ComposedAudioLM
-from tests.models.twin import batch_of, logits_of
+from tests.models.batches import compute_all_logits, make_batch
 
 
 def test_sound_stands_where_the_placeholders_do(
     model: ComposedAudioLM, clips: list[Example]
 ) -> None:
-    batch = batch_of(model, clips)
+    batch = make_batch(model, clips)
     merged = model.merge_audio_embeddings(batch)
     spots = batch.input_ids == model.audio_token_id
     audio = model.project_audio(model.encode_audio(batch.audio_features, batch.audio_lengths))
@@ -23,7 +23,7 @@ def test_sound_stands_where_the_placeholders_do(
 
 
 def test_two_sounds_in_a_row_keep_their_order(model: ComposedAudioLM, clips: list[Example]) -> None:
-    both, one, other = (batch_of(model, [clips[n]]) for n in (5, 1, 3))
+    both, one, other = (make_batch(model, [clips[n]]) for n in (5, 1, 3))
     first, second = (
         model.project_audio(model.encode_audio(each.audio_features, each.audio_lengths))
         for each in (one, other)
@@ -35,9 +35,9 @@ def test_two_sounds_in_a_row_keep_their_order(model: ComposedAudioLM, clips: lis
 def test_logits_of_a_batch_are_those_of_its_clips(
     model: ComposedAudioLM, clips: list[Example]
 ) -> None:
-    together = logits_of(model, batch_of(model, clips))
+    together = compute_all_logits(model, make_batch(model, clips))
     for number, clip in enumerate(clips):
-        alone = logits_of(model, batch_of(model, [clip]))[0]
+        alone = compute_all_logits(model, make_batch(model, [clip]))[0]
         assert torch.allclose(together[number, : len(alone)], alone, atol=1e-5), clip.location
 
 
@@ -45,7 +45,7 @@ def test_logits_of_a_batch_are_those_of_its_clips(
 def test_a_miscount_names_its_clip(
     model: ComposedAudioLM, clips: list[Example], change: int
 ) -> None:
-    batch = batch_of(model, clips)
+    batch = make_batch(model, clips)
     spans = batch.audio_token_counts.clone()
     spans[2] += change
     with pytest.raises(DataError) as told:
@@ -57,14 +57,14 @@ def test_a_miscount_names_its_clip(
 def test_a_placeholder_without_sound_names_its_clip(
     model: ComposedAudioLM, clips: list[Example]
 ) -> None:
-    batch = batch_of(model, [clips[6]])
+    batch = make_batch(model, [clips[6]])
     batch.input_ids[0, 1] = model.audio_token_id
     with pytest.raises(DataError, match="prose: 1 placeholders for 0 tokens"):
         model.merge_audio_embeddings(batch)
 
 
 def test_features_heard_before_merge_like_mel(model: ComposedAudioLM, clips: list[Example]) -> None:
-    batch = batch_of(model, clips)
+    batch = make_batch(model, clips)
     heard = model.encode_audio(batch.audio_features, batch.audio_lengths)
     known = replace(
         batch, audio_features=heard.hidden_states, audio_lengths=heard.lengths, is_encoded=True
@@ -75,7 +75,7 @@ def test_features_heard_before_merge_like_mel(model: ComposedAudioLM, clips: lis
 def test_speaking_at_some_positions_equals_speaking_at_all(
     model: ComposedAudioLM, clips: list[Example]
 ) -> None:
-    batch = batch_of(model, clips)
+    batch = make_batch(model, clips)
     hidden = model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
     spots = batch.labels != -100
     everywhere = model.compute_logits(hidden)

@@ -21,8 +21,8 @@ from dlm.plan.planner import make_plan
 from dlm.plan.types import CliOverrides
 from dlm.training.events import StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
-from tests.natives import build, inputs, row
-from tests.tiny import LAPTOP, spoken, tone
+from tests.pretrained_twins import extract_reference_inputs, make_twin_spec, write_pretrained_twin
+from tests.tiny_models import LAPTOP, make_example, write_tone
 
 ANSWERS = ("a", "two words", "a good many more words than that", "four")
 
@@ -31,7 +31,7 @@ ANSWERS = ("a", "two words", "a good many more words than that", "four")
 def base(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """Qwen2-Audio, whose own forward takes the mean over each batch by itself."""
     key = "qwen2-audio-7b-instruct"
-    return row(key, build(key, tmp_path_factory.mktemp("base")))
+    return make_twin_spec(key, write_pretrained_twin(key, tmp_path_factory.mktemp("base")))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Answers of very different lengths."""
     place = tmp_path_factory.mktemp("clips")
     return [
-        spoken(tone(place / f"{n}.wav", hertz=300 + 90 * n, seconds=0.4 + n / 7), answer)
+        make_example(
+            write_tone(place / f"{n}.wav", hertz=300 + 90 * n, seconds=0.4 + n / 7), answer
+        )
         for n, answer in enumerate(ANSWERS)
     ]
 
@@ -94,7 +96,7 @@ def test_the_class_s_own_loss_is_not(base: ModelSpec, clips: list[Example]) -> N
             own = {
                 "input_ids": batch.input_ids,
                 "attention_mask": batch.attention_mask,
-                **inputs(base, waves),
+                **extract_reference_inputs(base, waves),
             }
             with torch.no_grad():
                 loss = model.whole(**own, labels=batch.labels, num_items_in_batch=40).loss

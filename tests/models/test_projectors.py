@@ -21,7 +21,12 @@ from dlm.models.projectors import (
 )
 from dlm.plan.audio_lengths import AudioTokenizerSpec, mel_frames_to_audio_tokens
 from dlm.plan.projector_spec import PROJECTOR_CONFIG_CLASSES
-from tests.tiny import make_tiny, tiny_base, tiny_config, tiny_tokenizer
+from tests.tiny_models import (
+    make_tiny_config,
+    make_tiny_spec,
+    make_tiny_tokenizer,
+    write_tiny_model,
+)
 
 WIDTH, STRIDE, OUT = 6, 4, 10
 LENGTHS = [9, 1, 12, 4, 7]
@@ -340,8 +345,8 @@ def test_two_encoders_are_brought_to_one_scale() -> None:
 @torch.no_grad()
 def test_a_base_of_any_kind_is_saved_with_its_scale(kind: str, tmp_path: Path) -> None:
     small = {"scale": "embeddings", **SMALL[kind]}
-    config = {**tiny_config(), "projector": {"kind": kind, **small}}
-    model = ComposedAudioLM(tiny_base(), config, tiny_tokenizer()).eval()
+    config = {**make_tiny_config(), "projector": {"kind": kind, **small}}
+    model = ComposedAudioLM(make_tiny_spec(), config, make_tiny_tokenizer()).eval()
     calibrate_output_scale(model.projector, model.embed_tokens.weight)
     save_composed_model(model, tmp_path)
     again, features = load_composed_model(tmp_path), heard_features(width=32)
@@ -350,7 +355,7 @@ def test_a_base_of_any_kind_is_saved_with_its_scale(kind: str, tmp_path: Path) -
 
 
 def test_weights_of_another_width_are_named_with_both_shapes(tmp_path: Path) -> None:
-    path = make_tiny(tmp_path) / "config.json"
+    path = write_tiny_model(tmp_path) / "config.json"
     config = json.loads(path.read_text())
     config["projector"]["hidden"] = 16
     path.write_text(json.dumps(config))

@@ -19,9 +19,14 @@ from dlm.plan.model_spec import ModelSpec, read_model_spec
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec, ModelPlan
 from dlm.training.events import StepCompleted
-from tests.models.twin import batch_of, clips_in, logits_of
-from tests.natives import BUILDERS, build
-from tests.tiny import lesson, make_tiny, tiny_plan, tones
+from tests.models.batches import compute_all_logits, make_batch, write_examples
+from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin
+from tests.tiny_models import (
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 BITS = pytest.mark.parametrize("bits", [4, 8])
 
@@ -29,8 +34,8 @@ BITS = pytest.mark.parametrize("bits", [4, 8])
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     """A native base and a stitched one."""
-    native = build("qwen2_audio", tmp_path_factory.mktemp("native"))
-    stitched = make_tiny(tmp_path_factory.mktemp("stitched"))
+    native = write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("native"))
+    stitched = write_tiny_model(tmp_path_factory.mktemp("stitched"))
     return {
         "native": resolve_model_spec(str(native), Path()),
         "stitched": replace(read_model_spec(stitched), source=str(stitched)),
@@ -73,9 +78,11 @@ def test_the_language_model_alone_is_packed(
     assert {each.dtype for each in names.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("family", sorted({*BUILDERS} - {"qwen2_audio", "qwen3_omni_moe"}))
+@pytest.mark.parametrize("family", sorted({*TWIN_BUILDERS} - {"qwen2_audio", "qwen3_omni_moe"}))
 def test_of_every_family(family: str, tmp_path: Path) -> None:
-    model = load_base_model(resolve_model_spec(str(build(family, tmp_path)), Path()), bits=4)
+    model = load_base_model(
+        resolve_model_spec(str(write_pretrained_twin(family, tmp_path)), Path()), bits=4
+    )
     assert packed(model) == inside(model) != set()
 
 
@@ -84,10 +91,10 @@ def test_of_every_family(family: str, tmp_path: Path) -> None:
 def test_packed_weights_say_nearly_the_same(
     bases: dict[str, ModelSpec], kind: str, bits: int, tmp_path: Path
 ) -> None:
-    clips = clips_in(tmp_path)[1:4]
+    clips = write_examples(tmp_path)[1:4]
     exact, close = (load_base_model(bases[kind], bits=each) for each in (None, bits))
-    batch = batch_of(exact, clips)
-    wanted, found = logits_of(exact, batch), logits_of(close, batch)
+    batch = make_batch(exact, clips)
+    wanted, found = compute_all_logits(exact, batch), compute_all_logits(close, batch)
     error = (found - wanted).norm() / wanted.norm()
     assert 0 < error < {4: 0.3, 8: 0.05}[bits], "the shares that packing these weights costs"
 
@@ -107,14 +114,16 @@ def test_it_learns_for_real(
     bases: dict[str, ModelSpec], bits: int, checkpointing: bool, tmp_path: Path
 ) -> None:
     """As far as LoRA over the unpacked weights does, and nothing else changes."""
-    clips = tones(tmp_path, 4)
+    clips = write_tone_examples(tmp_path, 4)
     asked = {"lora_r": 16, "learning_rate": 1e-2, "gradient_checkpointing": checkpointing}
     runs = []
     for how in ({"adapter": "lora"}, {"adapter": "qlora", "bits": bits}):
-        drawn = tiny_plan(Path(bases["stitched"].source), len(clips), steps=10, **asked, **how)
-        taught = lesson(drawn, clips)
+        drawn = make_tiny_plan(Path(bases["stitched"].source), len(clips), steps=10, **asked, **how)
+        taught = make_training_setup(drawn, clips)
         before = {name: each.detach().clone() for name, each in taught.model.named_parameters()}
-        runs.append([event.loss for event in taught.events() if isinstance(event, StepCompleted)])
+        runs.append(
+            [event.loss for event in taught.iter_events() if isinstance(event, StepCompleted)]
+        )
     plain, losses = runs
     assert losses[-1] < losses[0] - 0.3
     assert losses[-1] == pytest.approx(plain[-1], abs=0.05)
@@ -142,8 +151,8 @@ def test_a_version_remembers_its_bits(
     back = load_version(bases[kind], tmp_path, device="cpu")
     assert packed(back) == packed(model)
     (tmp_path / "clips").mkdir()
-    batch = batch_of(model, clips_in(tmp_path / "clips")[1:4])
-    assert torch.equal(logits_of(back, batch), logits_of(model.eval(), batch))
+    batch = make_batch(model, write_examples(tmp_path / "clips")[1:4])
+    assert torch.equal(compute_all_logits(back, batch), compute_all_logits(model.eval(), batch))
 
 
 @BITS
@@ -152,13 +161,15 @@ def test_unpacked_it_says_the_same(
     bases: dict[str, ModelSpec], bits: int, heard_first: bool, tmp_path: Path
 ) -> None:
     model = load_model(plan(bases["stitched"], bits)).eval()
-    batch = batch_of(model, clips_in(tmp_path)[1:4])
+    batch = make_batch(model, write_examples(tmp_path)[1:4])
     if heard_first:  # 8 bits move their scales with the first answer
-        logits_of(model, batch)
+        compute_all_logits(model, batch)
     unpacked = copy.deepcopy(model)
     dequantize_linear_layers(unpacked)
     assert not packed(unpacked) and inside(unpacked) == inside(model)
-    difference = (logits_of(unpacked, batch) - logits_of(model, batch)).abs().max()
+    difference = (
+        (compute_all_logits(unpacked, batch) - compute_all_logits(model, batch)).abs().max()
+    )
     assert difference < {4: 1e-4, 8: 0.05}[bits], "8 bits round what they multiply as well"
 
 
@@ -176,6 +187,6 @@ def test_the_library_keeps_to_itself(
 ) -> None:
     """It would tell of every layer that casts to float16."""
     model = load_base_model(bases["stitched"], bits=8)
-    logits_of(model, batch_of(model, clips_in(tmp_path)[1:2]))
+    compute_all_logits(model, make_batch(model, write_examples(tmp_path)[1:2]))
     assert not [each for each in caplog.records if each.name.startswith("bitsandbytes")]
     assert logging.getLogger("bitsandbytes").level == logging.ERROR

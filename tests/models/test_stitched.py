@@ -16,8 +16,8 @@ from dlm.errors import ModelError
 from dlm.models.composed import ComposedAudioLM, load_composed_model, save_composed_model
 from dlm.models.load import load_base_model
 from dlm.plan.model_spec import read_model_spec
-from tests.models.twin import batch_of, logits_of
-from tests.tiny import SPECIAL, make_tiny, tiny_base, tiny_config
+from tests.models.batches import compute_all_logits, make_batch
+from tests.tiny_models import SPECIAL_TOKENS, make_tiny_config, make_tiny_spec, write_tiny_model
 
 WEIGHTS = "model.safetensors"
 Tensors = dict[str, torch.Tensor]
@@ -36,11 +36,11 @@ def test_what_is_saved_is_what_is_loaded(
     again = load_base_model(read_model_spec(tmp_path))
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
-    batch = batch_of(model, clips)
-    assert torch.equal(logits_of(model, batch), logits_of(again, batch))
+    batch = make_batch(model, clips)
+    assert torch.equal(compute_all_logits(model, batch), compute_all_logits(again, batch))
     assert not again.training
     assert again.tokenizer.get_vocab() == model.tokenizer.get_vocab()
-    assert set(again.tokenizer.all_special_tokens) == set(SPECIAL)
+    assert set(again.tokenizer.all_special_tokens) == set(SPECIAL_TOKENS)
 
 
 def test_half_precision_halves_the_file_and_little_else(
@@ -52,8 +52,10 @@ def test_half_precision_halves_the_file_and_little_else(
     assert sizes[0] < 0.6 * sizes[1]
     half = load_composed_model(tmp_path / "half")
     assert {each.dtype for each in half.parameters()} == {torch.float32}
-    batch = batch_of(model, clips)
-    assert torch.allclose(logits_of(half, batch), logits_of(model, batch), atol=2e-3)
+    batch = make_batch(model, clips)
+    assert torch.allclose(
+        compute_all_logits(half, batch), compute_all_logits(model, batch), atol=2e-3
+    )
 
 
 def test_a_tied_head_is_written_once(folder: Path) -> None:
@@ -63,9 +65,9 @@ def test_a_tied_head_is_written_once(folder: Path) -> None:
 
 
 def test_a_head_of_its_own_is_kept_and_missed(tmp_path: Path) -> None:
-    config = tiny_config()
+    config = make_tiny_config()
     config["lm"]["tie_word_embeddings"] = False
-    folder = make_tiny(tmp_path, config=config)
+    folder = write_tiny_model(tmp_path, config=config)
     model = load_composed_model(folder)
     assert torch.equal(model.lm_head.weight, load_file(folder / WEIGHTS)["lm.lm_head.weight"])
     change(folder, lambda tensors: tensors.pop("lm.lm_head.weight"))
@@ -165,4 +167,4 @@ def test_a_part_that_is_not_configured_is_named(copy: Path, part: str) -> None:
 def test_the_facts_travel_with_the_folder(folder: Path) -> None:
     base = read_model_spec(folder)
     assert base.source == str(folder)
-    assert {**vars(base), "source": "folder"} == vars(tiny_base())
+    assert {**vars(base), "source": "folder"} == vars(make_tiny_spec())

@@ -12,14 +12,14 @@ from dlm.errors import ModelError
 from dlm.models.inspect_checkpoint import inspect_checkpoint
 from dlm.plan.model_spec import ComponentRef, CompositionSpec, ModelSpec, read_model_spec
 from dlm.plan.resolve import find_catalog_spec
-from tests.tiny import make_tiny
+from tests.tiny_models import write_tiny_model
 
 WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return make_tiny(tmp_path / "tiny")
+    return write_tiny_model(tmp_path / "tiny")
 
 
 def plant(file: Path, name: str, *values: float) -> None:

@@ -22,9 +22,9 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.load import load_base_model
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.resolve import find_catalog_spec
-from tests.models.twin import adapter, logits_of
-from tests.tiny import RATE, spoken, tone
-from tests.voxtral import build_voxtral, processor_of
+from tests.models.batches import compute_all_logits, make_adapter_spec
+from tests.tiny_models import SAMPLE_RATE, make_example, write_tone
+from tests.tiny_voxtral import load_voxtral_processor, write_tiny_voxtral
 
 SECONDS = (1.5, 30.5)  # within the window, and half a second beyond it
 TOKENS = 375  # of a window: every clip takes whole windows
@@ -33,7 +33,7 @@ TOKENS = 375  # of a window: every clip takes whole windows
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """At the true geometry: windows of 30 s."""
-    return build_voxtral(tmp_path_factory.mktemp("voxtral"))
+    return write_tiny_voxtral(tmp_path_factory.mktemp("voxtral"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def chat(model: AudioLanguageModel, base: ModelSpec) -> ChatEncoder:
 
 @pytest.fixture(scope="module")
 def processor(folder: Path) -> VoxtralProcessor:
-    return processor_of(folder)
+    return load_voxtral_processor(folder)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[AudioSegment]:
     place = tmp_path_factory.mktemp("sounds")
     names = enumerate(SECONDS)
     return [
-        AudioSegment(tone(place / f"{n}.wav", hertz=200 + n, seconds=long)) for n, long in names
+        AudioSegment(write_tone(place / f"{n}.wav", hertz=200 + n, seconds=long))
+        for n, long in names
     ]
 
 
@@ -83,10 +84,10 @@ def test_a_request_equals_the_class_s_own_forward(
 ) -> None:
     """Two clips in a batch, one of two windows; 1e-5, fp32."""
     waves = [soundfile.read(sound.path, dtype="float32")[0] for sound in sounds]
-    clips = [replace(spoken(sound.path, "Bonjour."), language="fr") for sound in sounds]
+    clips = [replace(make_example(sound.path, "Bonjour."), language="fr") for sound in sounds]
     batch = batch_of(chat, base, clips)
     heard = processor.apply_transcription_request(
-        audio=waves, model_id="x", language="fr", sampling_rate=RATE, format=["WAV"] * 2
+        audio=waves, model_id="x", language="fr", sampling_rate=SAMPLE_RATE, format=["WAV"] * 2
     )
     assert batch.windows_per_example == (1, 2)
     assert (batch.input_ids == chat.audio_token_id).sum(dim=1).tolist() == [TOKENS, 2 * TOKENS]
@@ -97,7 +98,7 @@ def test_a_request_equals_the_class_s_own_forward(
             input_features=heard["input_features"],
         ).logits
     told = batch.attention_mask.bool()
-    assert (logits_of(model, batch) - expected)[told].abs().max() < 1e-5
+    assert (compute_all_logits(model, batch) - expected)[told].abs().max() < 1e-5
 
 
 def test_a_conversation_equals_the_class_s_own_forward(
@@ -123,7 +124,7 @@ def test_a_conversation_equals_the_class_s_own_forward(
         PaddingSpec(chat.pad_token_id, chat.audio_token_id),
     )
     assert torch.equal(batch.input_ids, heard["input_ids"])
-    assert (logits_of(model, batch) - expected).abs().max() < 1e-5
+    assert (compute_all_logits(model, batch) - expected).abs().max() < 1e-5
 
 
 def test_a_recording_is_transcribed_by_whole_windows(
@@ -131,7 +132,7 @@ def test_a_recording_is_transcribed_by_whole_windows(
 ) -> None:
     """A window costs the same however little it holds, so it is filled."""
     using = InferenceEngine(model, chat, AudioFeatureExtractor(base, auto_resample=False), 16)
-    path = tone(tmp_path / "long.wav", hertz=300, seconds=14)
+    path = write_tone(tmp_path / "long.wav", hertz=300, seconds=14)
     (found,) = transcribe_files(using, [path], language="fr")
     assert [(each.start, each.end) for each in found.segments] == [(0.0, 14.0)]
     with pytest.raises(DataError, match="'xx' is not a language code"):
@@ -144,9 +145,11 @@ def test_the_tower_is_frozen_after_wrapping(base: ModelSpec, kind: str) -> None:
     model = load_base_model(base)
     targets = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj")
     with pytest.raises(PlanError, match="out_proj"):  # a layer that only the tower has
-        apply_adapter(model, adapter(kind, "lm", targets=targets), seed=0)
+        apply_adapter(model, make_adapter_spec(kind, "lm", targets=targets), seed=0)
     apply_adapter(
-        model, adapter(kind, "lm", targets=("q_proj", "k_proj", "v_proj", "o_proj")), seed=0
+        model,
+        make_adapter_spec(kind, "lm", targets=("q_proj", "k_proj", "v_proj", "o_proj")),
+        seed=0,
     )
     names = get_trainable_parameters(model)
     assert len(names) == 2 * 4 * (3 if kind == "dora" else 2)  # two layers of four, A and B

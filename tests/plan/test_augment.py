@@ -13,7 +13,7 @@ from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
 from dlm.plan.planner import make_plan
 from dlm.plan.schedule import apply_stages
 from dlm.plan.types import AugmentationSpec, CliOverrides, Plan, SpecAugmentMasks
-from tests.tiny import LAPTOP, spoken, tiny_base, tone
+from tests.tiny_models import LAPTOP, make_example, make_tiny_spec, write_tone
 
 EVERYTHING = {
     "speed": [0.9, 1.1],
@@ -42,7 +42,7 @@ def plan(
         "training": {**FROZEN, **training, "audio": {"augment": augment}},
     }
     document = Document(folder / "my.dlm", DlmConfig(**known), (), text, "0" * 64)
-    return make_plan(document, base or tiny_base(), 100, LAPTOP)
+    return make_plan(document, base or make_tiny_spec(), 100, LAPTOP)
 
 
 def refusal(folder: Path, augment: dict, **how: object) -> str:
@@ -101,7 +101,7 @@ def test_no_stage_keeps_features_either(tmp_path: Path) -> None:
         }
         settings = DlmConfig(**known)
         document = Document(tmp_path / "my.dlm", settings, (), "", "0" * 64)
-        drawn = make_plan(document, tiny_base(), 100, LAPTOP)
+        drawn = make_plan(document, make_tiny_spec(), 100, LAPTOP)
         staged = apply_stages(drawn, settings.training, [100, 100], CliOverrides())
         assert [stage.use_cached_features for stage in staged.training.stages] == [kept, kept]
 
@@ -125,7 +125,7 @@ def test_hearing_every_batch_takes_memory(tmp_path: Path) -> None:
 
 def test_a_row_has_room_for_its_slowest_version(tmp_path: Path) -> None:
     base = replace(MODEL_CATALOG["sparrow"], context_length=10**6)
-    clip = spoken(tone(tmp_path / "a.wav", hertz=300), "x")
+    clip = make_example(write_tone(tmp_path / "a.wav", hertz=300), "x")
     lasting = {clip.location: (300.0,)}
     one, slow, half = (
         estimate_sequence_lengths(
@@ -138,7 +138,7 @@ def test_a_row_has_room_for_its_slowest_version(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mask", [{"mask_time": {}}, {"mask_frequency": {"bins": 3}}])
 def test_masks_are_of_a_mel(tmp_path: Path, mask: dict) -> None:
-    base = replace(tiny_base(), encoder_input="wave", num_mel_bins=0)
+    base = replace(make_tiny_spec(), encoder_input="wave", num_mel_bins=0)
     told = refusal(tmp_path, mask, base=base)
     name = next(iter(mask))
     assert f"training.audio.augment.{name} is of a mel, and tiny hears the wave itself" in told
@@ -163,7 +163,7 @@ def test_a_folder_of_noise_is_looked_at_first(tmp_path: Path) -> None:
     )
     (tmp_path / "rain/a.wav").write_text("wet")
     assert refusal(tmp_path, {"noise": "rain"}, text=text).startswith("rain/a.wav: it holds text")
-    tone(tmp_path / "rain/a.wav", hertz=300)
+    write_tone(tmp_path / "rain/a.wav", hertz=300)
     drawn = plan(tmp_path, {"noise": "rain"}, text=text)
     (line,) = [line for line in drawn.summary if line.name == "augment"]
     assert line.value == "noise from rain 5 to 20 dB below"
@@ -172,7 +172,7 @@ def test_a_folder_of_noise_is_looked_at_first(tmp_path: Path) -> None:
 def test_other_noise_makes_another_plan(tmp_path: Path) -> None:
     hashes = []
     for seconds in (0.5, 0.5, 0.6):
-        tone(tmp_path / "rain/a.wav", hertz=300, seconds=seconds)
+        write_tone(tmp_path / "rain/a.wav", hertz=300, seconds=seconds)
         hashes.append(plan(tmp_path, {"noise": "rain"}).batches.augmentation.noise_sha256)
     assert hashes[0] == hashes[1] != hashes[2]
     one = plan(tmp_path, {"noise": "rain/a.wav"}).batches.augmentation
@@ -183,7 +183,7 @@ def test_other_noise_makes_another_plan(tmp_path: Path) -> None:
 def test_strict_keeps_noise_inside(tmp_path: Path, how: str) -> None:
     home = tmp_path / "home"
     (home / "rain").mkdir(parents=True)
-    outside = tone(tmp_path / "outside/a.wav", hertz=300)
+    outside = write_tone(tmp_path / "outside/a.wav", hertz=300)
     named = "../outside"
     if how == "a link":
         (home / "rain/a.wav").symlink_to(outside)

@@ -16,7 +16,7 @@ from dlm.plan.model_spec import (
     write_model_spec,
 )
 from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
-from tests.tiny import tiny_base
+from tests.tiny_models import make_tiny_spec
 
 
 def test_every_row_is_complete() -> None:
@@ -57,7 +57,7 @@ def test_a_wide_miss_is_told_every_key() -> None:
 
 def test_a_folder_is_a_base_of_its_own(tmp_path: Path) -> None:
     folder = facts_in(tmp_path / "mine")
-    assert resolve_model_spec("mine", tmp_path) == replace(tiny_base(), source=str(folder))
+    assert resolve_model_spec("mine", tmp_path) == replace(make_tiny_spec(), source=str(folder))
     assert resolve_model_spec(str(folder), Path("/elsewhere")).source == str(folder)
     (tmp_path / "notes").mkdir()
     assert resolve_model_spec("../mine", tmp_path / "notes").key == "tiny"
@@ -124,5 +124,5 @@ def test_facts_name_no_folder_of_this_machine(tmp_path: Path) -> None:
 
 def facts_in(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    write_model_spec(tiny_base(), folder)
+    write_model_spec(make_tiny_spec(), folder)
     return folder

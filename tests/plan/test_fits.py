@@ -18,7 +18,7 @@ from dlm.plan.fit_table import (
 from dlm.plan.memory import GIB
 from dlm.plan.model_spec import MODEL_CATALOG
 from tests.plan.test_plan import LAPTOP, QWEN, on_a_card, plan
-from tests.tiny import tiny_base
+from tests.tiny_models import make_tiny_spec
 
 CARDS = (16, 24, 48, 80)
 
@@ -98,7 +98,7 @@ def test_a_base_of_the_laptop_is_named_without_a_card() -> None:
 
 
 def test_nothing_fits_nothing() -> None:
-    big = replace(tiny_base(), sizes=replace(tiny_base().sizes, embedding=10**9))
+    big = replace(make_tiny_spec(), sizes=replace(make_tiny_spec().sizes, embedding=10**9))
     with pytest.raises(PlanError, match="use a larger machine: no base fits this one"):
         plan(base=big, machine=replace(LAPTOP, memory=16 << 20, free_memory=1 << 20))
 

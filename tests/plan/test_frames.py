@@ -15,16 +15,16 @@ from dlm.plan.audio_lengths import (
     count_encoder_frames,
     count_mel_frames,
 )
-from tests.tiny import tiny_base, tiny_config, tiny_tokenizer
+from tests.tiny_models import make_tiny_config, make_tiny_spec, make_tiny_tokenizer
 
-STRIDES = tiny_base().audio_spec
+STRIDES = make_tiny_spec().audio_spec
 LENGTHS = some.integers(min_value=1, max_value=STRIDES.window_samples)
 
 
 @pytest.fixture(scope="module")
 def model() -> ComposedAudioLM:
     torch.manual_seed(0)
-    return ComposedAudioLM(tiny_base(), tiny_config(), tiny_tokenizer()).eval()
+    return ComposedAudioLM(make_tiny_spec(), make_tiny_config(), make_tiny_tokenizer()).eval()
 
 
 def returned(model: ComposedAudioLM, lengths: list[int]) -> tuple[EncoderOutput, torch.Tensor]:

@@ -18,10 +18,10 @@ from dlm.plan.memory import (
 from dlm.plan.model_spec import ComponentRef, CompositionSpec, LayerSelection, ModelSpec
 from dlm.plan.types import AdapterSpec, ModelPlan
 from tests.plan.test_memory import Meter
-from tests.tiny import RATE, tiny_base
-from tests.waves import wave_config
+from tests.tiny_models import SAMPLE_RATE, make_tiny_spec
+from tests.waveform_encoders import make_waveform_config
 
-SAMPLES = RATE // 2
+SAMPLES = SAMPLE_RATE // 2
 FAMILIES = [("wav2vec2", 1.25), ("wav2vec2_group", 1.25), ("wavlm", 1.25), ("wav2vec2-bert", 4.0)]
 SHAPE = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
 DROPOUTS = ("hidden", "activation", "attention", "feat_proj")
@@ -30,13 +30,13 @@ DROPOUTS = ("hidden", "activation", "attention", "feat_proj")
 def config_of(family: str) -> dict:
     """Convolutions as wide as released ones, and small layers."""
     quiet = {f"{name}_dropout": 0.0 for name in DROPOUTS}
-    return {**wave_config(family), **SHAPE, **quiet, "conv_dim": [512] * 7}
+    return {**make_waveform_config(family), **SHAPE, **quiet, "conv_dim": [512] * 7}
 
 
 def base_of(config: dict, layer: LayerSelection = "last") -> ModelSpec:
     """The row of a base that such an encoder hears for."""
     found = derive_encoder_spec(config, layer, where="test")
-    row = tiny_base()
+    row = make_tiny_spec()
     return replace(
         row,
         encoder_input="wave",

@@ -35,10 +35,10 @@ from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
 from dlm.plan.types import AdapterSpec, ModelPlan, TrainingPlan
 from dlm.training.loss import AudioLMLoss
 from dlm.training.optimizer import build_optimizer
-from tests.natives import BUILDERS, build
-from tests.tiny import make_tiny, tiny_config
+from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin
+from tests.tiny_models import make_tiny_config, write_tiny_model
 
-FAMILIES = ("stitched", *BUILDERS)
+FAMILIES = ("stitched", *TWIN_BUILDERS)
 EVERYWHERE = ("encoder", "projector", "lm")
 TRAINING = TrainingPlan(
     num_steps=1,
@@ -65,15 +65,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
     def base(family: str) -> ModelSpec:
         folder = tmp_path_factory.mktemp(family)
         if family == "stitched":
-            return _stitched(make_tiny(folder, config=_wide()))
-        return resolve_model_spec(str(build(family, folder)), Path())
+            return _stitched(write_tiny_model(folder, config=_wide()))
+        return resolve_model_spec(str(write_pretrained_twin(family, folder)), Path())
 
     return base
 
 
 def _wide() -> dict:
     """The tiny stitched base, wide enough that what it passes on outweighs what is fixed."""
-    wide = tiny_config()
+    wide = make_tiny_config()
     wide["encoders"][0]["config"] |= {"d_model": 64, "encoder_ffn_dim": 256, "encoder_layers": 2}
     wide["lm"] |= {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2}
     return wide

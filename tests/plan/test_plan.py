@@ -19,7 +19,7 @@ from dlm.plan.memory import (
 from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
 from dlm.plan.planner import check_disk_space, estimate_disk_bytes, make_plan
 from dlm.plan.types import CliOverrides, Plan
-from tests.tiny import LAPTOP, tiny_base
+from tests.tiny_models import LAPTOP, make_tiny_spec
 
 GIB = 1 << 30
 H200 = Gpu("NVIDIA H200", 140 * GIB, 138 * GIB, True)
@@ -37,7 +37,7 @@ def plan(
 ) -> Plan:
     known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": "tiny", "training": training}
     document = Document(Path("my.dlm"), DlmConfig(**known), (), "", "0" * 64)
-    return make_plan(document, base or tiny_base(), clips, machine, cli_overrides=wishes)
+    return make_plan(document, base or make_tiny_spec(), clips, machine, cli_overrides=wishes)
 
 
 def test_the_base_says_what_the_document_leaves_open() -> None:
@@ -303,7 +303,7 @@ def test_too_little_memory_is_said_in_numbers() -> None:
 
 def test_memory_is_counted_where_the_model_runs() -> None:
     small = replace(SERVER, gpus=(replace(H200, free_memory=1 << 20),))
-    big = replace(tiny_base(), sizes=replace(tiny_base().sizes, embedding=10_000_000))
+    big = replace(make_tiny_spec(), sizes=replace(make_tiny_spec().sizes, embedding=10_000_000))
     with pytest.raises(PlanError, match="and 1 MiB are free"):
         plan(base=big, machine=small)
     plan(base=big, machine=small, wishes=CliOverrides(device="cpu"))

@@ -19,8 +19,8 @@ from dlm.plan.model_spec import write_model_spec
 from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
 from tests.cli_runner import make_environment, run_process
 from tests.hub import COMMIT, Hub, Repository, serve
-from tests.natives import build
-from tests.tiny import tiny_base
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import make_tiny_spec
 
 CARD = "---\nlicense: cc-by-4.0\n---\n# An ear\n"
 RESOLVE = """
@@ -40,7 +40,7 @@ for name in sys.argv[1:]:
 @pytest.fixture(scope="module")
 def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2-Audio, with what a repository holds besides."""
-    folder = build("qwen2_audio", tmp_path_factory.mktemp("bases") / "ear")
+    folder = write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("bases") / "ear")
     (folder / "README.md").write_text(CARD)
     return folder
 
@@ -283,7 +283,7 @@ def test_without_a_network_the_cache_is_named(ear: Path, tmp_path: Path) -> None
 
 
 def test_a_stitched_base_may_lie_on_the_hub(tmp_path: Path) -> None:
-    write_model_spec(tiny_base(), tmp_path)
+    write_model_spec(make_tiny_spec(), tmp_path)
     (tmp_path / "config.json").write_text('{"encoders": [], "projector": {}, "lm": {}}')
     with serve() as hub:
         hub.repositories["me/tiny"] = Repository(tmp_path)

@@ -31,8 +31,8 @@ from dlm.plan.resolve import resolve_model_spec
 from tests.batching.test_byte_tokenizer import deaf_tokenizer
 from tests.cli_runner import dlm
 from tests.hub import COMMIT, Hub, Repository, serve
-from tests.natives import build
-from tests.tiny import make_tiny, write_document
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import write_document, write_tiny_model
 
 WHISPER = {
     "model_type": "whisper",
@@ -297,7 +297,7 @@ def test_released_parts_in_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["qwen2_audio", "qwen3_asr"])
 def test_what_thinks_and_hears_in_a_released_model(family: str, tmp_path: Path) -> None:
-    folder = build(family, tmp_path / "ear")
+    folder = write_pretrained_twin(family, tmp_path / "ear")
     tensors = load_file(folder / "model.safetensors")
     base = parts(lm=str(folder))
     model = load_base_model(base)
@@ -337,7 +337,7 @@ def test_the_projector_of_a_version(tmp_path: Path) -> None:
 
 
 def test_a_base_like_another(tmp_path: Path) -> None:
-    tiny = make_tiny(tmp_path / "tiny")
+    tiny = write_tiny_model(tmp_path / "tiny")
     fresh = resolve_model_spec(
         ComposedModelConfig.model_validate({"like": str(tiny), "projector": "pool"}), Path()
     )
@@ -356,7 +356,7 @@ def test_a_base_like_another(tmp_path: Path) -> None:
         "none",
     )
     with pytest.raises(ModelError, match="has no projector that can be taken; add 'projector"):
-        folder = build("qwen2_audio", tmp_path / "ear")
+        folder = write_pretrained_twin("qwen2_audio", tmp_path / "ear")
         resolve_model_spec(ComposedModelConfig(like=str(folder)), Path())
 
 
@@ -399,9 +399,9 @@ def test_a_document_in_parts_is_taught_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_tiny(tmp_path / "tiny")
+    write_tiny_model(tmp_path / "tiny")
     form = "\n  encoder: ./tiny\n  projector: {kind: mlp, stride: 4}\n  lm: ./tiny"
-    path = write_document(tmp_path, base=form, training="  held_out: 0\n")
+    path = write_document(tmp_path, base_model=form, training="  held_out: 0\n")
     done = dlm("check", path)
     assert "tiny+mlp+tiny" in done.out and done.code == 0, done
     done = dlm("check", path, "--set", "base_model.projector.kind=pool")
@@ -415,7 +415,7 @@ def test_a_document_in_parts_is_taught_and_used(
 
 def test_parts_from_the_hub_and_from_modelscope(tmp_path: Path) -> None:
     language_model(tmp_path / "lm")
-    make_tiny(tmp_path / "whole")
+    write_tiny_model(tmp_path / "whole")
     plain = shutil.copytree(tmp_path / "lm", tmp_path / "plain")
     (plain / "chat_template.jinja").unlink()
     form = {"encoder": "sparrow", "projector": "stack"}

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file
 
 import dlm
 from dlm.training.events import StepCompleted
-from tests.natives import build
-from tests.tiny import make_tiny
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import write_tiny_model
 
 WORDS = "one two three four".split()
 IDS = {
@@ -116,8 +116,8 @@ def main() -> None:
     folder.mkdir(parents=True)
     os.chdir(folder)
     os.environ["DLM_HOME"] = str(folder / "home")
-    make_tiny(folder / "tiny-stitched")
-    build("qwen2_audio", folder / "tiny-qwen2-audio")
+    write_tiny_model(folder / "tiny-stitched")
+    write_pretrained_twin("qwen2_audio", folder / "tiny-qwen2-audio")
     write_clips(folder / "clips")
     expected = {
         "stitched": make_versions("stitched", "tiny-stitched"),

@@ -22,24 +22,34 @@ from dlm.reports.probes import (
     make_example_batch,
     project_to_pca,
 )
-from tests.natives import VOXTRAL_SECONDS, build, row
-from tests.tiny import RATE, WORDS, lesson, make_tiny, spoken, tiny_config, tiny_plan, tone, tones
+from tests.pretrained_twins import VOXTRAL_WINDOW_SECONDS, make_twin_spec, write_pretrained_twin
+from tests.tiny_models import (
+    SAMPLE_RATE,
+    TRANSCRIPTS,
+    make_example,
+    make_tiny_config,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone,
+    write_tone_examples,
+)
 
 LAYERS, HEADS = 2, 2
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"))
+    return write_tone_examples(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
 def using(tmp_path_factory: pytest.TempPathFactory, clips: list[Example]) -> InferenceEngine:
     """A random base of two layers, whose attention is not even."""
-    config = tiny_config()
+    config = make_tiny_config()
     config["lm"] |= {"num_hidden_layers": LAYERS}
-    folder = make_tiny(tmp_path_factory.mktemp("base"), config=config)
-    found = lesson(tiny_plan(folder, len(clips), steps=1), clips).using
+    folder = write_tiny_model(tmp_path_factory.mktemp("base"), config=config)
+    found = make_training_setup(make_tiny_plan(folder, len(clips), steps=1), clips).engine
     with torch.no_grad():
         for name, weights in found.model.decoder.named_parameters():
             if name.endswith(("q_proj.weight", "k_proj.weight")):
@@ -131,8 +141,12 @@ def test_attention_to_sound_is_what_transformers_says(
     "key", ["qwen2-audio-7b-instruct", "voxtral-mini-3b", "qwen3-omni-30b-a3b"]
 )
 def test_a_native_base_tells_as_much(key: str, clips: list[Example], tmp_path: Path) -> None:
-    short = {"window_samples": VOXTRAL_SECONDS * RATE} if key.startswith("voxtral") else {}
-    base = row(key, build(key, tmp_path), **short)
+    short = (
+        {"window_samples": VOXTRAL_WINDOW_SECONDS * SAMPLE_RATE}
+        if key.startswith("voxtral")
+        else {}
+    )
+    base = make_twin_spec(key, write_pretrained_twin(key, tmp_path), **short)
     model = load_base_model(base)
     ear = AudioFeatureExtractor(base, auto_resample=False, encode_fn=model.encode_single)
     using = InferenceEngine(model, build_chat_encoder(model.tokenizer, base), ear, 4)
@@ -144,12 +158,12 @@ def test_a_native_base_tells_as_much(key: str, clips: list[Example], tmp_path: P
     assert torch.tensor(found.per_head) == pytest.approx(told, abs=1e-5)
     sounds = [compute_audio_embeddings(using, clip) for clip in clips[:2]]
     assert find_nearest_tokens(model, sounds[0], 2)[0].shape == (len(sounds[0]), 2)
-    assert compute_embedding_map(using, clips[:2], sounds).text_labels == tuple(WORDS[:2])
+    assert compute_embedding_map(using, clips[:2], sounds).text_labels == tuple(TRANSCRIPTS[:2])
 
 
 def test_attention_that_no_clip_can_tell(using: InferenceEngine, clips: list[Example]) -> None:
     assert compute_audio_attention(using, []) is None
-    long = spoken(clips[0].audio_segments[0].path, "x" * 3000)
+    long = make_example(clips[0].audio_segments[0].path, "x" * 3000)
     assert compute_audio_attention(using, [long]) is None
 
 
@@ -159,19 +173,19 @@ def test_the_map_of_few_labels_and_of_many_words(
     again = [replace(clip, location=f"again {clip.location}") for clip in clips]
     sounds = [compute_audio_embeddings(using, clip) for clip in clips]
     found = compute_embedding_map(using, clips + again, sounds + sounds)
-    assert found.is_labeled and found.text_labels == tuple(WORDS[:6])
+    assert found.is_labeled and found.text_labels == tuple(TRANSCRIPTS[:6])
     assert found.example_groups == (*range(6), *range(6))
     count = sum(map(len, sounds))
     assert found.example_points.shape == (12, 2) and found.audio_points.shape == (2 * count, 2)
     assert found.audio_groups == tuple(n for n, each in enumerate(sounds) for _ in each) * 2
     assert torch.equal(found.example_points[:6], found.example_points[6:])
     assert 0 < found.explained_variance[1] <= found.explained_variance[0] < 1
-    ids = [token for word in WORDS[:6] for token in using.model.tokenizer(word)["input_ids"]]
+    ids = [token for word in TRANSCRIPTS[:6] for token in using.model.tokenizer(word)["input_ids"]]
     words = using.model.embed_tokens.weight.detach()[ids].norm(dim=1).mean()
     assert found.norm_ratio == pytest.approx(float(torch.cat(sounds).norm(dim=1).mean() / words))
 
     many = [
-        spoken(clip.audio_segments[0].path, f"so {n} and so")
+        make_example(clip.audio_segments[0].path, f"so {n} and so")
         for n, clip in enumerate(clips + again)
     ]
     unlike = compute_embedding_map(using, many, sounds + sounds)
@@ -183,7 +197,7 @@ def test_the_map_of_few_labels_and_of_many_words(
 def test_the_worst_are_looked_at_closely(
     using: InferenceEngine, clips: list[Example], tmp_path: Path
 ) -> None:
-    long = spoken(tone(tmp_path / "long.wav", hertz=333, seconds=9), "nine")
+    long = make_example(write_tone(tmp_path / "long.wav", hertz=333, seconds=9), "nine")
     asked = replace(clips[0], task="answer")
     found = compute_insight(using, [*clips[1:3], long, asked], num_examples=4)
     assert [each.location for each in found.examples[:3]] == [

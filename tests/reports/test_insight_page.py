@@ -14,7 +14,7 @@ import soundfile
 
 from tests.browser import visit
 from tests.cli_runner import CommandResult, dlm, hash_files
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 EVIL = "<script>alert(1)</script> & $x_{$ 語 <img src=http://outside.example/a.png>"
 ARTIFACT = Path(__file__).parents[2] / ".work" / "insight.png"  # what the last run saw
@@ -50,8 +50,8 @@ class Page(HTMLParser):
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A document with a version, whose transcripts are what a page must not take at their word."""
     folder = tmp_path_factory.mktemp("learned")
-    base = make_tiny(folder / "tiny")
-    document = write_document(folder, base=base, clips=8, training="  held_out: 5\n")
+    base = write_tiny_model(folder / "tiny")
+    document = write_document(folder, base_model=base, num_clips=8, training="  held_out: 5\n")
     text = document.read_text().replace('transcript="', f'transcript="{EVIL} ')
     document.write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
@@ -152,7 +152,9 @@ def test_the_numbers_are_those_of_eval(made: tuple[Path, dict], document: Path) 
 def test_clips_it_learned_from_where_none_are_held_out(
     learned: Path, home: Path, tmp_path: Path
 ) -> None:
-    document = write_document(tmp_path, base=learned / "tiny", clips=2, training="  held_out: 0\n")
+    document = write_document(
+        tmp_path, base_model=learned / "tiny", num_clips=2, training="  held_out: 0\n"
+    )
     assert dlm("train", document, "--steps", 1).code == 0
     done = insight(document)
     assert done.out.strip() == str(tmp_path / "my-insight-v0001" / "insight.html")
@@ -177,8 +179,8 @@ def test_without_a_log_the_page_says_so(learned: Path, home: Path, tmp_path: Pat
 def test_prose_alone_has_no_sound_to_look_at(learned: Path, home: Path, tmp_path: Path) -> None:
     document = write_document(
         tmp_path,
-        base=learned / "tiny",
-        clips=0,
+        base_model=learned / "tiny",
+        num_clips=0,
         body="Once upon a time.\n",
         training="  held_out: 0\n",
     )
@@ -207,13 +209,15 @@ def test_mistakes(
 
 
 def test_nothing_was_learned_yet(learned: Path, home: Path, tmp_path: Path) -> None:
-    document = write_document(tmp_path, base=learned / "tiny")
+    document = write_document(tmp_path, base_model=learned / "tiny")
     dlm("insight", document).refused("nothing was learned yet", "dlm train")
     assert not list(tmp_path.glob("my-insight*"))
 
 
 def test_clips_that_are_gone(learned: Path, home: Path, tmp_path: Path) -> None:
-    document = write_document(tmp_path, base=learned / "tiny", clips=2, training="  held_out: 0\n")
+    document = write_document(
+        tmp_path, base_model=learned / "tiny", num_clips=2, training="  held_out: 0\n"
+    )
     assert dlm("train", document, "--steps", 1).code == 0
     (tmp_path / "clips" / "1.wav").unlink()
     dlm("insight", document).refused("1.wav")

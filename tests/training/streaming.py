@@ -36,7 +36,7 @@ from dlm.store.versions import read_checkpoint_step, save_checkpoint
 from dlm.training.events import CheckpointSaved, StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
 from tests.killed import Place, finish, go, look
-from tests.tiny import make_tiny, tone, write_document
+from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 RANKS = 2
 SHARDS, CLIPS = 8, 3  # a pass of 24 clips, 4 in each step
@@ -76,10 +76,12 @@ def write_shards(folder: Path) -> None:
     for shard in range(SHARDS):
         with tarfile.open(folder / f"{shard}.tar", "w") as tar:
             if shard % 3 == 0:
-                tar.add(tone(folder.parent / "wav/untold.wav", hertz=900), "untold.wav")
+                tar.add(write_tone(folder.parent / "wav/untold.wav", hertz=900), "untold.wav")
             for row in range(CLIPS):
                 name = f"{shard}-{row}"
-                wav = tone(folder.parent / "wav" / f"{name}.wav", hertz=200 + 40 * shard + row)
+                wav = write_tone(
+                    folder.parent / "wav" / f"{name}.wav", hertz=200 + 40 * shard + row
+                )
                 text = wav.with_suffix(".txt")
                 text.write_text(f"clip {name}")
                 tar.add(wav, wav.name)
@@ -173,8 +175,8 @@ def tell(folder: Path) -> None:
     """Print what came of each training."""
     buffered.MIN_WINDOW_STEPS = buffered.MIN_WINDOW_EXAMPLES = WINDOW
     write_shards(folder / "shards")
-    base = make_tiny(folder / "tiny")
-    document = write_document(folder, base=base, training=TRAINING, clips=0)
+    base = write_tiny_model(folder / "tiny")
+    document = write_document(folder, base_model=base, training=TRAINING, num_clips=0)
     for name, kills in (("whole", {}), ("killed", KILLS)):
         print(json.dumps(shared(document, folder / name, kills)), flush=True)
     alone, calls = Place(document, folder / "alone"), folder / "calls.json"

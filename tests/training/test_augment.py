@@ -12,7 +12,13 @@ from dlm.features.augment import Augmenter
 from dlm.features.extractor import AudioFeatureExtractor, AugmentedExtractor, WaveformCache
 from dlm.models.adapters import get_trainable_parameters
 from dlm.training.events import CheckpointSaved, StepCompleted
-from tests.tiny import Lesson, lesson, make_tiny, tiny_plan, tones
+from tests.tiny_models import (
+    TrainingSetup,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 AUGMENT = {
     "speed": [0.8, 1.2],
@@ -27,27 +33,31 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"), 4)
+    return write_tone_examples(tmp_path_factory.mktemp("clips"), 4)
 
 
-def taught(folder: Path, clips: list[Example], *, seed: int = 42, **training: object) -> Lesson:
+def taught(
+    folder: Path, clips: list[Example], *, seed: int = 42, **training: object
+) -> TrainingSetup:
     asked = {"adapter": "projector", "learning_rate": 1e-3, "audio": {"augment": AUGMENT}}
-    plan = tiny_plan(folder, len(clips), steps=STEPS, seed=seed, **{**asked, **training})
+    plan = make_tiny_plan(folder, len(clips), steps=STEPS, seed=seed, **{**asked, **training})
     plan = replace(plan, training=replace(plan.training, save_steps=1))
     changes, strides = plan.batches.augmentation, plan.batches.spec.audio_spec
     assert changes is not None and not plan.batches.use_cached_features
     ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False)
     augment = Augmenter(changes, strides, f"{plan.model.seed}/0")
-    return lesson(plan, clips, listen=AugmentedExtractor(ear, augment, WaveformCache(1 << 30)))
+    return make_training_setup(
+        plan, clips, feature_fn=AugmentedExtractor(ear, augment, WaveformCache(1 << 30))
+    )
 
 
-def run(made: Lesson, **given: object) -> tuple[list[float], bytes]:
-    losses = [event.loss for event in made.events(**given) if isinstance(event, StepCompleted)]
+def run(made: TrainingSetup, **given: object) -> tuple[list[float], bytes]:
+    losses = [event.loss for event in made.iter_events(**given) if isinstance(event, StepCompleted)]
     learned = get_trainable_parameters(made.model)
     return losses, b"".join(learned[name].detach().numpy().tobytes() for name in sorted(learned))
 
@@ -77,7 +87,7 @@ def test_going_on_comes_to_the_same_bits(
 ) -> None:
     whole = taught(folder, clips, micro_batch_size=2)
     states = {}
-    for event in whole.events():
+    for event in whole.iter_events():
         if isinstance(event, CheckpointSaved) and not event.is_final:
             states[event.step] = tmp_path / str(event.step)
             states[event.step].mkdir()
@@ -85,6 +95,6 @@ def test_going_on_comes_to_the_same_bits(
     expected = get_trainable_parameters(whole.model)
     for step in (1, 2, 5):
         again = taught(folder, clips, micro_batch_size=2)
-        run(again, resume=states[step])
+        run(again, resume_dir=states[step])
         found = get_trainable_parameters(again.model)
         assert all(torch.equal(found[name], expected[name]) for name in expected), step

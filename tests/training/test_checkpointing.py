@@ -9,12 +9,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from dlm.models.adapters import get_trainable_parameters
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.training.events import StepCompleted
-from tests.tiny import lesson, make_tiny, tiny_config, tiny_plan, tones
+from tests.tiny_models import (
+    make_tiny_config,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +37,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "max_position_embeddings": 512,
         "dropout": 0.1,
     }
-    return make_tiny(tmp_path_factory.mktemp("whole"), config={**tiny_config(), "lm": lm})
+    return write_tiny_model(
+        tmp_path_factory.mktemp("whole"), config={**make_tiny_config(), "lm": lm}
+    )
 
 
 def taught(folder: Path, clips: list, **training: object) -> tuple[AudioLanguageModel, list[float]]:
-    drawn = tiny_plan(folder, len(clips), steps=4, **training)
-    run = lesson(drawn, clips)
-    return run.model, [event.loss for event in run.events() if isinstance(event, StepCompleted)]
+    drawn = make_tiny_plan(folder, len(clips), steps=4, **training)
+    run = make_training_setup(drawn, clips)
+    return run.model, [
+        event.loss for event in run.iter_events() if isinstance(event, StepCompleted)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +61,7 @@ def taught(folder: Path, clips: list, **training: object) -> tuple[AudioLanguage
     ids=lambda training: "-".join(map(str, training.values())),
 )
 def test_a_run_learns_the_same_to_the_bit(whole: Path, tmp_path: Path, training: dict) -> None:
-    clips = tones(tmp_path, 4)
+    clips = write_tone_examples(tmp_path, 4)
     (plain, losses), (again, others) = (
         taught(whole, clips, gradient_checkpointing=way, **training) for way in (False, True)
     )
@@ -62,7 +72,7 @@ def test_a_run_learns_the_same_to_the_bit(whole: Path, tmp_path: Path, training:
 
 
 def test_a_last_part_at_labels_alone_learns_the_same(folder: Path, tmp_path: Path) -> None:
-    clips = tones(tmp_path, 4)
+    clips = write_tone_examples(tmp_path, 4)
     (_, losses), (_, others) = (
         taught(folder, clips, gradient_checkpointing=way, adapter="full") for way in (False, True)
     )
@@ -75,17 +85,17 @@ def test_layers_that_learn_are_thought_through_again(
 ) -> None:
     """Forward once to learn and once more on the way back; a frozen encoder is not."""
     counts: dict[str, int] = {}
-    drawn = tiny_plan(
+    drawn = make_tiny_plan(
         folder, 3, steps=1, adapter="lora", lora={"where": where}, gradient_checkpointing=True
     )
-    run = lesson(drawn, tones(tmp_path, 3))
+    run = make_training_setup(drawn, write_tone_examples(tmp_path, 3))
     for name, module in run.model.named_modules():
         if isinstance(module, GradientCheckpointingLayer):
             inner = next(each for each in module.modules() if isinstance(each, torch.nn.Linear))
             inner.register_forward_hook(
                 lambda *given, name=name: counts.update({name: counts.get(name, 0) + 1})
             )
-    list(run.events())
+    list(run.iter_events())
     lm = {count for name, count in counts.items() if name.startswith("lm.")}
     ear = {count for name, count in counts.items() if name.startswith("encoder.")}
     assert lm == {2}
@@ -93,7 +103,9 @@ def test_layers_that_learn_are_thought_through_again(
 
 
 def test_answers_are_thought_through_once(folder: Path, tmp_path: Path) -> None:
-    model, _ = taught(folder, tones(tmp_path, 2), adapter="lora", gradient_checkpointing=True)
+    model, _ = taught(
+        folder, write_tone_examples(tmp_path, 2), adapter="lora", gradient_checkpointing=True
+    )
     calls = []
     model.decoder.layers[0].self_attn.register_forward_hook(lambda *given: calls.append(1))
     model.eval()

@@ -15,16 +15,18 @@ from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec, Plan
 from dlm.store.records import Version
 from dlm.training.events import Evaluated, StepCompleted
-from tests.natives import build
-from tests.stitched import LMS, recipe, write_stitched
-from tests.tiny import Lesson, lesson
+from tests.composed_models import LMS, make_base_model_field, write_composed_document
+from tests.pretrained_twins import write_pretrained_twin
+from tests.tiny_models import TrainingSetup, make_training_setup
 
 
-def taught(folder: Path, *, base: dict | None = None, **training: object) -> Lesson:
+def taught(folder: Path, *, base: dict | None = None, **training: object) -> TrainingSetup:
     if training.get("adapter") != "projector":
         training = {"lora": {"where": ["lm", "projector"]}, **training}
-    checked = run_preflight(write_stitched(folder, base or recipe(), clips=3, **training))
-    return lesson(checked.require_plan(), list(checked.train_examples))
+    checked = run_preflight(
+        write_composed_document(folder, base or make_base_model_field(), num_clips=3, **training)
+    )
+    return make_training_setup(checked.require_plan(), list(checked.train_examples))
 
 
 def test_loading_freezes_what_the_plan_says(tmp_path: Path) -> None:
@@ -32,7 +34,7 @@ def test_loading_freezes_what_the_plan_says(tmp_path: Path) -> None:
     frozen = [*run.model.encoder.parameters(), *run.model.lm.parameters()]
     assert frozen and not any(each.requires_grad for each in frozen)
     before = {name: each.detach().clone() for name, each in run.model.named_parameters()}
-    list(run.events())
+    list(run.iter_events())
     after = dict(run.model.named_parameters())
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(get_trainable_parameters(run.model))
@@ -46,7 +48,7 @@ def test_a_new_projector_is_not_left_random(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lm", LMS)
 def test_the_last_layers_learn_as_they_are(tmp_path: Path, lm: str) -> None:
-    run = taught(tmp_path, base=recipe(lm=lm), adapter="projector", top_layers=1)
+    run = taught(tmp_path, base=make_base_model_field(lm=lm), adapter="projector", top_layers=1)
     names = {name for name in get_trainable_parameters(run.model) if name.startswith("lm.")}
     stack = next(
         each for each in run.model.decoder.modules() if isinstance(each, torch.nn.ModuleList)
@@ -58,7 +60,7 @@ def test_the_last_layers_learn_as_they_are(tmp_path: Path, lm: str) -> None:
     before = {
         name: each.detach().clone() for name, each in get_trainable_parameters(run.model).items()
     }
-    list(run.events())
+    list(run.iter_events())
     now = get_trainable_parameters(run.model)
     assert any(not torch.equal(before[name], now[name]) for name in names)
 
@@ -109,7 +111,9 @@ def test_a_version_holds_them(tmp_path: Path, precision: str) -> None:
     """What is scored at the end of training is what the version says when it is loaded."""
     asked = {"adapter": "lora", "top_layers": 1, "train_encoder": True, "precision": precision}
     asked |= {"lora": {"where": ["lm", "projector"]}}
-    path = write_stitched(tmp_path, recipe(), clips=3, learning_rate=3e-3, **asked)
+    path = write_composed_document(
+        tmp_path, make_base_model_field(), num_clips=3, learning_rate=3e-3, **asked
+    )
     path.write_text(path.read_text().replace("held_out: 0", "held_out: 1"))
     found = list(dlm.train(path, steps=4))
     assert isinstance(found[-1], Version)
@@ -122,7 +126,7 @@ def test_a_version_holds_them(tmp_path: Path, precision: str) -> None:
 
 def test_packed_weights_learn_on_a_recipe(tmp_path: Path) -> None:
     asked = {"adapter": "qlora", "lora": {"where": ["lm", "projector"]}, "learning_rate": 1e-2}
-    path = write_stitched(tmp_path, recipe(), clips=3, **asked)
+    path = write_composed_document(tmp_path, make_base_model_field(), num_clips=3, **asked)
     losses = [each.loss for each in dlm.train(path, steps=8) if isinstance(each, StepCompleted)]
     assert losses[-1] < losses[0] - 0.2
 
@@ -140,13 +144,15 @@ def test_packed_weights_learn_on_a_recipe(tmp_path: Path) -> None:
 def test_wishes_that_exclude_each_other_are_refused(
     tmp_path: Path, asked: dict, words: str
 ) -> None:
-    path = write_stitched(tmp_path, recipe(), **{"adapter": "lora", **asked})
+    path = write_composed_document(
+        tmp_path, make_base_model_field(), **{"adapter": "lora", **asked}
+    )
     with pytest.raises(DataError, match=words):
         run_preflight(path).require_plan()
 
 
 def test_the_last_layers_of_a_released_model(tmp_path: Path) -> None:
-    base = resolve_model_spec(str(build("qwen2_audio", tmp_path)), Path())
+    base = resolve_model_spec(str(write_pretrained_twin("qwen2_audio", tmp_path)), Path())
     model = load_base_model(base)
     apply_adapter(
         model, AdapterSpec("projector", 4, 8, 0.0, ("projector",), None, top_layers=1), seed=0
@@ -159,6 +165,8 @@ def test_the_last_layers_of_a_released_model(tmp_path: Path) -> None:
 
 def test_the_plan_says_it(tmp_path: Path) -> None:
     asked = {"adapter": "projector", "top_layers": 1, "train_encoder": True}
-    plan: Plan = run_preflight(write_stitched(tmp_path, recipe(), **asked)).require_plan()
+    plan: Plan = run_preflight(
+        write_composed_document(tmp_path, make_base_model_field(), **asked)
+    ).require_plan()
     (line,) = [each for each in plan.summary if each.name == "learns"]
     assert line.value == "projector on projector, the encoder itself, the last layer of lm"

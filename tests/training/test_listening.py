@@ -8,17 +8,19 @@ import pytest
 import dlm
 from dlm.training.events import AudioGapEvaluated, StepCompleted
 from tests.cli_runner import dlm as command
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def document(tiny: Path, tmp_path: Path) -> Path:
-    return write_document(tmp_path, base=tiny, training="  held_out: 0\n  learning_rate: 0.01\n")
+    return write_document(
+        tmp_path, base_model=tiny, training="  held_out: 0\n  learning_rate: 0.01\n"
+    )
 
 
 def test_the_gap_opens_as_it_learns(document: Path) -> None:
@@ -57,7 +59,7 @@ def test_listening_leaves_no_trace(document: Path) -> None:
 
 
 def test_a_single_recording_has_no_gap(tiny: Path, tmp_path: Path) -> None:
-    document = write_document(tmp_path, base=tiny, training="  held_out: 0\n", clips=1)
+    document = write_document(tmp_path, base_model=tiny, training="  held_out: 0\n", num_clips=1)
     asked = {"training.listen_steps": 1}
     assert not any(
         isinstance(each, AudioGapEvaluated)

@@ -12,18 +12,18 @@ from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.composed import ComposedAudioLM, load_composed_model
 from dlm.training.events import Evaluated
 from dlm.training.loss import AudioLMLoss, compute_audio_gap, compute_mean_loss
-from tests.tiny import make_tiny, tones
+from tests.tiny_models import write_tiny_model, write_tone_examples
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ComposedAudioLM:
-    return load_composed_model(make_tiny(tmp_path_factory.mktemp("base")))
+    return load_composed_model(write_tiny_model(tmp_path_factory.mktemp("base")))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     prose = Example((Message("assistant", ("Once upon a time.",)),), "prose", "text")
-    return [*tones(tmp_path_factory.mktemp("clips"), 4), prose]
+    return [*write_tone_examples(tmp_path_factory.mktemp("clips"), 4), prose]
 
 
 def batch_of(model: ComposedAudioLM, clips: list[Example]) -> Batch:
@@ -90,5 +90,8 @@ def test_the_gap_is_what_the_sound_is_worth() -> None:
 
 
 def test_paths_are_not_part_of_the_loss(model: ComposedAudioLM, tmp_path: Path) -> None:
-    one, other = (compute_mean_loss(model, [batch_of(model, tones(tmp_path / n, 3))]) for n in "ab")
+    one, other = (
+        compute_mean_loss(model, [batch_of(model, write_tone_examples(tmp_path / n, 3))])
+        for n in "ab"
+    )
     assert one == other

@@ -12,12 +12,12 @@ from dlm.models.adapters import apply_adapter, get_param_group, get_trainable_pa
 from dlm.models.composed import ComposedAudioLM, load_composed_model
 from dlm.plan.types import AdapterSpec, TrainingPlan
 from dlm.training.optimizer import build_optimizer, compute_lr_factor, set_learning_rates
-from tests.tiny import make_tiny, tiny_plan
+from tests.tiny_models import make_tiny_plan, write_tiny_model
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model(folder: Path) -> ComposedAudioLM:
 
 
 def plan(folder: Path, **changes: object) -> TrainingPlan:
-    drawn = tiny_plan(folder, 8, steps=20).training
+    drawn = make_tiny_plan(folder, 8, steps=20).training
     return replace(drawn, **{"warmup_steps": 0, "lr_scheduler": "constant", **changes})
 
 
@@ -94,7 +94,7 @@ def stepped(folder: Path, optimizer: str, decay: float) -> dict[str, torch.Tenso
     apply_adapter(model, AdapterSpec("projector", 4, 8, 0.0, ("projector",), None), seed=0)
     asked = {"optimizer": optimizer, "weight_decay": decay, "learning_rate": 1.5e-3}
     asked |= {"lr_scheduler": "constant", "warmup_ratio": 0.0}
-    drawn = tiny_plan(folder, 8, steps=20, adapter="projector", **asked).training
+    drawn = make_tiny_plan(folder, 8, steps=20, adapter="projector", **asked).training
     made = build_optimizer(model, drawn)
     for step in (0, 1):
         for each in get_trainable_parameters(model).values():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from dlm.commands.preflight import run_preflight
 from dlm.models.adapters import get_trainable_parameters
 from dlm.training.events import StepCompleted
-from tests.tiny import lesson, make_tiny, write_document
+from tests.tiny_models import make_training_setup, write_document, write_tiny_model
 
 RANKED = Path(__file__).with_name("ranked.py")
 PLAN = """  held_out: 0
@@ -29,8 +29,8 @@ PROSE = f"\nOnce upon a time.\n\n::instruction::\n{PAIRS}"
 def alone(document: Path) -> dict[str, torch.Tensor]:
     """Train in this process."""
     checked = run_preflight(document)
-    taught = lesson(checked.require_plan(), list(checked.train_examples))
-    losses = [event.loss for event in taught.events() if isinstance(event, StepCompleted)]
+    taught = make_training_setup(checked.require_plan(), list(checked.train_examples))
+    losses = [event.loss for event in taught.iter_events() if isinstance(event, StepCompleted)]
     found = {name: each.detach() for name, each in get_trainable_parameters(taught.model).items()}
     return {**found, "losses": torch.tensor(losses)}
 
@@ -59,8 +59,8 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     The last step of an epoch has a single clip, so that a rank has none of its own. In the second
     stage more learns than in the first.
     """
-    base = make_tiny(tmp_path / "base")
-    document = write_document(tmp_path, base=base, training=PLAN, clips=1, body=PROSE)
+    base = write_tiny_model(tmp_path / "base")
+    document = write_document(tmp_path, base_model=base, training=PLAN, num_clips=1, body=PROSE)
     one, two = alone(document), shared(document, tmp_path / "two.safetensors")
     assert one.keys() == two.keys()
     assert len(one["losses"]) == 6

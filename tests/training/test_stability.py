@@ -18,30 +18,39 @@ from dlm.plan.memory import estimate_frozen_bytes
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.planner import make_plan
 from dlm.training.events import StepCompleted
-from tests.tiny import LAPTOP, Lesson, lesson, make_tiny, tiny_plan, tones
+from tests.tiny_models import (
+    LAPTOP,
+    TrainingSetup,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 LORA = {"adapter": "lora", "lora": {"where": ["lm", "projector"]}, "lora_dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"), 4)
+    return write_tone_examples(tmp_path_factory.mktemp("clips"), 4)
 
 
-def taught(folder: Path, clips: list[Example], steps: int = 2, **asked: object) -> Lesson:
-    return lesson(tiny_plan(folder, len(clips), steps=steps, **{**LORA, **asked}), clips)
+def taught(folder: Path, clips: list[Example], steps: int = 2, **asked: object) -> TrainingSetup:
+    return make_training_setup(
+        make_tiny_plan(folder, len(clips), steps=steps, **{**LORA, **asked}), clips
+    )
 
 
-def steps_of(run: Lesson) -> list[StepCompleted]:
-    return [event for event in run.events() if isinstance(event, StepCompleted)]
+def steps_of(run: TrainingSetup) -> list[StepCompleted]:
+    return [event for event in run.iter_events() if isinstance(event, StepCompleted)]
 
 
-def formats(run: Lesson, kind: type[nn.Module], place: str) -> set[torch.dtype]:
+def formats(run: TrainingSetup, kind: type[nn.Module], place: str) -> set[torch.dtype]:
     """The formats of what modules of a kind say in the steps of a run."""
     found = set()
     for name, module in run.model.named_modules():
@@ -98,7 +107,7 @@ def test_gradients_of_low_rank_weights_are_cut_on_their_own(
     folder: Path, clips: list[Example]
 ) -> None:
     run = taught(folder, clips, max_grad_norm=1e-2, stability={"lora_max_grad_norm": 1e-3})
-    for event in run.events():
+    for event in run.iter_events():
         if isinstance(event, StepCompleted):
             for role, limit in (("lora", 1e-3), ("projector", 1e-2)):
                 grads = [
@@ -126,7 +135,7 @@ def test_the_projector_waits(folder: Path, clips: list[Example]) -> None:
     before = {
         name: each.detach().clone() for name, each in get_trainable_parameters(run.model).items()
     }
-    for event in run.events():
+    for event in run.iter_events():
         if isinstance(event, StepCompleted):
             waits = event.step <= 2
             now = get_trainable_parameters(run.model)
@@ -162,7 +171,7 @@ def test_a_released_model_is_not_parted() -> None:
 def test_an_encoder_elsewhere_takes_no_memory_of_the_accelerator(
     folder: Path, clips: list[Example]
 ) -> None:
-    model = tiny_plan(folder, 4, **LORA).model
+    model = make_tiny_plan(folder, 4, **LORA).model
     here = replace(model, device="cuda", weights_dtype="bf16")
     there = replace(here, encoder_device="cpu")
     encoder = model.spec.sizes.encoder.num_parameters
@@ -193,7 +202,7 @@ def test_a_row_without_labels_is_an_error_with_its_place(
 def test_norms_and_changes_are_told_by_role(folder: Path, clips: list[Example]) -> None:
     run = taught(folder, clips, 12, learning_rate=1e-3)
     last, told = {}, []
-    for event in run.events():
+    for event in run.iter_events():
         now = {
             name: each.detach().clone()
             for name, each in get_trainable_parameters(run.model).items()

@@ -31,7 +31,7 @@ from dlm.training.events import (
 )
 from dlm.training.trainer import TrainerCallbacks, train_model
 from tests.cli_runner import dlm as command
-from tests.tiny import make_tiny, write_document
+from tests.tiny_models import write_document, write_tiny_model
 
 LORA = "  adapter: lora\n  lora: {where: [lm, projector]}\n  lora_dropout: 0.0\n  held_out: 0\n"
 TWO = f"""{LORA}  learning_rate: 0.001
@@ -45,13 +45,15 @@ TWO = f"""{LORA}  learning_rate: 0.001
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture
 def write(tiny: Path, tmp_path: Path):
     def written(training: str, clips: int = 6, body: str = "") -> Path:
-        return write_document(tmp_path, base=tiny, training=training, clips=clips, body=body)
+        return write_document(
+            tmp_path, base_model=tiny, training=training, num_clips=clips, body=body
+        )
 
     return written
 
@@ -208,9 +210,9 @@ def test_a_stage_hears_with_the_encoder_as_it_is_by_then(write) -> None:
 def test_a_stage_that_cannot_be_is_refused_before_any_weights(
     tmp_path: Path, stages: str, words: tuple[str, ...]
 ) -> None:
-    base = make_tiny(tmp_path / "base")
+    base = write_tiny_model(tmp_path / "base")
     (base / "model.safetensors").write_bytes(b"")  # whoever loads it fails of that
-    document = write_document(tmp_path, base=base, training=f"{LORA}  stages: {stages}\n")
+    document = write_document(tmp_path, base_model=base, training=f"{LORA}  stages: {stages}\n")
     command("train", document).refused(*words)
 
 

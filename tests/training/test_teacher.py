@@ -21,7 +21,13 @@ from dlm.training.distillation import DistillationTeacher, TopKProbs, compute_kl
 from dlm.training.events import StepCompleted
 from dlm.training.loss import AudioLMLoss
 from tests.plan.test_memory import Meter
-from tests.tiny import Lesson, lesson, make_tiny, tiny_plan, tones
+from tests.tiny_models import (
+    TrainingSetup,
+    make_tiny_plan,
+    make_training_setup,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 WORDS = 260  # the tiny vocabulary
 PROSE = Example((Message("assistant", ("Once upon a time.",)),), "prose", "text")
@@ -30,7 +36,7 @@ PROSE = Example((Message("assistant", ("Once upon a time.",)),), "prose", "text"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base of strong opinions: a language model of small weights answers all alike."""
-    folder = make_tiny(tmp_path_factory.mktemp("base"), seed=3)
+    folder = write_tiny_model(tmp_path_factory.mktemp("base"), seed=3)
     model = load_composed_model(folder).requires_grad_(False)
     for each in model.lm.parameters():
         if each.ndim > 1:
@@ -42,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Each tone is asked about twice: what is said, and another question."""
-    written = tones(tmp_path_factory.mktemp("clips"), 4)
+    written = write_tone_examples(tmp_path_factory.mktemp("clips"), 4)
     asked = [
         Example(
             (
@@ -211,13 +217,15 @@ def test_asking_leaves_no_trace(folder: Path, clips: list[Example], tmp_path: Pa
 
 def plan_of(folder: Path, clips: list[Example], **teacher: object) -> Plan:
     asked = {"adapter": "lora", "lora": {"where": ["lm", "projector"]}, "learning_rate": 1e-2}
-    return tiny_plan(
+    return make_tiny_plan(
         folder, len(clips), steps=len(clips), teacher={"weight": 1.0, **teacher}, **asked
     )
 
 
-def taught(plan: Plan, clips: list[Example], kept: Path) -> tuple[Lesson, DistillationTeacher]:
-    made = lesson(plan, clips)
+def taught(
+    plan: Plan, clips: list[Example], kept: Path
+) -> tuple[TrainingSetup, DistillationTeacher]:
+    made = make_training_setup(plan, clips)
     assert plan.training.distillation
     return made, DistillationTeacher(made.model, plan.training.distillation, kept)
 
@@ -239,7 +247,7 @@ def test_each_clip_is_read_once_and_at_its_labels_alone(
             lambda module, given, said, heads=heads: heads.append(given[0].shape[:-1].numel())
         )
         steps = [
-            event for event in made.events(teacher=teacher) if isinstance(event, StepCompleted)
+            event for event in made.iter_events(teacher=teacher) if isinstance(event, StepCompleted)
         ]
         runs.append(([step.loss for step in steps], [step.kl_loss for step in steps]))
         learned = sum(step.num_label_tokens for step in steps)
@@ -259,7 +267,7 @@ def labels(clip: Example) -> int:
 def test_another_language_model_is_asked_anew(
     folder: Path, clips: list[Example], tmp_path: Path
 ) -> None:
-    other = make_tiny(tmp_path / "other", seed=4)
+    other = write_tiny_model(tmp_path / "other", seed=4)
     for count, place in enumerate((folder, other, folder), start=1):
         model = student(place)
         DistillationTeacher(
@@ -275,18 +283,20 @@ def test_the_teacher_alone_is_approached(
     """Its answer is not the label: the cross entropy need not fall."""
     asked = {"adapter": adapter, "learning_rate": 1e-2, "warmup_ratio": 0.0, "lora_r": 8}
     where = {"where": ["lm", "projector"]} if adapter == "lora" else {"where": ["lm"]}
-    plan = tiny_plan(
+    plan = make_tiny_plan(
         folder, len(clips), steps=60, teacher={"weight": 1.0}, lora=where, seed=1, **asked
     )
     made, teacher = taught(plan, clips, tmp_path)
-    steps = [event for event in made.events(teacher=teacher) if isinstance(event, StepCompleted)]
+    steps = [
+        event for event in made.iter_events(teacher=teacher) if isinstance(event, StepCompleted)
+    ]
     apart = [step.kl_loss for step in steps]
     print(f"{adapter}: teacher {apart[0]:.3f} -> {apart[-1]:.3f}, loss {steps[-1].loss:.3f}")
     assert apart[-1] < apart[0] / 4
 
 
 def test_a_rank_without_a_row_of_its_own_reads_nothing(folder: Path, clips: list[Example]) -> None:
-    made = lesson(plan_of(folder, clips[:1]), clips[:1])
+    made = make_training_setup(plan_of(folder, clips[:1]), clips[:1])
     ((row,),) = made.batches.get_step_examples(0, (1, 2))
     assert row.teacher_example is None and row.label_ids == ()
 
@@ -294,19 +304,19 @@ def test_a_rank_without_a_row_of_its_own_reads_nothing(folder: Path, clips: list
 def test_who_changes_cannot_be_its_own_teacher(folder: Path) -> None:
     for asked in ({"adapter": "full"}, {"adapter": "projector", "top_layers": 1}):
         with pytest.raises(PlanError, match="training.teacher is the language model as it was"):
-            tiny_plan(folder, 8, teacher={"weight": 0.5}, **asked)
-        tiny_plan(folder, 8, teacher={"weight": 0.0}, **asked)
+            make_tiny_plan(folder, 8, teacher={"weight": 0.5}, **asked)
+        make_tiny_plan(folder, 8, teacher={"weight": 0.0}, **asked)
 
 
 def test_the_plan_says_it(folder: Path) -> None:
-    plan = tiny_plan(folder, 8, adapter="lora", teacher={"weight": 0.5, "top_k": 9})
+    plan = make_tiny_plan(folder, 8, adapter="lora", teacher={"weight": 0.5, "top_k": 9})
     (line,) = [line for line in plan.summary if line.name == "teacher"]
     assert (line.value, line.why) == (
         "50% of the loss",
         "its 9 likeliest words at temperature 2",
     )
     assert plan.training.distillation == DistillationPlan(0.5, 2.0, 1.0, 9)
-    without = tiny_plan(folder, 8, adapter="lora")
+    without = make_tiny_plan(folder, 8, adapter="lora")
     assert without.training.distillation is None and not without.batches.distill
     assert plan.batches.distill and "teacher" not in [line.name for line in without.summary]
 
@@ -317,7 +327,7 @@ def test_a_sound_is_known_by_more_than_its_words() -> None:
 
 def test_it_takes_what_the_plan_counts(folder: Path) -> None:
     """Bytes for each label and word, beside those of the cross entropy."""
-    plan = tiny_plan(folder, 8, adapter="projector", teacher={"weight": 0.5}).model
+    plan = make_tiny_plan(folder, 8, adapter="projector", teacher={"weight": 0.5}).model
     row = estimate_sequence_lengths(plan.spec, 64)
     more = estimate_activation_bytes(plan, row, 1) - estimate_activation_bytes(
         replace(plan, distill=False), row, 1

@@ -12,33 +12,41 @@ from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import get_trainable_parameters
 from dlm.training.events import NonFiniteOrigin, StepCompleted, StepSkipped
 from tests.cli_runner import dlm
-from tests.tiny import Lesson, lesson, make_tiny, tiny_base, tiny_plan, tones, write_document
+from tests.tiny_models import (
+    TrainingSetup,
+    make_tiny_plan,
+    make_tiny_spec,
+    make_training_setup,
+    write_document,
+    write_tiny_model,
+    write_tone_examples,
+)
 
 UP = "lm.model.layers.0.mlp.up_proj"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny(tmp_path_factory.mktemp("base"))
+    return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return tones(tmp_path_factory.mktemp("clips"), 4)
+    return write_tone_examples(tmp_path_factory.mktemp("clips"), 4)
 
 
-def skipped(taught: Lesson) -> StepSkipped:
-    found = [event for event in taught.events() if isinstance(event, StepSkipped)]
+def skipped(taught: TrainingSetup) -> StepSkipped:
+    found = [event for event in taught.iter_events() if isinstance(event, StepSkipped)]
     return found[0]
 
 
 def plan(folder: Path, **asked: object):
-    return tiny_plan(folder, 4, steps=2, **{"adapter": "projector", **asked})
+    return make_tiny_plan(folder, 4, steps=2, **{"adapter": "projector", **asked})
 
 
 def deafened(clips: list[Example], broken: int, heard: object):
     """An ear that hears no numbers in one clip."""
-    ear = AudioFeatureExtractor(tiny_base(), auto_resample=False, encode_fn=heard)
+    ear = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False, encode_fn=heard)
 
     def listen(sound):
         windows = ear(sound)
@@ -56,8 +64,12 @@ def test_a_planted_nan_clip_is_named(
     folder: Path, clips: list[Example], asked: dict, module: str
 ) -> None:
     drawn = plan(folder, **asked)
-    hear = lesson(drawn, clips).model.encode_single if drawn.batches.use_cached_features else None
-    event = skipped(lesson(drawn, clips, listen=deafened(clips, 2, hear)))
+    hear = (
+        make_training_setup(drawn, clips).model.encode_single
+        if drawn.batches.use_cached_features
+        else None
+    )
+    event = skipped(make_training_setup(drawn, clips, feature_fn=deafened(clips, 2, hear)))
     assert event.locations == event.non_finite_origin.locations == ("2.wav",)
     assert event.non_finite_origin.module.startswith(module)
     assert (
@@ -73,7 +85,7 @@ def test_a_planted_weight_is_named(
     folder: Path, clips: list[Example], planted: float, precision: str
 ) -> None:
     """Of the first one every number is finite, and none of what it makes."""
-    taught = lesson(plan(folder, precision=precision), clips)
+    taught = make_training_setup(plan(folder, precision=precision), clips)
     with torch.no_grad():
         taught.model.get_submodule(UP).weight[3] = planted
     fault = skipped(taught).non_finite_origin
@@ -97,7 +109,7 @@ class Breaks(torch.autograd.Function):
 def test_a_gradient_is_followed_back_to_where_it_broke(
     folder: Path, clips: list[Example], again: bool
 ) -> None:
-    taught = lesson(plan(folder, gradient_checkpointing=again), clips)
+    taught = make_training_setup(plan(folder, gradient_checkpointing=again), clips)
     inner = taught.model.get_submodule("lm.model.layers.0.self_attn.o_proj")
     inner.register_forward_hook(lambda module, given, said: Breaks.apply(said))
     event = skipped(taught)
@@ -110,7 +122,7 @@ def test_a_gradient_is_followed_back_to_where_it_broke(
 def test_a_gradient_that_only_a_weight_keeps_is_named_by_it(
     folder: Path, clips: list[Example]
 ) -> None:
-    taught = lesson(plan(folder), clips)
+    taught = make_training_setup(plan(folder), clips)
     taught.model.projector.enter.weight.register_hook(lambda grad: grad / 0.0)
     fault = skipped(taught).non_finite_origin
     assert fault.weight_name == "projector.enter.weight"
@@ -119,9 +131,11 @@ def test_a_gradient_that_only_a_weight_keeps_is_named_by_it(
 
 def test_looking_for_it_changes_nothing(folder: Path, clips: list[Example]) -> None:
     """A run that skips a step goes on as if nobody had looked: without hooks, to the same bits."""
-    drawn = tiny_plan(folder, 4, steps=4, micro_batch_size=1, grad_accum=2, adapter="full")
-    runs = [lesson(drawn, clips, listen=deafened(clips, 1, None)) for _ in range(2)]
-    events = [[event for event in run.events()] for run in runs]
+    drawn = make_tiny_plan(folder, 4, steps=4, micro_batch_size=1, grad_accum=2, adapter="full")
+    runs = [
+        make_training_setup(drawn, clips, feature_fn=deafened(clips, 1, None)) for _ in range(2)
+    ]
+    events = [[event for event in run.iter_events()] for run in runs]
     assert any(isinstance(event, StepSkipped) for event in events[0])
     assert not any(module._forward_hooks for module in runs[0].model.modules())
     assert not any(module._backward_hooks for module in runs[0].model.modules())
@@ -130,10 +144,10 @@ def test_looking_for_it_changes_nothing(folder: Path, clips: list[Example]) -> N
 
 
 def test_tracing_ends_the_run_at_the_first_of_them(folder: Path, clips: list[Example]) -> None:
-    taught = lesson(plan(folder), clips, listen=deafened(clips, 2, None))
+    taught = make_training_setup(plan(folder), clips, feature_fn=deafened(clips, 2, None))
     seen = []
     with pytest.raises(TrainingError) as told:
-        for event in taught.events(trace_nan=True):
+        for event in taught.iter_events(trace_nan=True):
             seen.append(event)
     assert isinstance(seen[-1], StepSkipped) and not any(
         isinstance(each, StepCompleted) for each in seen
@@ -149,7 +163,7 @@ def test_a_fault_says_itself() -> None:
 
 
 def test_the_command_traces(folder: Path, tmp_path: Path) -> None:
-    document = write_document(tmp_path, base=folder, training="  held_out: 0\n", clips=3)
+    document = write_document(tmp_path, base_model=folder, training="  held_out: 0\n", num_clips=3)
     wild = ("--set", "training.learning_rate=1e30", "--set", "training.max_grad_norm=1e30")
     done = dlm("train", document, "--steps", 5, "--trace-nan", *wild)
     assert done.code == 1

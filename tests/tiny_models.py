@@ -1,4 +1,4 @@
-"""A stitched base of the real classes, random and so small that it is built in a second."""
+"""A tiny random composed model, documents and examples for it, and a training setup."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,8 +28,9 @@ from dlm.plan.types import CliOverrides, Plan
 from dlm.training.events import TrainingEvent
 from dlm.training.trainer import EvaluateFn, TrainerCallbacks, train_model
 
-RATE = 16_000
-WORDS = "one two three four five six seven eight".split()
+SAMPLE_RATE = 16_000
+DLM_ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+TRANSCRIPTS = "one two three four five six seven eight".split()
 LAPTOP = Hardware(
     cores=2,
     memory=16 << 30,
@@ -39,33 +40,33 @@ LAPTOP = Hardware(
     amx=False,
     gpus=(),
 )
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"]
-CHATML = (
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio|>"]
+CHATML_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
-def tiny_tokenizer(more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """One token for each byte, the four special ones, and `more`."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {token: number for number, token in enumerate([*SPECIAL, *letters, *more])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+def make_tiny_tokenizer(extra_tokens: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token for each byte, the four special ones, and `extra_tokens`."""
+    tokens = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *extra_tokens]
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([*SPECIAL, *more])
+    tokenizer.add_special_tokens([*SPECIAL_TOKENS, *extra_tokens])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<|endoftext|>",
         eos_token="<|im_end|>",
-        extra_special_tokens=["<|im_start|>", "<|audio|>", *more],
+        extra_special_tokens=["<|im_start|>", "<|audio|>", *extra_tokens],
     )
-    fast.chat_template = CHATML
+    fast.chat_template = CHATML_TEMPLATE
     return fast
 
 
-def tiny_base() -> ModelSpec:
-    """The row of the tiny base: a window of two seconds."""
+def make_tiny_spec() -> ModelSpec:
+    """The spec of the tiny model: a window of two seconds."""
     return ModelSpec(
         key="tiny",
         kind="stitched",
@@ -74,11 +75,11 @@ def tiny_base() -> ModelSpec:
         revision="test",
         license="MIT",
         audio_spec=AudioTokenizerSpec(
-            sample_rate=RATE,
+            sample_rate=SAMPLE_RATE,
             hop_length=160,
             encoder_stride=2,
             projector_stride=4,
-            window_samples=2 * RATE,
+            window_samples=2 * SAMPLE_RATE,
         ),
         num_mel_bins=80,
         mel_before_chunking=True,
@@ -117,8 +118,8 @@ def tiny_base() -> ModelSpec:
     )
 
 
-def tiny_config() -> dict:
-    """The shapes of the three parts."""
+def make_tiny_config() -> dict:
+    """The shapes of encoder, projector and language model."""
     return {
         "encoders": [
             {
@@ -151,99 +152,119 @@ def tiny_config() -> dict:
     }
 
 
-def make_tiny(folder: Path, *, seed: int = 0, config: dict | None = None) -> Path:
-    """Write a tiny base and return its folder."""
+def write_tiny_model(folder: Path, *, seed: int = 0, config: dict | None = None) -> Path:
+    """Write a tiny model and return its folder."""
     torch.manual_seed(seed)
     save_composed_model(
-        ComposedAudioLM(tiny_base(), config or tiny_config(), tiny_tokenizer()), folder
+        ComposedAudioLM(make_tiny_spec(), config or make_tiny_config(), make_tiny_tokenizer()),
+        folder,
     )
     return folder
 
 
-def tone(path: Path, *, hertz: float, seconds: float = 0.6, rate: int = RATE) -> Path:
-    """A tone with a little noise, so that every file differs."""
-    time = np.arange(int(seconds * rate)) / rate
+def write_tone(
+    path: Path, *, hertz: float, seconds: float = 0.6, sample_rate: int = SAMPLE_RATE
+) -> Path:
+    """Write a tone with a little noise, so that every file differs."""
+    time = np.arange(int(seconds * sample_rate)) / sample_rate
     noise = np.random.default_rng(int(hertz)).normal(0, 0.01, len(time))
+    waveform = (0.3 * np.sin(2 * np.pi * hertz * time) + noise).astype("f")
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, (0.3 * np.sin(2 * np.pi * hertz * time) + noise).astype("f"), rate)
+    soundfile.write(path, waveform, sample_rate)
     return path
 
 
 def write_document(
-    folder: Path, *, base: Path | str, training: str = "", clips: int = 6, body: str = ""
+    folder: Path, *, base_model: Path | str, training: str = "", num_clips: int = 6, body: str = ""
 ) -> Path:
-    """A document with `clips` tones, each said to be another word."""
-    fences = []
-    for number in range(clips):
-        tone(folder / f"clips/{number}.wav", hertz=200 + 150 * number)
-        fences.append(f'::audio path="clips/{number}.wav" transcript="{WORDS[number % 8]}"::\n')
+    """Write a document with `num_clips` tones, each with another word as its transcript."""
+    sections = []
+    for number in range(num_clips):
+        write_tone(folder / f"clips/{number}.wav", hertz=200 + 150 * number)
+        transcript = TRANSCRIPTS[number % 8]
+        sections.append(f'::audio path="clips/{number}.wav" transcript="{transcript}"::\n')
     path = folder / "my.dlm"
     path.write_text(
-        "---\ndlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV\ndlm_version: 11\n"
-        f"base_model: {base}\ntraining:\n  precision: fp32\n{training}---\n\n"
-        + "\n".join(fences)
+        f"---\ndlm_id: {DLM_ID}\ndlm_version: 11\n"
+        f"base_model: {base_model}\ntraining:\n  precision: fp32\n{training}---\n\n"
+        + "\n".join(sections)
         + body,
         encoding="utf-8",
     )
     return path
 
 
-def spoken(path: Path, text: str, **where: float) -> Example:
-    """A clip that transcribes `path`."""
-    turns = (Message("user", (AudioSegment(path, **where),)), Message("assistant", (text,)))
-    return Example(turns, path.name, "transcribe")
+def make_example(path: Path, transcript: str, **span: float) -> Example:
+    """Make an example that transcribes `path`, or a span of it."""
+    user = Message("user", (AudioSegment(path, **span),))
+    return Example((user, Message("assistant", (transcript,))), path.name, "transcribe")
 
 
-def tones(folder: Path, count: int = 6) -> list[Example]:
-    """Clips of tones of differing length, each said to be another word."""
+def write_tone_examples(folder: Path, count: int = 6) -> list[Example]:
+    """Write tones of differing length, each with another word as its transcript."""
     return [
-        spoken(tone(folder / f"{n}.wav", hertz=200 + 150 * n, seconds=0.4 + 0.05 * n), WORDS[n % 8])
+        make_example(
+            write_tone(folder / f"{n}.wav", hertz=200 + 150 * n, seconds=0.4 + 0.05 * n),
+            TRANSCRIPTS[n % 8],
+        )
         for n in range(count)
     ]
 
 
-def tiny_plan(
-    folder: Path, clips: int, *, steps: int | None = None, seed: int = 42, **training: object
+def make_tiny_plan(
+    model_dir: Path,
+    num_examples: int,
+    *,
+    steps: int | None = None,
+    seed: int = 42,
+    **training: object,
 ) -> Plan:
-    """The plan for learning from `clips` clips on the base in `folder`, as a document would ask."""
-    asked = {"precision": "fp32", "held_out": 0, **training}
-    known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": str(folder), "training": asked}
-    document = Document(folder / "my.dlm", DlmConfig(**known), (), "", "0" * 64)
+    """Make the plan to train the model in `model_dir`; `training` are fields of a document."""
+    fields = {"precision": "fp32", "held_out": 0, **training}
+    config = DlmConfig(**{"dlm_id": DLM_ID, "base_model": str(model_dir), "training": fields})
     return make_plan(
-        document,
-        read_model_spec(folder),
-        clips,
+        Document(model_dir / "my.dlm", config, (), "", "0" * 64),
+        read_model_spec(model_dir),
+        num_examples,
         LAPTOP,
         cli_overrides=CliOverrides(steps=steps, seed=seed),
     )
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """The rooms joined as `dlm train` joins them, without a store."""
+class TrainingSetup:
+    """What `dlm train` puts together, without a store."""
 
     plan: Plan
     model: AudioLanguageModel
     batches: BucketBatchSampler
-    using: InferenceEngine
+    engine: InferenceEngine
 
-    def events(
-        self, *, check: EvaluateFn | None = None, resume: Path | None = None, **hooks: object
+    def iter_events(
+        self,
+        *,
+        evaluate_fn: EvaluateFn | None = None,
+        resume_dir: Path | None = None,
+        **callbacks: object,
     ) -> Iterator[TrainingEvent]:
-        """What `fit` says."""
-        lent = TrainerCallbacks(
-            save_version_fn=lambda folder: None, evaluate_fn=check, resume_dir=resume, **hooks
+        """Train, and yield the events."""
+        trainer_callbacks = TrainerCallbacks(
+            save_version_fn=lambda folder: None,
+            evaluate_fn=evaluate_fn,
+            resume_dir=resume_dir,
+            **callbacks,
         )
-        return train_model(self.model, self.batches, self.plan.training, lent)
+        return train_model(self.model, self.batches, self.plan.training, trainer_callbacks)
 
 
-def lesson(plan: Plan, clips: list[Example], *, listen: object = None, **changes: object) -> Lesson:
-    """Load the model of a plan and pack its batches; `changes` are to the plan of the training."""
+def make_training_setup(
+    plan: Plan, examples: list[Example], *, feature_fn: object = None, **changes: object
+) -> TrainingSetup:
+    """Load the model of a plan and build its batches; `changes` are to its training plan."""
     plan = replace(plan, training=replace(plan.training, **changes))
     model = load_model(plan.model)
-    hear = model.encode_single if plan.batches.use_cached_features else None
-    ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, encode_fn=hear)
-    using = InferenceEngine(model, ChatEncoder(model.tokenizer, model.spec), ear, 16)
-    return Lesson(
-        plan, model, build_batches(clips, plan.batches, using.chat_encoder, listen or ear), using
-    )
+    encode_fn = model.encode_single if plan.batches.use_cached_features else None
+    extractor = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, encode_fn=encode_fn)
+    engine = InferenceEngine(model, ChatEncoder(model.tokenizer, model.spec), extractor, 16)
+    batches = build_batches(examples, plan.batches, engine.chat_encoder, feature_fn or extractor)
+    return TrainingSetup(plan, model, batches, engine)

@@ -1,11 +1,11 @@
-"""Parts for stitched bases: tiny shapes of the real classes, with random weights."""
+"""Tiny configs of encoders, projectors and language models, and documents that compose them."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.tiny import WORDS, tone
+from tests.tiny_models import DLM_ID, TRANSCRIPTS, write_tone
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "whisper": {
@@ -102,8 +102,10 @@ LMS: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe(encoder: str = "whisper", projector: str = "stack", lm: str = "qwen3") -> dict[str, Any]:
-    """What a document writes under base_model, of parts with random weights."""
+def make_base_model_field(
+    encoder: str = "whisper", projector: str = "stack", lm: str = "qwen3"
+) -> dict[str, Any]:
+    """Make the `base_model` of a document that composes components with random weights."""
     return {
         "encoder": {"from_scratch": ENCODERS[encoder]},
         "projector": PROJECTORS[projector],
@@ -111,27 +113,29 @@ def recipe(encoder: str = "whisper", projector: str = "stack", lm: str = "qwen3"
     }
 
 
-def write_stitched(
+def write_composed_document(
     folder: Path,
-    base: dict[str, Any] | str,
+    base_model: dict[str, Any] | str,
     *,
-    clips: int = 4,
+    num_clips: int = 4,
     seconds: float = 0.7,
     **training: object,
 ) -> Path:
-    """A document with `clips` tones whose base is stitched from `base`."""
-    fences = []
-    for number in range(clips):
+    """Write a document with `num_clips` tones, of `seconds` and 0.1 s more each."""
+    sections = []
+    for number in range(num_clips):
         length = seconds + 0.1 * number
-        tone(folder / f"clips/{number}.wav", hertz=200 + 150 * number, seconds=length)
-        fences.append(f'::audio path="clips/{number}.wav" transcript="{WORDS[number % 8]}"::\n')
-    front = {
-        "dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        write_tone(folder / f"clips/{number}.wav", hertz=200 + 150 * number, seconds=length)
+        transcript = TRANSCRIPTS[number % 8]
+        sections.append(f'::audio path="clips/{number}.wav" transcript="{transcript}"::\n')
+    config = {
+        "dlm_id": DLM_ID,
         "dlm_version": 15,
-        "base_model": base,
+        "base_model": base_model,
         "training": {"precision": "fp32", "held_out": 0, **training},
     }
     folder.mkdir(exist_ok=True)
     path = folder / "my.dlm"
-    path.write_text(f"---\n{yaml.safe_dump(front)}---\n\n" + "\n".join(fences), encoding="utf-8")
+    header = f"---\n{yaml.safe_dump(config)}---\n\n"
+    path.write_text(header + "\n".join(sections), encoding="utf-8")
     return path
