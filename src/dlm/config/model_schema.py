@@ -1,13 +1,13 @@
-"""The base of a document: its name, or the parts it is stitched from.
+"""The field `base_model`: a name, or an encoder, projector and language model to compose.
 
     base_model: sparrow                       a name
-    base_model:                               parts
+    base_model:                               components
       encoder: sparrow                        a source, or its fields, or a list of two
       projector: stack                        a kind, or its fields, or a folder with a saved one
       lm: {from_scratch: {model_type: ...}}   a source, or its fields
-    base_model: {like: sparrow, lm: ...}      the parts of another base, but for those given
+    base_model: {like: sparrow, lm: ...}      the components of another base, except those given
 
-A source is a name of the catalogue, hf:org/name, ms:org/name or a folder, and no code is in it.
+A source is a key of the catalogue, hf:org/name, ms:org/name or a folder. No file is read here.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,9 +22,9 @@ from pydantic import (
     field_validator,
 )
 
-from dlm.config.base_model import BaseConfig, NonEmptyStr, PositiveFloat
+from dlm.config.base_config import BaseConfig, NonEmptyStr, PositiveFloat
 
-REQUIRED_COMPONENTS = ("encoder", "lm")  # that a base cannot do without
+REQUIRED_COMPONENTS = ("encoder", "lm")
 
 
 def _check_layer(value: object) -> object:
@@ -34,13 +34,11 @@ def _check_layer(value: object) -> object:
 
 
 def _check_scale(value: object) -> object:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    if value is None or value == "embeddings" or number:
+    if value in (None, "embeddings"):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
         return value
     raise ValueError("must be 'embeddings' or a number above 0")
-
-
-ProjectorScale = Annotated[float | Literal["embeddings"] | None, BeforeValidator(_check_scale)]
 
 
 def _check_norm(value: object) -> object:
@@ -49,14 +47,18 @@ def _check_norm(value: object) -> object:
     raise ValueError("must be true, false, 'middle' or 'end'")
 
 
+ProjectorScale = Annotated[float | Literal["embeddings"] | None, BeforeValidator(_check_scale)]
+
+
 class WeightSource(BaseConfig):
-    """Where the weights of a part come from."""
+    """Where the weights of a component come from: a source, or random weights."""
 
     source: NonEmptyStr | None = Field(
-        default=None, description="Base or model it is taken from, such as sparrow or hf:org/name."
+        default=None, description="Base or model to take it from, such as sparrow or hf:org/name."
     )
     from_scratch: dict[str, Any] | None = Field(
-        default=None, description="Random weights of this config: model_type, and what it takes."
+        default=None,
+        description="Random weights for this config: model_type and its fields.",
     )
 
     @field_validator("from_scratch")
@@ -72,76 +74,79 @@ class WeightSource(BaseConfig):
 
 
 class EncoderConfig(WeightSource):
-    """What hears: an encoder of sound."""
+    """An audio encoder."""
 
     layer: Annotated[int | Literal["last", "weighted_sum"], BeforeValidator(_check_layer)] = Field(
-        default="last", description="Layer that is heard: last, a number, or weighted_sum of all."
+        default="last", description="Layer to take: last, a number, or weighted_sum of all."
     )
     pad: Literal["30s"] | None = Field(
-        default=None, description="30s hears every clip with silence up to 30 s, as Whisper did."
+        default=None, description="30s pads clips with silence to 30 s, as Whisper was trained."
     )
 
 
 class ProjectorConfig(BaseConfig):
-    """What joins: from what was heard to what the language model reads. Empty means its own."""
+    """The projector, from encoder output to embeddings; an empty option has its kind's default."""
 
     kind: NonEmptyStr | None = Field(
         default=None, description="Kind: mlp (also if empty), pool, stack, concat, conv or qformer."
     )
     source: NonEmptyStr | None = Field(
-        default=None, description="Base or version whose projector is taken, weights and all."
+        default=None, description="Base or version to take a trained projector from."
     )
     stride: int | None = Field(
-        default=None, ge=1, description="Encoder frames that become one token, or one window."
+        default=None,
+        ge=1,
+        description="Encoder frames for one token, or one window of qformer.",
     )
     tokens_per_second: PositiveFloat | None = Field(
-        default=None, description="Tokens per second, in place of stride; the nearest is taken."
+        default=None,
+        description="Tokens per second, in place of stride; the nearest is taken.",
     )
-    hidden: int | None = Field(default=None, ge=1, description="Inner width.")
+    hidden: int | None = Field(default=None, ge=1, description="Width of the hidden layer.")
     scale: ProjectorScale = Field(
         default=None,
-        description="RMS of its tokens at the start: a number, or embeddings for the model's own.",
+        description="RMS of its output at the start: a number, or embeddings for the model's.",
     )
     activation: Literal["relu", "gelu"] | None = Field(
-        default=None, description="Of concat: relu or gelu."
+        default=None, description="For concat: relu or gelu."
     )
     norm: Annotated[bool | Literal["middle", "end"] | None, BeforeValidator(_check_norm)] = Field(
-        default=None, description="Of stack: middle or end; of concat: true or false."
+        default=None, description="For stack: middle or end; for concat: true or false."
     )
     queries: int | None = Field(
-        default=None, ge=1, description="Of qformer: tokens of each window of frames."
+        default=None, ge=1, description="For qformer: tokens of each window of frames."
     )
-    layers: int | None = Field(default=None, ge=1, description="Of qformer: layers of attention.")
-    heads: int | None = Field(default=None, ge=1, description="Of qformer: heads of attention.")
+    layers: int | None = Field(default=None, ge=1, description="For qformer: number of layers.")
+    heads: int | None = Field(default=None, ge=1, description="For qformer: attention heads.")
 
 
 class LanguageModelConfig(WeightSource):
-    """What thinks: a language model."""
+    """A language model."""
 
     tokenizer: NonEmptyStr | None = Field(
-        default=None, description="bytes, or a source of another tokenizer; its own if empty."
+        default=None, description="bytes, or the source of another tokenizer; its own if empty."
     )
 
 
 def _make_component_parser(
-    config_class: type[BaseConfig], text_field: Callable[[str], str] = lambda _: "source"
+    config_class: type[BaseConfig], choose_field: Callable[[str], str] = lambda _: "source"
 ) -> Callable[[object], object]:
-    """How a part is read: what is only a word fills the field that `word` tells."""
+    """Make the parser of a component: text fills the field that `choose_field` names."""
 
-    def read(value: object) -> object:
+    def parse_component(value: object) -> object:
         if isinstance(value, config_class):
             return value
         if isinstance(value, str) and value.strip():
-            return config_class.model_validate({text_field(value): value})
+            return config_class.model_validate({choose_field(value): value})
         if isinstance(value, Mapping):
             return config_class.model_validate(value)
         raise ValueError("must be text, in quotes, or a group of 'key: value' lines")
 
-    return read
+    return parse_component
 
 
 def _choose_kind_or_source(text: str) -> str:
-    """A kind is a plain word; a folder, or a name with its place before it, is a source."""
+    """A kind is a plain word; a folder, or a name with a prefix, is a source."""
     return "kind" if text.isidentifier() else "source"
 
 
@@ -153,7 +158,6 @@ _ONE_ENCODER, _TWO_ENCODERS = (
 
 
 def _parse_encoders(value: object) -> object:
-    """One encoder, or two."""
     if not isinstance(value, list | tuple):
         return _ONE_ENCODER.validate_python(value)
     if len(value) != 2:
@@ -162,66 +166,77 @@ def _parse_encoders(value: object) -> object:
 
 
 class ComposedModelConfig(BaseConfig):
-    """The parts of a base, and how it is asked."""
+    """The components of a base, and its prompt format."""
 
     like: NonEmptyStr | None = Field(
-        default=None, description="Base whose parts are taken where none is given here."
+        default=None, description="Base to take components from that are not given here."
     )
     encoder: Annotated[
         EncoderConfig | tuple[EncoderConfig, EncoderConfig] | None, BeforeValidator(_parse_encoders)
-    ] = Field(default=None, description="What hears: a source, a group, or a list of two.")
+    ] = Field(default=None, description="Audio encoder: a source, a group, or a list of two.")
     projector: Annotated[
         ProjectorConfig | None,
         BeforeValidator(_make_component_parser(ProjectorConfig, _choose_kind_or_source)),
-    ] = Field(default=None, description="What joins: a kind, a group, or a saved one's source.")
+    ] = Field(default=None, description="Projector: a kind, a group, or the source of a saved one.")
     lm: Annotated[
         LanguageModelConfig | None, BeforeValidator(_make_component_parser(LanguageModelConfig))
-    ] = Field(default=None, description="What thinks: a source or a group.")
+    ] = Field(default=None, description="Language model: a source or a group.")
     prompt: NonEmptyStr | None = Field(
-        default=None, description="What it is asked about a clip that has only a transcript."
+        default=None, description="Question about a clip that has only a transcript."
     )
     before: str | None = Field(
-        default=None, description="Text before each sound; if empty, Listen: in a plain chat."
+        default=None, description="Text before each audio; Listen: in a plain chat if empty."
     )
-    after: str | None = Field(default=None, description="Text after each sound.")
+    after: str | None = Field(default=None, description="Text after each audio.")
     chat: Literal["template", "plain"] | None = Field(
-        default=None, description="template of the language model's own, or plain text."
+        default=None, description="template of the language model, or plain text."
     )
 
     @property
     def encoders(self) -> tuple[EncoderConfig, ...]:
-        """What hears, the one that sets the rate first."""
+        """The encoders; the first one sets the frame rate."""
         if self.encoder is None:
             return ()
         return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
 
 
 def parse_base_model(value: object) -> object:
-    """What `base_model` is: a name as it is written, or its parts, checked."""
+    """Return the name as it is written, or the checked ComposedModelConfig.
+
+    Raises:
+        ValueError: it is neither.
+        ValidationError: of pydantic, a component is missing or has a bad field.
+    """
     if isinstance(value, str) and not value.strip():
         raise ValueError("must be named")
     if isinstance(value, str | ComposedModelConfig):
         return value
     if not isinstance(value, Mapping):
         raise ValueError("must be text, in quotes")
-    checked = ComposedModelConfig.model_validate(value)
-    if checked.like is None:
-        _require_components(checked)
-    return checked
+    config = ComposedModelConfig.model_validate(value)
+    if config.like is None:
+        _require_components(config)
+    return config
 
 
 def _require_components(config: ComposedModelConfig) -> None:
-    """Refuse parts that are not there, or come from nowhere."""
+    """Refuse components that are missing or have no weights."""
     missing: list[tuple[str | int, ...]] = [
-        (part,) for part in REQUIRED_COMPONENTS if part not in config.model_fields_set
+        (name,) for name in REQUIRED_COMPONENTS if name not in config.model_fields_set
     ]
-    listed = isinstance(config.encoder, tuple)
-    for at, each in enumerate(config.encoders):
-        if each.source is None and each.from_scratch is None:
-            missing.append(("encoder", at, "source") if listed else ("encoder", "source"))
-    if config.lm and config.lm.source is None and config.lm.from_scratch is None:
-        missing.append(("lm", "source"))
+    sources: list[tuple[tuple[str | int, ...], WeightSource]] = [
+        (("encoder", index) if isinstance(config.encoder, tuple) else ("encoder",), encoder)
+        for index, encoder in enumerate(config.encoders)
+    ]
+    if config.lm:
+        sources.append((("lm",), config.lm))
+    missing += [
+        (*loc, "source")
+        for loc, weights in sources
+        if weights.source is None and weights.from_scratch is None
+    ]
     if missing:
         raise ValidationError.from_exception_data(
-            "Stitching", [{"type": "missing", "loc": loc, "input": config} for loc in missing]
+            ComposedModelConfig.__name__,
+            [{"type": "missing", "loc": loc, "input": config} for loc in missing],
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dlm.config.base_model import CliOption
+from dlm.config.base_config import CliOption
 from dlm.config.parser import Document
 from dlm.config.schema import DlmConfig, iter_config_values
 from dlm.config.yaml_loader import (

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dlm.config.base_model import BaseConfig
+from dlm.config.base_config import BaseConfig
 from dlm.config.model_schema import (
     ComposedModelConfig,
     EncoderConfig,

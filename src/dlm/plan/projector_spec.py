@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from safetensors import SafetensorError, safe_open
 
-from dlm.config.base_model import BaseConfig
+from dlm.config.base_config import BaseConfig
 from dlm.config.model_schema import ProjectorConfig, ProjectorScale
 from dlm.config.yaml_loader import describe_validation_error
 from dlm.errors import ModelError
