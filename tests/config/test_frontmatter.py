@@ -129,7 +129,7 @@ def test_every_field_says_what_it_means_in_one_line() -> None:
         ("training:\n  audio: {auto_resample: yes}", "5:11", "it must be true or false"),
         ("training:\n  adapter: lorra", "5:3", "adapter is 'lorra'; it must be 'lora', 'qlora',"),
         ("training:\n  precision: fp16", "5:3", "precision is 'fp16'; it must be 'bf16' or 'fp32'"),
-        ("training:\n  held_out: 1.0", "5:3", "held_out is 1.0; it must be a fraction from 0 to below"),
+        ("training:\n  held_out: 1.0", "5:3", "held_out is 1.0; it must be a fraction from 0 to"),
         ("training:\n  held_out: true", "5:3", "held_out is true; it must be a fraction"),
         ("training:\n  held_out: -1", "5:3", "held_out is -1; it must be a fraction"),
         ("training:\n  grad_accum: 0", "5:3", "it must be 'auto' or a whole number of at least 1"),
