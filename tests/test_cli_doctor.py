@@ -1,16 +1,15 @@
 """`dlm doctor --weights`: a base's tensors by format, and each fault in a line."""
 
 import json
-import os
+import sys
 from pathlib import Path
-from shutil import which
 
 import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from dlm.data.audio_decoders import is_ffmpeg_installed
+from dlm.data.audio_decoders import is_pyav_installed
 from tests.cli_runner import dlm
 from tests.tiny_models import write_document, write_tiny_model
 
@@ -28,15 +27,18 @@ def test_a_base_that_is_whole(home: Path) -> None:
     assert 5e6 < size < 10e6 and told["non_finite_tensors"] == []
 
 
-def test_it_says_what_decodes(monkeypatch: pytest.MonkeyPatch, request) -> None:
-    request.addfinalizer(is_ffmpeg_installed.cache_clear)
-    for path, there in ((os.environ["PATH"], which("ffmpeg")), ("/nowhere", None)):
-        is_ffmpeg_installed.cache_clear()
-        monkeypatch.setenv("PATH", path)
-        lines = dlm("doctor").out.splitlines()
-        (decoder,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoder")]
-        assert decoder.startswith(f"libsndfile {soundfile.__libsndfile_version__}")
-        assert (", ffmpeg " if there else "; m4a, webm, video: `apt-get install") in decoder
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_it_names_the_decoders(monkeypatch: pytest.MonkeyPatch, request, is_installed) -> None:
+    request.addfinalizer(is_pyav_installed.cache_clear)
+    is_pyav_installed.cache_clear()
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "av", None)
+    lines = dlm("doctor").out.splitlines()
+    (decoder,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("decoder")]
+    assert decoder.startswith(f"libsndfile {soundfile.__libsndfile_version__}")
+    assert (
+        ", PyAV " if is_installed else "; m4a, webm, video: pip install 'dlm[audio]'"
+    ) in decoder
 
 
 def test_a_planted_infinity_is_named_by_file_and_tensor(tmp_path: Path) -> None:

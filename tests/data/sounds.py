@@ -50,3 +50,47 @@ def spoken(path: Path, text: str = "hello there my friend", **where: float) -> E
     return Example(
         (Message("user", (sound,)), Message("assistant", (text,))), path.name, "transcribe"
     )
+
+
+# codec, sample rate, muxer, options of the muxer; by file name, else by suffix
+CONTAINER_CODECS: dict[str, tuple[str, int, str, dict[str, str]]] = {
+    "alac.m4a": ("alac", RATE, "ipod", {}),
+    "live.webm": ("libopus", 48_000, "webm", {"live": "1"}),
+    "fragmented.mp4": ("aac", RATE, "mp4", {"movflags": "+frag_keyframe+empty_moov"}),
+    ".m4a": ("aac", RATE, "ipod", {}),
+    ".mp4": ("aac", RATE, "mp4", {}),
+    ".mov": ("aac", RATE, "mov", {}),
+    ".aac": ("aac", RATE, "adts", {}),
+    ".ts": ("aac", RATE, "mpegts", {}),
+    ".flv": ("aac", 44_100, "flv", {}),
+    ".webm": ("libopus", 48_000, "webm", {}),
+    ".mkv": ("flac", RATE, "matroska", {}),
+    ".wma": ("wmav2", RATE, "asf", {}),
+    ".avi": ("mp2", RATE, "avi", {}),
+    ".wv": ("wavpack", RATE, "wv", {}),
+}
+
+
+def save_container(path: Path, wave: np.ndarray | None = None, **options: str) -> Path:
+    """Write mono audio at RATE in the container its name asks for, with PyAV's encoders."""
+    import av
+
+    codec, rate, muxer, defaults = CONTAINER_CODECS.get(path.name) or CONTAINER_CODECS[path.suffix]
+    samples = np.ascontiguousarray((noise() if wave is None else wave).reshape(1, -1))
+    source = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
+    source.sample_rate, source.pts = RATE, 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(path, "w", format=muxer, options={**defaults, **options}) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 96_000
+        if codec in ("alac", "wavpack"):
+            stream.format = "s16p"
+        resampler = av.AudioResampler(
+            stream.codec_context.format.name,
+            layout="mono",
+            rate=rate,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
+        for frame in [*resampler.resample(source), *resampler.resample(None), None]:
+            container.mux(stream.encode(frame))
+    return path

@@ -1,7 +1,6 @@
 """Recordings that lie about themselves: each ends in one line, soon, and in little memory."""
 
 import os
-import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from dlm.data.audio_io import MAX_LOADED_SAMPLES, load_audio, read_audio_info
 from dlm.data.audio_scan import compute_audio_stats
 from dlm.data.types import AudioSegment
 from dlm.errors import DataError
-from tests.data.sounds import RATE, noise, save
+from tests.data.sounds import RATE, noise, save, save_container
 
 HOURS = 3 * 3600 * RATE  # samples
 SUFFIXES = [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".au", ".caf"]
@@ -120,7 +119,7 @@ HEADS = {"mov": b"\0\0\0\x18ftyp", "amr": b"#!AMR\n", "webm": b"\x1aE\xdf\xa3", 
 
 
 @given(junk=st.binary(max_size=300), head=st.sampled_from(sorted(HEADS.values())))
-@settings(max_examples=12)
+@settings(max_examples=100)
 def test_any_bytes_in_a_container_are_refused(tmp_path_factory, junk, head) -> None:
     path = tmp_path_factory.getbasetemp() / "junk.bin"
     path.write_bytes(head + junk)
@@ -140,10 +139,9 @@ def test_recordings_with_bytes_changed(tmp_path: Path, suffix: str) -> None:
 
 
 def test_films_with_bytes_changed(tmp_path: Path) -> None:
-    source, good = save(tmp_path / "a.wav", noise(0.3)), tmp_path / "a.m4a"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", source, good], check=True, timeout=60)
+    good = save_container(tmp_path / "a.m4a", noise(0.3))
     chance = np.random.default_rng(0)
-    for place in chance.integers(0, good.stat().st_size, 15):
+    for place in chance.integers(0, good.stat().st_size, 100):
         content = bytearray(good.read_bytes())
         content[place] ^= int(chance.integers(1, 256))
         (tmp_path / "bad.m4a").write_bytes(content)

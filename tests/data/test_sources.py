@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dlm.data.audio_decoders import is_ffmpeg_installed
 from dlm.data.load import LoadedData, SourceReport, load_examples
 from dlm.data.types import AudioSegment, Example
 from tests.data.sounds import document, pair, save
@@ -60,12 +59,7 @@ def test_clips_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert places(gathered(tmp_path)) == wanted
 
 
-def test_what_is_skipped_is_counted_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))  # without ffmpeg
-    is_ffmpeg_installed.cache_clear()
-    request.addfinalizer(is_ffmpeg_installed.cache_clear)
+def test_what_is_skipped_is_counted_and_said(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     sizes = sum(pair(corpus / name, "Hi.").stat().st_size for name in ("a.wav", "b.flac"))
     pair(corpus / "out/c.wav", "Hi.")

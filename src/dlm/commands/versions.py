@@ -190,7 +190,7 @@ def doctor(
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from dlm.commands.preflight import run_preflight
-    from dlm.data.audio_decoders import FFMPEG_INSTALL_HINT, is_ffmpeg_installed
+    from dlm.data.audio_decoders import PYAV_INSTALL_HINT, is_pyav_installed
     from dlm.data.audio_io import get_audio_backends
     from dlm.plan.fit_table import build_fit_table, make_fake_gpu
     from dlm.plan.hardware import detect_hardware
@@ -208,7 +208,7 @@ def doctor(
     return SystemReport(
         machine=machine,
         decoder=means["decoder"]
-        + ("" if is_ffmpeg_installed() else f"; m4a, webm, video: {FFMPEG_INSTALL_HINT}"),
+        + ("" if is_pyav_installed() else f"; m4a, webm, video: {PYAV_INSTALL_HINT}"),
         resampler=means.get("resampler", "none: pip install soxr"),
         cache=Path(HF_HUB_CACHE),
         cached=tuple(

@@ -1,29 +1,23 @@
-"""What libsndfile reads: wav, flac, ogg, mp3, opus, aiff, au, caf and more of that kind.
+"""The two decoders: libsndfile (wav, flac, ogg, opus, mp3), and PyAV (m4a, mp4, webm, mkv, wma).
 
-All that the program knows of soundfile stands here.
+    first bytes -> libsndfile knows them   -> AudioReader
+                -> container -> PyAV       -> AudioReader
 
-What libsndfile does not read, through the ffmpeg and ffprobe programs where they are there.
+The first bytes of a file decide, never its suffix. PyAV is told which container a file is and reads
+the open file alone: no other file, playlist or network address is ever opened.
 
-    first bytes -> container -> ffprobe: Stream -> ffmpeg: float32 through a pipe -> Reader
-
-A file's first bytes say what it is, and the programs are told so: nothing in it makes them open
-another, and no name is ever a command. They see no network, and one that falls silent is ended.
-
-A span is the same samples as in the whole, but in Matroska (mkv, webm), whose times are rounded:
-from 30 s on it may begin up to 10 ms off.
+A span holds the same samples as that part of the whole. Where a container gives exact times, a late
+span is found by seeking; in Matroska, whose times are whole milliseconds, by counting frames of
+equal size; in the others by decoding from the beginning.
 """
 
-import json
-import os
-import re
-import selectors
-import subprocess
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
-from shutil import which
-from typing import Any, Literal
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import soundfile
@@ -39,109 +33,28 @@ from dlm.data.audio_file import (
     make_truncated_audio_error,
     make_unreadable_audio_error,
 )
-from dlm.data.types import AudioSegment
-from dlm.errors import DataError
+from dlm.errors import AudioError
+
+if TYPE_CHECKING:
+    from av import AudioFrame, AudioStream
+    from av.container import InputContainer
 
 LIBSNDFILE_VERSION = f"libsndfile {soundfile.__libsndfile_version__}"
 MIN_STREAMED_WAV_BYTES = 0x7FFFF000  # a wav written to a pipe promises this much or more
-UNKNOWN_LENGTH_SAMPLES = 1 << 62  # samples; a flac written to a pipe does not say how long it is
+UNKNOWN_LENGTH_SAMPLES = 1 << 62  # a flac written to a pipe does not say how long it is
 MAX_MISSING_MP3_SAMPLES = 2304  # two frames: headers of mp3 files are that vague
 
-# How the chunks of a file are written: first bytes, what follows their size, byte order, the sound.
+# How chunked files are written: first bytes, type, byte order of sizes, name of the audio chunk.
 CHUNK_FORMATS: tuple[tuple[bytes, tuple[bytes, ...], Literal["little", "big"], bytes], ...] = (
     (b"RIFF", (b"WAVE",), "little", b"data"),
     (b"FORM", (b"AIFF", b"AIFC"), "big", b"SSND"),
 )
 
-
-@contextmanager
-def open_with_soundfile(file: BinaryFile, name: str) -> Iterator[AudioReader | None]:
-    """The recording in `file`, or None where libsndfile knows none."""
-    try:
-        _check_not_truncated(file, name)
-        given = file if isinstance(file, FileSlice) else file.fileno()
-        recording = soundfile.SoundFile(given, closefd=False)
-    except soundfile.SoundFileError:
-        recording = None
-    except OSError as error:
-        raise make_unreadable_audio_error(name, error) from error
-    if recording is None:
-        yield None
-        return
-    with recording:
-        header = AudioInfo(recording.samplerate, recording.channels, recording.frames)
-        if header.num_samples >= UNKNOWN_LENGTH_SAMPLES:
-            mend = "convert it with `ffmpeg -i in.flac out.flac`"
-            raise DataError("its header does not say how long it is", where=name, hint=mend)
-        vague = recording.subtype.startswith("MPEG")
-        slack = (
-            header.sample_rate
-            if vague and recording.format != "MP3"
-            else vague * MAX_MISSING_MP3_SAMPLES
-        )
-
-        def read(first: int, samples: int) -> Iterator[Waveform]:
-            return _read_soundfile_blocks(recording, first, samples, name=name)
-
-        yield AudioReader(header, slack, read)
-
-
-def _check_not_truncated(file: BinaryFile, name: str) -> None:
-    """Compare what is promised with what is there: libsndfile plays what is left, in silence."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(12) or b""
-    for first, kinds, order, sound in CHUNK_FORMATS:
-        while head[:4] == first and head[8:12] in kinds:
-            chunk = file.read(8) or b""
-            promised, left = int.from_bytes(chunk[4:], order), size - file.tell()
-            if len(chunk) == 8 and chunk[:4] == sound and left < promised < MIN_STREAMED_WAV_BYTES:
-                raise make_truncated_audio_error(name, f"{promised} bytes of sound", f"{left}")
-            if promised >= left or chunk[:4] == sound:
-                break
-            file.seek(promised + promised % 2, 1)
-    file.seek(0)
-
-
-def _read_soundfile_blocks(
-    sound_file: soundfile.SoundFile, start_sample: int, num_samples: int, *, name: str
-) -> Iterator[Waveform]:
-    """Up to `samples` from `first` on."""
-    try:
-        _seek_with_preroll(sound_file, start_sample)
-        while num_samples > 0:
-            wanted = min(MAX_BLOCK_SAMPLES, num_samples)
-            block: Waveform = sound_file.read(wanted, dtype="float32", always_2d=True)
-            yield block
-            if len(block) < wanted:
-                return
-            num_samples -= wanted
-    except (soundfile.SoundFileError, OSError) as error:
-        raise make_damaged_audio_error(name) from error
-
-
-def _seek_with_preroll(sound_file: soundfile.SoundFile, start_sample: int) -> None:
-    """Seek, with a second of run-up: mp3 and opus need what came before to decode exactly."""
-    if start_sample == 0:
-        return
-    exact = sound_file.format not in ("MP3", "OGG")
-    entry = start_sample if exact else max(0, start_sample - sound_file.samplerate)
-    sound_file.seek(entry)
-    if entry < start_sample:
-        sound_file.read(start_sample - entry, dtype="float32")
-
-
-FFMPEG_TIMEOUT_SECONDS = 60  # without a byte from a program, until it is ended
-PREROLL_SECONDS = 2  # heard before a span: most codecs need what came before to decode exactly
+PREROLL_SECONDS = 2  # decoded before a span: most codecs need earlier frames to decode exactly
 MIN_SEEK_SECONDS = 30  # a span that begins earlier is found by decoding from the beginning
 MAX_MISSING_SECONDS = 0.1  # a few frames of a codec
-PIPE_CHUNK_BYTES = 1 << 20
-MAX_ERROR_CHARS = 80  # of what ffprobe complains about
 
-FFPROBE_DURATION_RE = re.compile(r"(\d+:)*\d+(\.\d+)?")
-FFMPEG_INSTALL_HINT = "`apt-get install ffmpeg` or `brew install ffmpeg`"
-
-# What ffmpeg calls a container, and the bytes it begins with, by where they stand.
+# FFmpeg's name of a container, and the bytes it begins with, by offset.
 CONTAINER_SIGNATURES: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
     *(("mov", ((4, kind),)) for kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),
     ("matroska", ((0, b"\x1aE\xdf\xa3"),)),
@@ -160,220 +73,301 @@ CONTAINER_SIGNATURES: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
     ("ape", ((0, b"MAC "),)),
     ("wv", ((0, b"wvpk"),)),
 )
-RELIABLE_DURATION_CONTAINERS = {
-    "mov",
-    "matroska",
-    "ogg",
-    "caf",
-    "aiff",
-    "ape",
-    "wv",
-}  # these say how long they last
-SEEKABLE_CONTAINERS = RELIABLE_DURATION_CONTAINERS | {
-    "aac",
-    "mpegts",
-    "mpeg",
-}  # in these a place is found without decoding up to it
+# containers that say how long they last; the others are decoded to count their samples
+CONTAINERS_WITH_DURATION = frozenset("mov matroska ogg caf aiff ape wv".split())
+# containers in which a sample is found without decoding all before it
+SEEKABLE_CONTAINERS = CONTAINERS_WITH_DURATION | {"aac", "mpegts", "mpeg"}
+PYAV_INSTALL_HINT = "pip install 'dlm[audio]'"
+FIXED_FRAME_CODECS = frozenset("opus aac mp3 mp2 ac3 flac alac".split())  # frames of equal size
 
 
-@dataclass(frozen=True)
-class _FfmpegInput:
-    """A file as the programs are told it; the two numbers make a changed file another one."""
+@contextmanager
+def open_with_soundfile(file: BinaryFile, name: str) -> Iterator[AudioReader | None]:
+    """Open a recording with libsndfile; yields None where it is of no format of libsndfile.
 
-    container: str
-    url: str
-    mtime_ns: int
-    size: int
+    Raises:
+        AudioError: it is cut short, its length is unknown, or it cannot be read.
+    """
+    try:
+        _check_not_truncated(file, name)
+        source = file if isinstance(file, FileSlice) else file.fileno()
+        sound_file = soundfile.SoundFile(source, closefd=False)
+    except soundfile.SoundFileError:
+        sound_file = None
+    except OSError as error:
+        raise make_unreadable_audio_error(name, error) from error
+    if sound_file is None:
+        yield None
+        return
+    with sound_file:
+        info = AudioInfo(sound_file.samplerate, sound_file.channels, sound_file.frames)
+        if info.num_samples >= UNKNOWN_LENGTH_SAMPLES:
+            raise AudioError(
+                "its header does not say how long it is",
+                where=name,
+                hint="convert it with `ffmpeg -i in.flac out.flac`",
+                code="audio.unknown_length",
+            )
+        max_missing = 0
+        if sound_file.subtype.startswith("MPEG"):
+            is_mp3 = sound_file.format == "MP3"
+            max_missing = MAX_MISSING_MP3_SAMPLES if is_mp3 else info.sample_rate
+        yield AudioReader(info, max_missing, partial(_read_soundfile_blocks, sound_file, name))
 
-    @property
-    def command_args(self) -> tuple[str, ...]:
-        return "-protocol_whitelist", "file,subfile", "-f", self.container
+
+def _check_not_truncated(file: BinaryFile, name: str) -> None:
+    """Compare the sizes of chunks with the file: libsndfile reads what is left without an error."""
+    file_size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(12) or b""
+    for magic, types, byte_order, audio_chunk in CHUNK_FORMATS:
+        while head[:4] == magic and head[8:12] in types:
+            chunk = file.read(8) or b""
+            promised, left = int.from_bytes(chunk[4:], byte_order), file_size - file.tell()
+            is_audio = chunk[:4] == audio_chunk
+            if len(chunk) == 8 and is_audio and left < promised < MIN_STREAMED_WAV_BYTES:
+                raise make_truncated_audio_error(name, f"{promised} bytes of sound", f"{left}")
+            if promised >= left or is_audio:
+                break
+            file.seek(promised + promised % 2, 1)
+    file.seek(0)
 
 
-@dataclass(frozen=True)
-class _StreamInfo:
-    """The first sound in a file. It begins `late` seconds after the file does."""
+def _read_soundfile_blocks(
+    sound_file: soundfile.SoundFile, name: str, start_sample: int, num_samples: int
+) -> Iterator[Waveform]:
+    """Up to `num_samples` from `start_sample` on."""
+    try:
+        _seek_with_preroll(sound_file, start_sample)
+        while num_samples > 0:
+            wanted = min(MAX_BLOCK_SAMPLES, num_samples)
+            block: Waveform = sound_file.read(wanted, dtype="float32", always_2d=True)
+            yield block
+            if len(block) < wanted:
+                return
+            num_samples -= wanted
+    except (soundfile.SoundFileError, OSError) as error:
+        raise make_damaged_audio_error(name) from error
 
-    info: AudioInfo
-    delay_seconds: float
+
+def _seek_with_preroll(sound_file: soundfile.SoundFile, start_sample: int) -> None:
+    """Seek; mp3 and opus need a second of earlier audio to decode exactly."""
+    if start_sample == 0:
+        return
+    is_exact = sound_file.format not in ("MP3", "OGG")
+    entry = start_sample if is_exact else max(0, start_sample - sound_file.samplerate)
+    sound_file.seek(entry)
+    if entry < start_sample:
+        sound_file.read(start_sample - entry, dtype="float32")
 
 
-def detect_container(head: bytes) -> str | None:
-    """What ffmpeg calls a file that begins with these bytes, if it is one that it is asked for."""
-    fits = (
-        kind
-        for kind, marks in CONTAINER_SIGNATURES
-        if all(head[at:].startswith(m) for at, m in marks)
-    )
-    return next(fits, None)
+def detect_container(first_bytes: bytes) -> str | None:
+    """Return FFmpeg's name of the container that begins with these bytes; None for another file."""
+    for container, signature in CONTAINER_SIGNATURES:
+        if all(first_bytes[offset:].startswith(mark) for offset, mark in signature):
+            return container
+    return None
 
 
 @lru_cache
-def is_ffmpeg_installed() -> bool:
-    """Whether the programs are here."""
-    return bool(which("ffmpeg") and which("ffprobe"))
+def is_pyav_installed() -> bool:
+    """Return whether PyAV is installed, without importing it."""
+    return find_spec("av") is not None
 
 
-def get_ffmpeg_version() -> str | None:
-    """What ffmpeg calls itself, such as 7.1."""
-    told = b"".join(read_program_output(["ffmpeg", "-version"])) if is_ffmpeg_installed() else b""
-    version = re.match(rb"ffmpeg version ([\w.+~-]+)", told)
-    return version[1].decode() if version else None
+def get_decoder_versions() -> str:
+    """Return the decoders that are installed, with their versions."""
+    pyav = f", PyAV {version('av')}" if is_pyav_installed() else ""
+    return f"{LIBSNDFILE_VERSION}{pyav}"
 
 
-def make_ffmpeg_reader(segment: AudioSegment, container: str) -> AudioReader:
-    """The first sound in a file of this container."""
-    if not is_ffmpeg_installed():
-        what = f"it is a recording ({container}) that is read with ffmpeg, which is not installed"
-        raise DataError(what, where=segment.name, hint=FFMPEG_INSTALL_HINT)
-    try:
-        status = segment.path.stat()
-        file = _FfmpegInput(
-            container, _format_ffmpeg_url(segment), status.st_mtime_ns, status.st_size
+@contextmanager
+def open_with_pyav(file: BinaryFile, container_format: str, name: str) -> Iterator[AudioReader]:
+    """Open the first audio stream of a container with PyAV.
+
+    Raises:
+        AudioError: PyAV is not installed (`extra.missing`), there is no audio in it
+            (`audio.no_audio_stream`), or it cannot be decoded (`audio.damaged`).
+    """
+    if not is_pyav_installed():
+        raise AudioError(
+            f"it is a recording ({container_format}) that PyAV reads, and PyAV is not installed",
+            where=name,
+            hint=PYAV_INSTALL_HINT,
+            code="extra.missing",
         )
-        stream = _probe_stream(file)
-    except OSError as error:
-        raise make_unreadable_audio_error(segment.name, error) from error
-    except DataError as error:
-        raise DataError(error.what, where=segment.name, hint=error.hint) from error
-    slack = round(MAX_MISSING_SECONDS * stream.info.sample_rate)
-    return AudioReader(
-        stream.info, slack, partial(_read_stream_samples, file, stream, name=segment.name)
-    )
+    decoder = _PyAvDecoder(file, container_format, name)
+    info = decoder.read_info()
+    max_missing = round(MAX_MISSING_SECONDS * info.sample_rate)
+    yield AudioReader(info, max_missing, partial(decoder.read_blocks, info))
 
 
-def _format_ffmpeg_url(segment: AudioSegment) -> str:
-    """Where the recording lies: a path, whatever it looks like."""
-    path = f"file:{segment.path.absolute()}"
-    if segment.byte_range is None:
-        return path
-    first, size = segment.byte_range
-    return f"subfile,,start,{first},end,{first + size},,:{path}"
+class _PyAvDecoder:
+    """The first audio stream of an open container file; every pass opens the container again."""
 
+    def __init__(self, file: BinaryFile, container_format: str, name: str) -> None:
+        self._file, self._container_format, self._name = file, container_format, name
 
-@lru_cache(maxsize=100_000)
-def _probe_stream(file: _FfmpegInput) -> _StreamInfo:
-    """What ffprobe says of the first sound; how long it lasts is counted where that is a guess."""
-    told = _run_ffprobe(file)
-    stream: dict[str, Any] = next(iter(told.get("streams") or ()), {})
-    rate, channels = int(stream.get("sample_rate") or 0), int(stream.get("channels") or 0)
-    if rate <= 0 or channels <= 0:
-        raise DataError("there is no sound in it", hint="name a recording, or leave it out")
-    late = _parse_ffprobe_duration(stream.get("start_time")) - _parse_ffprobe_duration(
-        told["format"].get("start_time")
-    )
-    tagged = (stream.get("tags") or {}).get("DURATION")
-    seconds = _parse_ffprobe_duration(stream.get("duration")) or _parse_ffprobe_duration(tagged)
-    samples = round(seconds * rate) if file.container in RELIABLE_DURATION_CONTAINERS else 0
-    found = _StreamInfo(AudioInfo(rate, channels, samples), max(late, 0.0))
-    if samples:
-        return found
-    samples = sum(map(len, _decode_ffmpeg_blocks(file, found, 0)))
-    return replace(found, info=AudioInfo(rate, channels, samples))
+    def read_info(self) -> AudioInfo:
+        """Read rate, channels and length from the header; count samples where it has no length."""
+        with self._open_stream() as (_, stream):
+            context = stream.codec_context
+            rate, num_channels = context.sample_rate or 0, context.channels
+            if rate <= 0 or num_channels <= 0:
+                raise self._make_no_stream_error()
+            seconds = 0.0
+            if self._container_format in CONTAINERS_WITH_DURATION:
+                seconds = _get_stream_seconds(stream)
+        num_samples = round(seconds * rate)
+        if num_samples <= 0:
+            blocks = self._decode_from_beginning(AudioInfo(rate, num_channels, 0))
+            num_samples = sum(len(block) for block in blocks)
+        return AudioInfo(rate, num_channels, num_samples)
 
-
-def _run_ffprobe(file: _FfmpegInput) -> dict[str, Any]:
-    """What ffprobe says, as it says it."""
-    entries = (
-        "stream=sample_rate,channels,start_time,duration:stream_tags=DURATION:format=start_time"
-    )
-    words = ["ffprobe", "-v", "error", *file.command_args, "-select_streams", "a:0", "-of", "json"]
-    words += ["-show_entries", entries, "-i", file.url]
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=FFMPEG_TIMEOUT_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _make_timeout_error("ffprobe", FFMPEG_TIMEOUT_SECONDS) from error
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").splitlines() or ["no reason given"]
-        why = re.sub(r"^\[[^]]*\] ", "", lines[0]).removeprefix(f"{file.url}: ")
-        what = f"ffprobe cannot read it ({''.join(filter(str.isprintable, why))[:MAX_ERROR_CHARS]})"
-        raise DataError(what, hint="copy it again: it may be damaged or cut short")
-    found: dict[str, Any] = {"format": {}, **json.loads(done.stdout)}
-    return found
-
-
-def _read_stream_samples(
-    file: _FfmpegInput, stream: _StreamInfo, start_sample: int, num_samples: int, *, name: str
-) -> Iterator[Waveform]:
-    """Up to `samples` from `first` on."""
-    left = num_samples
-    try:
-        with closing(_decode_ffmpeg_blocks(file, stream, start_sample)) as blocks:
-            for block in blocks:
-                yield block[:left]
-                left -= len(block)
-                if left <= 0:
+    def read_blocks(
+        self, info: AudioInfo, start_sample: int, num_samples: int
+    ) -> Iterator[Waveform]:
+        """Up to `num_samples` from `start_sample` on: (samples, channels)."""
+        if (
+            start_sample >= MIN_SEEK_SECONDS * info.sample_rate
+            and self._container_format in SEEKABLE_CONTAINERS
+        ):
+            with self._open_stream() as (container, stream):
+                target = start_sample - PREROLL_SECONDS * info.sample_rate
+                position = self._seek(container, stream, target, info.sample_rate)
+                if position is not None and position <= start_sample:
+                    blocks = self._decode_blocks(container, stream, info)
+                    yield from _cut_blocks(blocks, start_sample - position, num_samples)
                     return
-    except OSError as error:
-        raise make_unreadable_audio_error(name, error) from error
-    except DataError as error:
-        raise DataError(error.what, where=name, hint=error.hint) from error
+        yield from _cut_blocks(self._decode_from_beginning(info), start_sample, num_samples)
 
+    def _decode_from_beginning(self, info: AudioInfo) -> Iterator[Waveform]:
+        with self._open_stream() as (container, stream):
+            yield from self._decode_blocks(container, stream, info)
 
-def _decode_ffmpeg_blocks(
-    file: _FfmpegInput, stream: _StreamInfo, start_sample: int
-) -> Generator[Waveform, None, None]:
-    """Everything from sample `first` on, as ffmpeg decodes it, after a run-up that is dropped."""
-    rate, channels = stream.info.sample_rate, stream.info.num_channels
-    near = start_sample < MIN_SEEK_SECONDS * rate or file.container not in SEEKABLE_CONTAINERS
-    entry = 0 if near else start_sample - PREROLL_SECONDS * rate
-    place = ("-ss", f"{stream.delay_seconds + entry / rate:.6f}") if entry else ()
-    words = ["ffmpeg", "-nostdin", "-v", "quiet", "-threads", "1", *file.command_args, *place]
-    words += ["-i", file.url, "-map", "0:a:0", "-vn", "-sn", "-dn"]
-    words += ["-ac", str(channels), "-ar", str(rate), "-f", "f32le", "pipe:1"]
-    size = 4 * channels
-    held, early, whole = bytearray(), (start_sample - entry) * size, MAX_BLOCK_SAMPLES * size
-    with closing(read_program_output(words)) as given:
-        for piece in given:
-            held += piece[early:]
-            early = max(early - len(piece), 0)
-            while len(held) >= whole:
-                yield _bytes_to_waveform(held[:whole], channels)
-                del held[:whole]
-    yield _bytes_to_waveform(held[: len(held) - len(held) % size], channels)
+    def _decode_blocks(
+        self, container: "InputContainer", stream: "AudioStream", info: AudioInfo
+    ) -> Iterator[Waveform]:
+        expected_format = (info.sample_rate, info.num_channels)
+        for frame in self._decode_frames(container, stream):
+            if (frame.sample_rate, frame.layout.nb_channels) != expected_format:
+                raise make_damaged_audio_error(self._name)
+            yield _frame_to_waveform(frame)
 
+    def _decode_frames(
+        self, container: "InputContainer", stream: "AudioStream"
+    ) -> "Iterator[AudioFrame]":
+        """The frames from here to the end; a last packet that is cut off is left out."""
+        import av
 
-def _bytes_to_waveform(data: bytearray, num_channels: int) -> Waveform:
-    """Samples as they come through the pipe -> (samples, channels)."""
-    return np.frombuffer(data, "<f4").reshape(-1, num_channels)
+        has_bad_packet = False
+        for packet in container.demux(stream):
+            if has_bad_packet and packet.size:  # the last one has no bytes
+                raise make_damaged_audio_error(self._name)
+            try:
+                yield from packet.decode()
+            except av.InvalidDataError:
+                has_bad_packet = True
 
+    def _seek(
+        self, container: "InputContainer", stream: "AudioStream", target_sample: int, rate: int
+    ) -> int | None:
+        """Seek to or before a sample, and return the position; None where it cannot be exact."""
+        first_frames = list(islice(self._decode_frames(container, stream), 2))
+        if len(first_frames) < 2 or first_frames[0].pts is None or stream.time_base is None:
+            return None
+        first_pts, first_size = first_frames[0].pts, first_frames[0].samples
+        target_pts = first_pts + int(target_sample / rate / stream.time_base)
+        container.seek(target_pts, stream=stream)
+        frame = next(self._decode_frames(container, stream), None)
+        if frame is None or frame.pts is None:
+            return None
+        position = round((frame.pts - first_pts) * stream.time_base * rate)
+        max_error = stream.time_base * rate
+        if max_error > 1:  # times are rounded: count frames of equal size
+            frame_size = first_frames[1].samples
+            exact = first_size + round((position - first_size) / frame_size) * frame_size
+            if (
+                stream.codec_context.name not in FIXED_FRAME_CODECS
+                or frame.samples != frame_size
+                or abs(position - exact) > max_error
+            ):
+                return None
+            position = exact
+        container.seek(target_pts, stream=stream)
+        return position
 
-def read_program_output(
-    command: list[str], *, timeout_seconds: float = FFMPEG_TIMEOUT_SECONDS
-) -> Generator[bytes, None, None]:
-    """What a program writes, until it ends or nobody asks any more; a silent one is ended."""
-    with (
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as program,
-        selectors.DefaultSelector() as ready,
-    ):
+    @contextmanager
+    def _open_stream(self) -> "Iterator[tuple[InputContainer, AudioStream]]":
+        """Open the container, with what FFmpeg says of it as an AudioError."""
+        import av
+
+        self._file.seek(0)
         try:
-            if program.stdout is None:  # it was asked for, so it is there
-                return
-            pipe = ready.register(program.stdout, selectors.EVENT_READ).fd
-            while ready.select(timeout_seconds):
-                piece = os.read(pipe, PIPE_CHUNK_BYTES)
-                if not piece:
-                    return
-                yield piece
-            raise _make_timeout_error(command[0], timeout_seconds)
-        finally:
-            program.kill()
+            with av.open(
+                self._file,
+                mode="r",
+                format=self._container_format,
+                options={"protocol_whitelist": "none"},
+                metadata_errors="replace",
+            ) as container:
+                stream = next(iter(container.streams.audio), None)
+                if stream is None or stream.codec_context is None:
+                    raise self._make_no_stream_error()
+                stream.codec_context.thread_count = 1
+                yield container, stream
+        except av.FFmpegError as error:
+            raise AudioError(
+                f"PyAV cannot decode it ({(error.strerror or 'no reason given').lower()})",
+                where=self._name,
+                hint="copy it again: it may be damaged or cut short",
+                code="audio.damaged",
+            ) from error
+        except OSError as error:
+            raise make_unreadable_audio_error(self._name, error) from error
+
+    def _make_no_stream_error(self) -> AudioError:
+        return AudioError(
+            "there is no sound in it",
+            where=self._name,
+            hint="name a recording, or leave it out",
+            code="audio.no_audio_stream",
+        )
 
 
-def _make_timeout_error(program: str, seconds: float) -> DataError:
-    what = f"{program} has said nothing for {seconds:g} s and was ended"
-    return DataError(what, hint="convert it to wav by hand, or leave it out")
-
-
-def _parse_ffprobe_duration(value: object) -> float:
-    """`3.5`, or `00:00:03.5` as a tag has it; 0 where it is not said."""
-    if not isinstance(value, str) or not FFPROBE_DURATION_RE.fullmatch(value):
-        return 0.0
+def _get_stream_seconds(stream: "AudioStream") -> float:
+    """The length a header gives: of the stream, or in Matroska as a tag; 0 where there is none."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
     seconds = 0.0
-    for part in value.split(":"):
-        seconds = 60 * seconds + float(part)
-    return seconds
+    for number in stream.metadata.get("DURATION", "").split(":"):  # 00:00:03.5
+        if not number.replace(".", "", 1).isdigit():
+            return 0.0
+        seconds = 60 * seconds + float(number)
+    start = stream.start_time * stream.time_base if stream.start_time and stream.time_base else 0
+    return max(seconds - float(start), 0.0)
+
+
+def _cut_blocks(
+    blocks: Iterator[Waveform], num_skipped: int, num_samples: int
+) -> Iterator[Waveform]:
+    """Leave out samples at the beginning, and stop after `num_samples`."""
+    for block in blocks:
+        kept = block[num_skipped:][:num_samples]
+        num_skipped = max(num_skipped - len(block), 0)
+        num_samples -= len(kept)
+        yield kept
+        if num_samples <= 0:
+            return
+
+
+def _frame_to_waveform(frame: "AudioFrame") -> Waveform:
+    """The samples of a decoded frame between -1 and 1: (samples, channels)."""
+    values = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+    waveform: Waveform = values.astype(np.float32)
+    if values.dtype.kind == "u":
+        waveform -= 128
+    if values.dtype.kind in "iu":
+        waveform /= 1 << (8 * values.dtype.itemsize - 1)
+    return waveform

@@ -1,13 +1,10 @@
-"""A recording that was opened: what it says of itself, and its samples in blocks.
+"""Opening the bytes of a recording: regular files and byte ranges of archives, nothing else.
 
-disk.opened -> bytes -> sndfile or ffmpeg -> Reader -> audio.listen
+    AudioSegment                  a regular file that is not empty   -> the file
+    AudioSegment with byte_range  some bytes of an archive           -> FileSlice
 
-The bytes of a recording as they lie on disk, and which files are never opened.
-
-    Sound            a regular file with something in it         -> the file
-    Sound, inside    so many bytes of one, which is an archive   -> a Window on it
-
-Pipes, sockets, devices and directories are refused before they are opened, so nothing hangs.
+Pipes, sockets, devices and directories are refused before they are opened, so nothing hangs. The
+records a decoder gives (AudioInfo, AudioReader) and the errors all decoders share are here too.
 """
 
 import io
@@ -15,23 +12,30 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm.data.types import AudioSegment
-from dlm.errors import DataError
+from dlm.errors import AudioError
 
 Waveform: TypeAlias = NDArray[np.float32]
 
 MAX_BLOCK_SAMPLES = 1 << 16  # per channel: what is held at once while a recording is read
+CUT_SHORT_HINT = "copy it again, or keep what is left with `ffmpeg -i in.wav out.wav`"
+UNREADABLE_FILE_HINT = "allow it to be read, or name another file"
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a recording says of itself. `samples` is per channel."""
+    """What the header of a recording says.
+
+    Attributes:
+        sample_rate: in Hz.
+        num_channels: channels, before they are mixed to mono.
+        num_samples: samples per channel.
+    """
 
     sample_rate: int
     num_channels: int
@@ -39,15 +43,18 @@ class AudioInfo:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Length in seconds."""
         return self.num_samples / self.sample_rate
 
 
 @dataclass(frozen=True)
 class AudioReader:
-    """`read` gives so many samples from the first that is wanted on, as blocks (samples, channels).
+    """A recording opened by a decoder.
 
-    It may give fewer: `slack` is how many samples the header may promise too much.
+    Attributes:
+        info: what the header says.
+        max_missing_samples: how many samples fewer than `info` says there may be.
+        read_blocks: first sample, number of samples -> blocks (samples, channels), maybe fewer.
     """
 
     info: AudioInfo
@@ -55,26 +62,10 @@ class AudioReader:
     read_blocks: Callable[[int, int], Iterator[Waveform]]
 
 
-def make_truncated_audio_error(name: str, expected: str, available: str) -> DataError:
-    """A recording with less in it than its header says."""
-    what = f"it is cut short: its header promises {expected}, the file holds {available}"
-    mend = "copy it again, or keep what is left with `ffmpeg -i in.wav out.wav`"
-    return DataError(what, where=name, hint=mend)
-
-
-def make_damaged_audio_error(name: str) -> DataError:
-    """A recording whose samples cannot be decoded."""
-    mend = "copy it again, or keep what is left with `ffmpeg -i in.wav out.wav`"
-    return DataError("it is damaged or cut short", where=name, hint=mend)
-
-
-UNREADABLE_FILE_HINT = "allow it to be read, or name another file"
-
-
 class FileSlice:
-    """A part of an open file, as a file of its own. It reads and seeks, and never raises.
+    """Some bytes of an open file, as a file of its own. Its methods never raise.
 
-    What could not be read is in `failed`: a decoder that asks through C cannot be told otherwise.
+    A decoder that reads through C cannot pass an exception on, so `read_error` holds it.
     """
 
     def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
@@ -88,27 +79,27 @@ class FileSlice:
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place within; a place before the beginning is the beginning."""
+        """Go to a position of the slice; before its beginning is its beginning."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(start + offset, 0)
         return self._position
 
-    def read(self, count: int) -> bytes:
-        """Up to so many bytes."""
-        buffer = bytearray(count)
+    def read(self, num_bytes: int) -> bytes:
+        """Read up to `num_bytes`."""
+        buffer = bytearray(num_bytes)
         return bytes(buffer[: self.readinto(buffer)])
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Fill the buffer as far as the window reaches."""
+        """Fill the buffer as far as the slice reaches; the number of bytes."""
         view = memoryview(buffer).cast("B")
         wanted = min(len(view), max(self._size - self._position, 0))
         try:
             self._file.seek(self._offset + self._position)
-            count = self._file.readinto(view[:wanted]) or 0
+            num_bytes = self._file.readinto(view[:wanted]) or 0
         except OSError as error:
-            self.read_error, count = error, 0
-        self._position += count
-        return count
+            self.read_error, num_bytes = error, 0
+        self._position += num_bytes
+        return num_bytes
 
 
 BinaryFile: TypeAlias = io.FileIO | FileSlice
@@ -116,8 +107,12 @@ BinaryFile: TypeAlias = io.FileIO | FileSlice
 
 @contextmanager
 def open_recording(segment: AudioSegment) -> Iterator[BinaryFile]:
-    """The bytes of the recording, unbuffered."""
-    missing, path = f"audio not found: {segment.name}", segment.path
+    """Open the bytes of a segment's recording, unbuffered.
+
+    Raises:
+        AudioError: it is missing, unreadable, empty, no regular file, or outside its archive.
+    """
+    path = segment.path
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -127,47 +122,67 @@ def open_recording(segment: AudioSegment) -> Iterator[BinaryFile]:
         _check_byte_range(segment, status.st_size)
         file = path.open("rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as error:
-        mend = "put the file there or mend the path"
-        raise DataError(missing, hint=_get_broken_link_hint(path) or mend) from error
+        is_link = path.is_symlink()
+        hint = (
+            "the link leads nowhere: mend it" if is_link else "put the file there or mend the path"
+        )
+        raise _make_not_found_error(segment.name, hint) from error
     except OSError as error:
         raise make_unreadable_audio_error(segment.name, error) from error
     except ValueError as error:  # a null byte in the path
-        raise DataError(missing, hint="mend the path") from error
+        raise _make_not_found_error(segment.name, "mend the path") from error
     with file:
         yield file if segment.byte_range is None else FileSlice(file, *segment.byte_range)
 
 
-def make_unreadable_audio_error(name: str, error: OSError) -> DataError:
-    """Why a file that is there cannot be read."""
-    what = f"it cannot be read ({(error.strerror or 'no reason given').lower()})"
-    return DataError(what, where=name, hint=UNREADABLE_FILE_HINT)
-
-
-def make_empty_audio_error(name: str, what: str) -> DataError:
-    """Why a recording without sound is refused."""
-    return DataError(what, where=name, hint="record it again or take the clip out")
-
-
 def _check_byte_range(segment: AudioSegment, file_size: int) -> None:
-    """A part of an archive lies within it."""
     if segment.byte_range is None:
         return
-    first, count = segment.byte_range
-    if count == 0:
+    offset, num_bytes = segment.byte_range
+    if num_bytes == 0:
         raise make_empty_audio_error(segment.name, "it is empty (0 bytes)")
-    if not 0 <= first < first + count <= file_size:
-        what = f"its bytes {first} to {first + count} lie outside {segment.path.name}, which has"
-        mend = "copy the archive again: it is cut short or was changed"
-        raise DataError(f"{what} {file_size}", where=segment.name, hint=mend)
+    if not 0 <= offset < offset + num_bytes <= file_size:
+        what = f"its bytes {offset} to {offset + num_bytes} lie outside {segment.path.name}"
+        raise AudioError(
+            f"{what}, which has {file_size}",
+            where=segment.name,
+            hint="copy the archive again: it is cut short or was changed",
+            code="audio.outside_archive",
+        )
 
 
-def _get_broken_link_hint(path: Path) -> str | None:
-    return "the link leads nowhere: mend it" if path.is_symlink() else None
+def _make_not_found_error(name: str, hint: str) -> AudioError:
+    return AudioError(f"audio not found: {name}", hint=hint, code="audio.not_found")
 
 
-def _make_not_a_file_error(mode: int, name: str) -> DataError:
-    if stat.S_ISDIR(mode):
-        mend = "name a file in it, or list it under training.sources"
-        return DataError("it is a directory, not a recording", where=name, hint=mend)
+def _make_not_a_file_error(mode: int, name: str) -> AudioError:
     what = "it is not a regular file (a pipe, a socket or a device)"
-    return DataError(what, where=name, hint="save the recording in a file first")
+    hint = "save the recording in a file first"
+    if stat.S_ISDIR(mode):
+        what = "it is a directory, not a recording"
+        hint = "name a file in it, or list it under training.sources"
+    return AudioError(what, where=name, hint=hint, code="audio.not_a_file")
+
+
+def make_unreadable_audio_error(name: str, error: OSError) -> AudioError:
+    """Make the error of a file that exists and cannot be read."""
+    what = f"it cannot be read ({(error.strerror or 'no reason given').lower()})"
+    return AudioError(what, where=name, hint=UNREADABLE_FILE_HINT, code="audio.unreadable")
+
+
+def make_empty_audio_error(name: str, what: str) -> AudioError:
+    """Make the error of a recording that holds no audio."""
+    hint = "record it again or take the clip out"
+    return AudioError(what, where=name, hint=hint, code="audio.empty")
+
+
+def make_truncated_audio_error(name: str, expected: str, available: str) -> AudioError:
+    """Make the error of a recording that holds less than its header says."""
+    what = f"it is cut short: its header promises {expected}, the file holds {available}"
+    return AudioError(what, where=name, hint=CUT_SHORT_HINT, code="audio.truncated")
+
+
+def make_damaged_audio_error(name: str) -> AudioError:
+    """Make the error of a recording whose samples cannot be decoded."""
+    what = "it is damaged or cut short"
+    return AudioError(what, where=name, hint=CUT_SHORT_HINT, code="audio.damaged")

@@ -1,9 +1,10 @@
-"""How a recording becomes samples, and which recordings are refused.
+"""Reading audio: header, mono samples at one rate, sha256, and which recordings are refused.
 
-    Sound -> listen -> Span, in blocks (samples, channels) -> decode -> mono float32 at one rate
+    AudioSegment -> open_audio -> AudioStream, in blocks (samples, channels)
+                 -> load_audio -> mono float32 (samples,) at one sample rate
 
-Nothing but a regular file is opened, a span is found by seeking, and every refusal is a ClipError
-with the mend. libsndfile reads what it knows, the ffmpeg programs the rest where they are there.
+A span is found by seeking. Refused are spans outside the recording, other sample rates without
+`auto_resample`, headers that promise more than the file can hold, and samples that are not finite.
 """
 
 import hashlib
@@ -19,11 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from dlm.data.audio_decoders import (
-    LIBSNDFILE_VERSION,
     detect_container,
-    get_ffmpeg_version,
-    is_ffmpeg_installed,
-    make_ffmpeg_reader,
+    get_decoder_versions,
+    is_pyav_installed,
+    open_with_pyav,
     open_with_soundfile,
 )
 from dlm.data.audio_file import (
@@ -38,22 +38,25 @@ from dlm.data.audio_file import (
     open_recording,
 )
 from dlm.data.types import AudioSegment
-from dlm.errors import DataError
+from dlm.errors import AudioError
 
-ResampleFn = Callable[[Waveform, int, int], Waveform]
+ResampleFn = Callable[[Waveform, int, int], Waveform]  # samples, their rate, the rate wanted
 
-SEGMENT_END_TOLERANCE_SECONDS = (
-    0.01  # an end written with two decimals may lie this far past the last sample
-)
+# an end written with two decimals may lie this far past the last sample
+SEGMENT_END_TOLERANCE_SECONDS = 0.01
 MAX_SAMPLES_PER_BYTE = 1000  # per channel; silence packs to 500, and only a trap to more
-MAX_LOADED_SAMPLES = 1 << 29  # of one sound, held in 2 GiB; 9 hours at 16 kHz
+MAX_LOADED_SAMPLES = 1 << 29  # of one segment, held in 2 GiB; 9 hours at 16 kHz
 
 
 @dataclass(frozen=True)
 class AudioStream:
-    """The part of an open recording that a Sound names, to be read once.
+    """A segment opened for reading once.
 
-    `blocks` yields float32 (samples, channels) at the recording's own rate.
+    Attributes:
+        info: header of the recording.
+        start_sample: first sample of the segment.
+        num_samples: samples of the segment, per channel.
+        blocks: float32 (samples, channels) at the recording's own rate.
     """
 
     info: AudioInfo
@@ -63,187 +66,225 @@ class AudioStream:
 
 
 def read_audio_info(path: Path, byte_range: tuple[int, int] | None = None) -> AudioInfo:
-    """Rate, channels and length of a recording, from its header alone."""
-    with open_audio(AudioSegment(path, byte_range=byte_range)) as span:
-        return span.info
+    """Read sample rate, channels and length of a recording from its header. Raises AudioError."""
+    with open_audio(AudioSegment(path, byte_range=byte_range)) as stream:
+        return stream.info
 
 
 def load_audio(segment: AudioSegment, *, sample_rate: int, resample: bool) -> Waveform:
-    """A sound as mono samples (samples,) at `rate`; another rate is refused unless `resample`."""
-    with open_audio(segment) as span:
-        native = span.info.sample_rate
-        if native != sample_rate and not resample:
-            raise make_sample_rate_error(segment.name, native, sample_rate)
-        if span.num_samples > MAX_LOADED_SAMPLES:
-            what = (
-                f"it lasts {span.num_samples / native / 3600:.1f} hours, too long to be heard whole"
+    """Decode a segment as mono: (samples,) float32 at `sample_rate`.
+
+    Args:
+        segment: what to decode.
+        sample_rate: in Hz.
+        resample: whether another rate is converted; else it is refused.
+
+    Raises:
+        AudioError: it cannot be read or decoded (`audio.*`).
+    """
+    with open_audio(segment) as stream:
+        native_rate = stream.info.sample_rate
+        if native_rate != sample_rate and not resample:
+            raise make_sample_rate_error(segment.name, native_rate, sample_rate)
+        if stream.num_samples > MAX_LOADED_SAMPLES:
+            hours = stream.num_samples / native_rate / 3600
+            raise AudioError(
+                f"it lasts {hours:.1f} hours, too long to be heard whole",
+                where=segment.name,
+                hint="cut it, or name start and end of a part",
+                code="audio.too_long",
             )
-            raise DataError(
-                what, where=segment.name, hint="cut it, or name start and end of a part"
-            )
-        convert = None if native == sample_rate else choose_resampler()
-        wave, done = np.empty(span.num_samples, np.float32), 0
-        for block in span.blocks:
-            wave[done : done + len(block)] = to_mono(block)
-            done += len(block)
-    wave = wave[:done]
-    return wave if convert is None else convert(wave, native, sample_rate)
+        resample_fn = None if native_rate == sample_rate else choose_resampler()
+        waveform, num_read = np.empty(stream.num_samples, np.float32), 0
+        for block in stream.blocks:
+            waveform[num_read : num_read + len(block)] = to_mono(block)
+            num_read += len(block)
+    waveform = waveform[:num_read]
+    return waveform if resample_fn is None else resample_fn(waveform, native_rate, sample_rate)
 
 
 def to_mono(block: Waveform) -> Waveform:
-    """The mean over channels: (samples, channels) -> (samples,)."""
+    """Average the channels: (samples, channels) -> (samples,)."""
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
 
 
 def hash_recording(segment: AudioSegment) -> str:
-    """The sha256 of the recording's bytes, as found."""
+    """Compute the sha256 of a recording's bytes, of all of it. Raises AudioError."""
     with open_recording(segment) as file:
-        try:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise make_unreadable_audio_error(segment.name, error) from error
-        if isinstance(file, FileSlice) and file.read_error:
-            raise make_unreadable_audio_error(segment.name, file.read_error)
-        return found
+        return hash_open_recording(file, segment.name)
 
 
-def make_sample_rate_error(name: str, native_rate: int, expected_rate: int) -> DataError:
-    """Why a recording at another rate is not used."""
-    return DataError(
+def hash_open_recording(file: BinaryFile, name: str) -> str:
+    """Compute the sha256 of an open recording, from first byte to last. Raises AudioError."""
+    try:
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise make_unreadable_audio_error(name, error) from error
+    if isinstance(file, FileSlice) and file.read_error:
+        raise make_unreadable_audio_error(name, file.read_error)
+    return sha256
+
+
+def make_sample_rate_error(name: str, native_rate: int, expected_rate: int) -> AudioError:
+    """Make the error of a recording at another sample rate."""
+    return AudioError(
         f"native sample_rate={native_rate} Hz does not match pinned {expected_rate} Hz",
         where=name,
         hint="set `training.audio.auto_resample: true` in the document, or convert it with "
         f"`ffmpeg -i in.wav -ar {expected_rate} out.wav`",
+        code="audio.sample_rate_mismatch",
     )
 
 
 def choose_resampler() -> ResampleFn:
-    """The best resampler that is installed."""
-    for library, resample in (
+    """Return the best resampler installed: soxr, else scipy. Raises AudioError without both."""
+    for library, resample_fn in (
         ("soxr", _resample_with_soxr),
         ("scipy.signal", _resample_with_scipy),
     ):
-        try:
+        with suppress(ImportError):
             import_module(library)
-        except ImportError:
-            continue
-        return resample
-    raise DataError(
+            return resample_fn
+    raise AudioError(
         "AudioResampleUnavailable: requires either soxr or scipy",
         hint="pip install soxr, or else pip install scipy",
+        code="audio.no_resampler",
     )
 
 
 def get_audio_backends() -> dict[str, str]:
-    """What decodes and what resamples here, with their versions."""
-    program = get_ffmpeg_version()
-    known = {
-        "decoder": f"{LIBSNDFILE_VERSION}, ffmpeg {program}" if program else LIBSNDFILE_VERSION
-    }
+    """Return the decoder and the resampler in use here, with their versions."""
+    backends = {"decoder": get_decoder_versions()}
     for library in ("soxr", "scipy"):
         with suppress(PackageNotFoundError):
-            known.setdefault("resampler", f"{library} {version(library)}")
-    return known
+            backends.setdefault("resampler", f"{library} {version(library)}")
+    return backends
 
 
 def _resample_with_soxr(waveform: Waveform, native_rate: int, target_rate: int) -> Waveform:
     import soxr
 
-    converted: Waveform = soxr.resample(waveform, native_rate, target_rate, quality="HQ")
-    return converted
+    resampled: Waveform = soxr.resample(waveform, native_rate, target_rate, quality="HQ")
+    return resampled
 
 
 def _resample_with_scipy(waveform: Waveform, native_rate: int, target_rate: int) -> Waveform:
-    shared = math.gcd(native_rate, target_rate)
+    divisor = math.gcd(native_rate, target_rate)
     resample_poly = import_module("scipy.signal").resample_poly
-    converted: Waveform = resample_poly(
-        waveform, target_rate // shared, native_rate // shared
-    ).astype(np.float32)
-    return converted
+    resampled = resample_poly(waveform, target_rate // divisor, native_rate // divisor)
+    return np.asarray(resampled, np.float32)
 
 
 @contextmanager
 def open_audio(segment: AudioSegment) -> Iterator[AudioStream]:
-    """Open the recording at the beginning of the span that `sound` names."""
-    with open_recording(segment) as file:
-        size = file.seek(0, 2)
-        with _open_reader(file, segment) as found:
-            _check_plausible_length(found.info, size, segment.name)
-            first, samples = _find_sample_range(segment, found.info)
-            with closing(_iter_checked_blocks(found, first, samples, name=segment.name)) as blocks:
-                yield AudioStream(found.info, first, samples, blocks)
+    """Open a segment for reading, at its first sample. Raises AudioError."""
+    with open_recording(segment) as file, open_audio_stream(file, segment) as stream:
+        yield stream
+
+
+@contextmanager
+def open_audio_stream(file: BinaryFile, segment: AudioSegment) -> Iterator[AudioStream]:
+    """Open a segment for reading in its recording that is already open. Raises AudioError."""
+    num_bytes = file.seek(0, 2)
+    with _open_reader(file, segment) as reader:
+        _check_plausible_length(reader.info, num_bytes, segment.name)
+        start_sample, num_samples = _find_sample_range(segment, reader.info)
+        blocks = _iter_checked_blocks(reader, start_sample, num_samples, name=segment.name)
+        with closing(blocks):
+            yield AudioStream(reader.info, start_sample, num_samples, blocks)
 
 
 @contextmanager
 def _open_reader(file: BinaryFile, segment: AudioSegment) -> Iterator[AudioReader]:
-    """Whoever can read the recording: its bytes decide, never its suffix."""
-    with open_with_soundfile(file, segment.name) as found:
-        if found is not None:
-            yield found
+    """The recording opened by the decoder that its first bytes ask for."""
+    with open_with_soundfile(file, segment.name) as reader:
+        if reader is not None:
+            yield reader
             return
     file.seek(0)
-    head = file.read(512) or b""
-    text = all(byte >= 32 or byte in b"\t\n\r" for byte in head)
-    kind = None if text else detect_container(head)
-    if kind is None:
-        raise _make_not_audio_error(head, segment, is_text=text)
-    yield make_ffmpeg_reader(segment, kind)
+    first_bytes = file.read(512) or b""
+    is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in first_bytes)
+    container_format = None if is_text else detect_container(first_bytes)
+    if container_format is None:
+        raise _make_not_audio_error(first_bytes, segment, is_text=is_text)
+    with open_with_pyav(file, container_format, segment.name) as reader:
+        yield reader
 
 
-def _make_not_audio_error(first_bytes: bytes, segment: AudioSegment, *, is_text: bool) -> DataError:
-    """Why nobody can read it, as far as its first bytes tell."""
+def _make_not_audio_error(
+    first_bytes: bytes, segment: AudioSegment, *, is_text: bool
+) -> AudioError:
+    """The error of a file that no decoder reads, as far as its first bytes tell."""
     if first_bytes.startswith(b"version https://git-lfs"):
-        mend = "fetch the recording with `git lfs pull`"
-        return DataError("it is a Git LFS pointer, not sound", where=segment.name, hint=mend)
+        return AudioError(
+            "it is a Git LFS pointer, not sound",
+            where=segment.name,
+            hint="fetch the recording with `git lfs pull`",
+            code="audio.lfs_pointer",
+        )
     if is_text:
-        mend = "put a wav, flac, ogg, mp3 or opus file there"
-        return DataError("it holds text, not sound", where=segment.name, hint=mend)
+        return AudioError(
+            "it holds text, not sound",
+            where=segment.name,
+            hint="put a wav, flac, ogg, mp3 or opus file there",
+            code="audio.not_audio",
+        )
     target = f"{segment.path.stem}.wav" if segment.path.suffix != ".wav" else "out.wav"
-    mend = f"convert it with `ffmpeg -i {shlex.quote(segment.name)} {shlex.quote(target)}`"
+    hint = f"convert it with `ffmpeg -i {shlex.quote(segment.name)} {shlex.quote(target)}`"
     if segment.byte_range is not None:
-        mend = f"put a recording that can be into {segment.path.name}, or leave this one out"
-    also = " and, with ffmpeg, m4a, mp4, webm and more" if is_ffmpeg_installed() else ""
-    what = f"it is not sound that can be decoded (wav, flac, ogg, mp3 and opus are{also})"
-    return DataError(what, where=segment.name, hint=mend)
+        hint = f"put a recording that can be into {segment.path.name}, or leave this one out"
+    more = ", m4a, mp4, webm and more" if is_pyav_installed() else ""
+    what = f"it is not sound that can be decoded (wav, flac, ogg, mp3, opus{more})"
+    return AudioError(what, where=segment.name, hint=hint, code="audio.not_audio")
 
 
-def _check_plausible_length(info: AudioInfo, file_size: int, name: str) -> None:
-    """A few bytes that promise days of sound would fill the memory or never end."""
-    if info.num_samples > file_size * MAX_SAMPLES_PER_BYTE:
-        hours = info.seconds / 3600
-        what = f"it promises {hours:.1f} hours of sound in {file_size} bytes, which cannot be"
-        raise DataError(what, where=name, hint="export it again from its source")
+def _check_plausible_length(info: AudioInfo, num_bytes: int, name: str) -> None:
+    """Refuse a few bytes that promise days: they would fill the memory or never end."""
+    if info.num_samples > num_bytes * MAX_SAMPLES_PER_BYTE:
+        raise AudioError(
+            f"it promises {info.seconds / 3600:.1f} hours of sound in {num_bytes} bytes, "
+            "which cannot be",
+            where=name,
+            hint="export it again from its source",
+            code="audio.implausible_length",
+        )
 
 
 def _find_sample_range(segment: AudioSegment, info: AudioInfo) -> tuple[int, int]:
-    """The first sample of the span and how many it has."""
+    """The first sample of the segment, and its number of samples."""
     if info.num_samples == 0:
         raise make_empty_audio_error(segment.name, "it holds no samples")
     start = 0.0 if segment.start is None else segment.start
     end = info.seconds if segment.end is None else segment.end
-    written = f"the span from {start:g} s to {end:g} s"
+    span, hint = f"the span from {start:g} s to {end:g} s", "mend start and end"
     if not (0 <= start < info.seconds and end <= info.seconds + SEGMENT_END_TOLERANCE_SECONDS):
-        what = f"{written} lies outside the recording, which lasts {info.seconds:.2f} s"
-        raise DataError(what, where=segment.name, hint="mend start and end")
-    if not round(start * info.sample_rate) < round(end * info.sample_rate):
-        raise DataError(f"{written} is empty", where=segment.name, hint="mend start and end")
-    first = round(start * info.sample_rate)
-    return first, min(round(end * info.sample_rate), info.num_samples) - first
+        what = f"{span} lies outside the recording, which lasts {info.seconds:.2f} s"
+        raise AudioError(what, where=segment.name, hint=hint, code="audio.span_outside")
+    start_sample, end_sample = round(start * info.sample_rate), round(end * info.sample_rate)
+    if not start_sample < end_sample:
+        what = f"{span} is empty"
+        raise AudioError(what, where=segment.name, hint=hint, code="audio.span_empty")
+    return start_sample, min(end_sample, info.num_samples) - start_sample
 
 
 def _iter_checked_blocks(
     reader: AudioReader, start_sample: int, num_samples: int, *, name: str
 ) -> Generator[Waveform, None, None]:
-    """Read `samples` from `first` on, and refuse what is damaged."""
-    done = 0
+    """Read the samples of a segment, and refuse what is damaged."""
+    num_read = 0
     for block in reader.read_blocks(start_sample, num_samples):
         if not np.isfinite(block).all():
-            what = "it holds samples that are no numbers (NaN or infinite)"
-            raise DataError(what, where=name, hint="export it again from its source")
-        done += len(block)
+            raise AudioError(
+                "it holds samples that are no numbers (NaN or infinite)",
+                where=name,
+                hint="export it again from its source",
+                code="audio.not_finite",
+            )
+        num_read += len(block)
         if len(block):
             yield block
-    if done + reader.max_missing_samples < num_samples or done == 0:
+    if num_read + reader.max_missing_samples < num_samples or num_read == 0:
         raise make_truncated_audio_error(
-            name, f"{reader.info.num_samples} samples", f"{start_sample + done}"
+            name, f"{reader.info.num_samples} samples", f"{start_sample + num_read}"
         )

@@ -300,4 +300,4 @@ def _scan_segment(
                 span.num_samples, span.info.sample_rate, span.info.num_channels
             ), sha256
     except DataError as error:
-        return DataError(error.what, where=error.where, hint=error.hint), sha256  # without frames
+        return error.with_traceback(None), sha256  # the frames hold blocks of samples

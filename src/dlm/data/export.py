@@ -33,7 +33,7 @@ from dlm.config.editor import format_audio_fence, format_conversation, make_docu
 from dlm.config.parser import Document, parse_document
 from dlm.data.audio_file import Waveform
 from dlm.data.audio_io import open_audio
-from dlm.data.file_globs import AUDIO_SUFFIXES, FFMPEG_SUFFIXES
+from dlm.data.file_globs import AUDIO_SUFFIXES, PYAV_SUFFIXES
 from dlm.data.load import get_system_messages, iter_document_examples
 from dlm.data.readers.conversations import MESSAGE_AUDIO_TAG_RE
 from dlm.data.types import AudioSegment, ContentPart, Example, Message
@@ -223,7 +223,7 @@ def _save_recording(segment: AudioSegment, stem: Path) -> tuple[Path, float]:
     with open_audio(segment) as span:
         seconds = span.num_samples / span.info.sample_rate
     whole = segment.start is None and segment.end is None
-    if whole and suffix in AUDIO_SUFFIXES | FFMPEG_SUFFIXES:
+    if whole and suffix in AUDIO_SUFFIXES | PYAV_SUFFIXES:
         copy = stem.with_name(f"{stem.name}{suffix}")
         first, left = segment.byte_range or (0, segment.path.stat().st_size)
         with segment.path.open("rb") as source, copy.open("xb") as target:

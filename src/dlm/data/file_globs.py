@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from dlm.data.audio_decoders import is_ffmpeg_installed
+from dlm.data.audio_decoders import is_pyav_installed
 from dlm.errors import DataError
 
 MAX_PATTERN_BRACES = 100  # of a pattern
@@ -24,7 +24,7 @@ MAX_BRACE_EXPANSIONS, MAX_MATCH_EXPANSIONS = (
 )  # that its braces stand for: to list, and to match
 
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .mp3 .opus .aiff .aif .au .caf .w64".split())
-FFMPEG_SUFFIXES = frozenset(  # read where ffmpeg is installed
+PYAV_SUFFIXES = frozenset(  # read where PyAV is installed
     ".m4a .m4b .aac .mp4 .m4v .mov .3gp .webm .mkv .mka .wma .amr .avi .flv .mpg .ape .wv".split()
 )
 
@@ -66,7 +66,7 @@ def list_files(root: Path) -> FileListing:
 def is_audio_file(path: Path) -> bool:
     """Whether a name is that of a recording which can be read on this machine."""
     suffix = path.suffix.lower()
-    return suffix in AUDIO_SUFFIXES or (suffix in FFMPEG_SUFFIXES and is_ffmpeg_installed())
+    return suffix in AUDIO_SUFFIXES or (suffix in PYAV_SUFFIXES and is_pyav_installed())
 
 
 def is_inside_folder(folder: Path, path: Path) -> bool:

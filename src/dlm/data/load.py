@@ -41,9 +41,9 @@ from pathlib import Path
 from dlm.config.data_schema import SourceConfig
 from dlm.config.parser import Document, Section
 from dlm.config.schema import TrainingConfig
-from dlm.data.audio_decoders import FFMPEG_INSTALL_HINT, is_ffmpeg_installed
+from dlm.data.audio_decoders import PYAV_INSTALL_HINT, is_pyav_installed
 from dlm.data.contamination import check_test_split
-from dlm.data.file_globs import FFMPEG_SUFFIXES, is_inside_folder, make_outside_folder_error
+from dlm.data.file_globs import PYAV_SUFFIXES, is_inside_folder, make_outside_folder_error
 from dlm.data.readers.base import (
     EMPTY_TRANSCRIPT,
     ReaderItem,
@@ -286,7 +286,7 @@ class SourceCollector:
         untold, foreign = (
             self.skipped_names.get(why, ["x"])[0] for why in ("no transcript", "not read")
         )
-        lacks = Path(foreign).suffix.lower() in FFMPEG_SUFFIXES and not is_ffmpeg_installed()
+        lacks = Path(foreign).suffix.lower() in PYAV_SUFFIXES and not is_pyav_installed()
         txt = Path(untold).with_suffix(".txt")
         mends: dict[SkipReason, tuple[str, str]] = {
             "no transcript": (
@@ -296,7 +296,7 @@ class SourceCollector:
             "no recording": ("without a recording, skipped", MISSING_RECORDING_HINT),
             "not read": (
                 "in a format that is not read",
-                f"install ffmpeg, which reads it: {FFMPEG_INSTALL_HINT}"
+                f"install PyAV, which reads it: {PYAV_INSTALL_HINT}"
                 if lacks
                 else "save it as wav or flac",
             ),

@@ -40,7 +40,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from dlm.data.file_globs import FFMPEG_SUFFIXES, is_audio_file, list_files
+from dlm.data.file_globs import PYAV_SUFFIXES, is_audio_file, list_files
 from dlm.data.readers.base import (
     EMPTY_TRANSCRIPT,
     ReaderItem,
@@ -178,7 +178,7 @@ def _read_folder(context: SourceContext) -> Iterator[ReaderItem]:
         if is_audio_file(file):
             yield from _read_audio_file(context, file, beside.get(_strip_suffix(file), {}))
         elif file.suffix.lower() not in SIDECAR_SUFFIXES or _strip_suffix(file) not in heard:
-            foreign = file.suffix.lower() in FFMPEG_SUFFIXES
+            foreign = file.suffix.lower() in PYAV_SUFFIXES
             yield SkippedItem(context.to_display_path(file), "not read" if foreign else "not audio")
 
 

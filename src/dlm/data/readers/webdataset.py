@@ -29,7 +29,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from dlm.data.file_globs import FFMPEG_SUFFIXES, expand_braces, is_audio_file, list_files
+from dlm.data.file_globs import PYAV_SUFFIXES, expand_braces, is_audio_file, list_files
 from dlm.data.readers.base import (
     ReaderItem,
     SkippedItem,
@@ -251,7 +251,7 @@ def _parse_sample(context: SourceContext, path: Path, name: str, sample: TarSamp
     words = {kind: member for kind, member in sample.items() if kind in ("txt", "json")}
     kind = _select_audio_extension(context, sample)
     if kind is None:
-        foreign = any(f".{each.split('.')[-1]}" in FFMPEG_SUFFIXES for each in sample)
+        foreign = any(f".{each.split('.')[-1]}" in PYAV_SUFFIXES for each in sample)
         return SkippedItem(
             name, "no recording" if words else "not read" if foreign else "not audio"
         )
