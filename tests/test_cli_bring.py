@@ -195,7 +195,7 @@ def rows_of_problems(err: str) -> list[str]:
         ("export-data my.dlm out --form zip", 2, "--form is 'zip'; choose one of audiofolder, js"),
         ("export-data my.dlm out --part some", 2, "--part is 'some'; choose one of all, learn, "),
         ("export-data my.dlm corpus", 1, "corpus: not empty; name an empty folder"),
-        ("export-data my.dlm out", 1, "my.dlm: the document gives nothing to learn; add an"),
+        ("export-data my.dlm out", 1, "my.dlm: the document has nothing to train on; add an"),
     ],
 )
 def test_mistakes(words: str, code: int, told: str) -> None:

@@ -231,7 +231,7 @@ def test_an_unknown_base(document: Path, tiny: Path, home: Path) -> None:
 
 def test_nothing_to_learn(document: Path, home: Path) -> None:
     document.write_text(document.read_text().split("::audio")[0])
-    dlm("train", document).refused("my.dlm: the document gives nothing to learn", "::audio::")
+    dlm("train", document).refused("my.dlm: the document has nothing to train on", "::audio::")
     assert dlm("check", document).code == 1
     assert not home.exists()
 

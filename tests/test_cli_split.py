@@ -188,7 +188,7 @@ def test_a_test_split_is_refused_before_anything_is_loaded(tiny: Path, folder: P
     rows = (f'{{"audio": "corpus/00{n}.wav", "text": "x", "split": "test"}}\n' for n in range(4))
     Path("mine.jsonl").write_text("".join(rows))
     document = written(tiny, "sources: [{path: mine.jsonl, split: test}]", "held_out: 0")
-    told = "mine.jsonl would be learned from its split test, which is for tests"
+    told = "split test of mine.jsonl is for tests, not for training"
     dlm("train", document, "--steps", 1).refused(told, "--allow-test-split")
     assert dlm("train", document, "--steps", 1, "--allow-test-split").code == 0
     assert dlm("gc", document).code == 0

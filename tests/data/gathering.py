@@ -24,7 +24,7 @@ def told(found: LoadedData) -> list[str]:
 
 def faults(found: LoadedData) -> list[str]:
     """What is said of it, but for the line that nothing is left to learn."""
-    return [line for line in told(found) if "the document gives nothing to learn" not in line]
+    return [line for line in told(found) if "the document has nothing to train on" not in line]
 
 
 def spoken(found: LoadedData) -> list[tuple[str, str, str | None, str | None]]:

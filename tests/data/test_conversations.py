@@ -194,7 +194,7 @@ def test_what_is_broken_ends_an_array(end: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", " [ ]\n"])
 def test_an_empty_list(text: str, tmp_path: Path) -> None:
     first, nothing = told(given(tmp_path, text))
-    assert "no clips in data/talk.json" in first and "gives nothing to learn" in nothing
+    assert "no clips in data/talk.json" in first and "nothing to train on" in nothing
 
 
 def test_strict_keeps_every_sound_inside(tmp_path: Path) -> None:

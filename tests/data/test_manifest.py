@@ -140,7 +140,7 @@ def test_a_bad_row_is_told_with_its_line(row: str, tmp_path: Path) -> None:
 def test_a_list_that_is_no_text_or_empty(tmp_path: Path) -> None:
     (line, nothing) = told(listed(tmp_path))
     assert "no clips in data/list.jsonl" in line and '{"audio"' in line
-    assert "gives nothing to learn" in nothing
+    assert "nothing to train on" in nothing
     (tmp_path / "data/list.jsonl").write_bytes(b"\xff\xfe")
     (line,) = told(load_examples(document(tmp_path, head=LIST)))
     assert "not a list of clips" in line and line.startswith("my.dlm:")

@@ -289,7 +289,7 @@ def test_an_order_of_sources_changes_no_side(tmp_path: Path) -> None:
 
 def test_a_source_that_is_not_there_cannot_be_held_out(tmp_path: Path) -> None:
     *_, told = sources(tmp_path, "sources: [corpus]", "held_out: else")
-    assert told == ["my.dlm:7: source not found: else; make the folder or mend its path"]
+    assert told == ["my.dlm:7: source not found: else; make the folder or correct its path"]
 
 
 def test_what_is_held_out_is_not_learned_from_elsewhere(tmp_path: Path) -> None:

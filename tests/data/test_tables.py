@@ -103,4 +103,4 @@ def test_an_open_quote_a_missing_file_and_one_that_is_far(tmp_path: Path) -> Non
 def test_an_empty_table(text: str, tmp_path: Path) -> None:
     first, nothing = told(given(tmp_path, text))
     assert "no clips in data/table.csv; name its columns" in first
-    assert "gives nothing to learn" in nothing
+    assert "nothing to train on" in nothing

@@ -284,7 +284,7 @@ def test_a_bad_tar_is_told_with_its_name(tmp_path: Path) -> None:
     )
     found = gathered(tmp_path, {"path": "{0..1}.tar"})
     assert faults(found) == [
-        "my.dlm:7: source not found: {0..1}.tar; make the folder or mend its path"
+        "my.dlm:7: source not found: {0..1}.tar; make the folder or correct its path"
     ]
     (tmp_path / "x.tar").rename(tmp_path / "1.tar")
     assert faults(gathered(tmp_path, {"path": "{0..1}.tar"}))[0] == (

@@ -223,7 +223,7 @@ def test_clips_that_are_gone(learned: Path, home: Path, tmp_path: Path) -> None:
     dlm("insight", document).refused("1.wav")
     text = document.read_text()
     document.write_text(text[: text.index("::audio")])
-    dlm("insight", document).refused("gives nothing to learn")
+    dlm("insight", document).refused("nothing to train on")
 
 
 def test_a_disk_without_room(document: Path, tmp_path: Path) -> None:

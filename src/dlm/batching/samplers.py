@@ -27,7 +27,7 @@ from dlm.batching.collator import (
     select_feature_fn,
 )
 from dlm.data.audio_io import read_audio_info
-from dlm.data.load import BadExampleCounter
+from dlm.data.bad_examples import BadExampleCounter
 from dlm.data.sampling import count_epoch_examples, draw_epoch_indices
 from dlm.data.types import AudioSegment, Example
 from dlm.errors import DataError

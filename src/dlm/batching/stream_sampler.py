@@ -31,7 +31,7 @@ from dlm.batching.samplers import (
     prefetch_results,
     split_into_chunks,
 )
-from dlm.data.load import (
+from dlm.data.bad_examples import (
     MIN_EXAMPLES_TO_SKIP_BAD,
     BadExampleCounter,
     exceeds_bad_fraction,

@@ -302,8 +302,9 @@ def _segment_key(segment: AudioSegment) -> tuple[str, float | None, float | None
 def _select_examples(path: Path, subset: str) -> tuple[list[Example], int]:
     """The clips of a part that can be used, as their sources have them, and how many cannot."""
     from dlm.config.parser import read_document
+    from dlm.data.bad_examples import should_skip_bad_examples
     from dlm.data.export import strip_system_messages
-    from dlm.data.load import MAX_STREAM_SAMPLE_EXAMPLES, load_examples, should_skip_bad_examples
+    from dlm.data.load import MAX_STREAM_SAMPLE_EXAMPLES, load_examples
     from dlm.data.preview import probe_example_audio
     from dlm.data.split import train_eval_split
 

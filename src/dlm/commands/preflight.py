@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Any
 from dlm.config.overrides import apply_overrides
 from dlm.config.parser import Document, read_document
 from dlm.config.schema import TrainingConfig
+from dlm.data.bad_examples import FilterResult, filter_bad_examples, should_skip_bad_examples
 from dlm.data.contamination import check_leakage
 from dlm.data.load import (
-    FilterResult,
     LoadedData,
     SourceReport,
     attach_transcripts,
-    filter_bad_examples,
     find_missing_transcripts,
     iter_document_examples,
     load_examples,
-    should_skip_bad_examples,
 )
 from dlm.data.readers.base import resolve_path
 from dlm.data.sampling import count_epoch_examples, count_examples_by_weight

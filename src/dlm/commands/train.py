@@ -23,7 +23,7 @@ from dlm.commands.options import (
     require_range,
 )
 from dlm.commands.preflight import make_stream_loader
-from dlm.data.load import BadExampleCounter
+from dlm.data.bad_examples import BadExampleCounter
 from dlm.data.split import select_examples
 from dlm.data.types import AudioSegment, Issue
 from dlm.errors import DataError, ModelError, StoreError, UsageError

@@ -317,7 +317,8 @@ def gc(
 
 def _collect_recordings(document: "Document") -> "list[AudioSegment]":
     """A sound of every recording that the document names. Raises ClipError if some are away."""
-    from dlm.data.load import filter_bad_examples, load_examples
+    from dlm.data.bad_examples import filter_bad_examples
+    from dlm.data.load import load_examples
 
     gathered, name = load_examples(document), document.path.name
     sifted = filter_bad_examples(document.config.training, gathered, gathered.issues, where=name)

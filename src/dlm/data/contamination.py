@@ -1,12 +1,10 @@
-"""The test splits that models are compared on, and why none of them is learned from.
+"""Train/test contamination: test splits of known benchmarks, and leakage into held-out examples.
 
-A source is refused when one of its shards says whose test split it is, or when the document asks
-for a split of that name: a score on what was learned says nothing. It may be kept for testing
-(`training.held_out: <its path>`), and `--allow-test-split` lets it be learned all the same.
-
-What is in both the clips that are learned from and those held out: it makes scores too good.
-
-A sentence that is read again, a voice, or a recording that lies there twice.
+check_test_split   a source that is the test split of a benchmark is refused: scores of a model
+                   trained on it mean nothing. It may be held out, or be allowed with
+                   --allow-test-split
+check_leakage      a recording, a sentence or a speaker that is in both the training examples
+                   and the held-out ones makes scores too good: a warning
 """
 
 import re
@@ -18,7 +16,7 @@ from dlm.data.duplicates import MIN_SENTENCE_WORDS, normalize_sentence
 from dlm.data.stats import ExampleStatsView
 from dlm.data.types import Example, Issue
 
-BENCHMARKS = {  # how its name begins, as datasets and their copies write it: its name for people
+BENCHMARKS = {  # beginning of the name of a dataset or of a copy of it: name to print
     "librispeech": "LibriSpeech",
     "multilingual_librispeech": "Multilingual LibriSpeech",
     "mls": "Multilingual LibriSpeech",
@@ -39,39 +37,43 @@ BENCHMARKS = {  # how its name begins, as datasets and their copies write it: it
 }
 TEST_SPLIT_RE = re.compile(r"test([._-].*)?", re.IGNORECASE)
 ALLOW_TEST_SPLIT_FLAG = "--allow-test-split"
+SPLIT_BY_HINT = "keep them on one side with training.split_by: "
 
 
 def is_test_split(split: str) -> bool:
-    """Whether a split is for tests, by its name: test, test.clean, test-other."""
+    """Whether the name of a split says that it is for tests: test, test.clean, test-other."""
     return TEST_SPLIT_RE.fullmatch(split) is not None
 
 
 def find_test_benchmark(dataset_name: str, split: str) -> str | None:
-    """The benchmark whose test split that part of a dataset is, if it is one that is known.
+    """Name the benchmark whose test split this is; None for any other data.
 
-    `name` is a folder's or a dataset's, such as openslr/librispeech_asr.
+    Args:
+        dataset_name: a folder or a dataset, such as openslr/librispeech_asr.
+        split: a split of it.
     """
     if not is_test_split(split):
         return None
-    plain = dataset_name.rstrip("/").rpartition("/")[2].lower()
-    begins = (known for known in BENCHMARKS if re.match(rf"{re.escape(known)}(?![a-z0-9])", plain))
-    return next((BENCHMARKS[known] for known in begins), None)
+    name = dataset_name.rstrip("/").rpartition("/")[2].lower()
+    for prefix, benchmark in BENCHMARKS.items():
+        if re.match(rf"{re.escape(prefix)}(?![a-z0-9])", name):
+            return benchmark
+    return None
 
 
 def check_test_split(
     source: SourceConfig, benchmarks: Sequence[str], location: str
 ) -> Iterator[Issue]:
-    """Why a source is not learned from; `tests` are the benchmarks whose test splits it gave."""
-    mend = f"keep it for testing with `held_out: {source.path}`, or say {ALLOW_TEST_SPLIT_FLAG}"
-    for name in benchmarks:
-        what = f"{source.path} is the test split of {name}, on which models are compared"
-        yield Issue(location, what, mend, fatal=True)
-    if not benchmarks and source.split is not None and is_test_split(source.split):
-        what = f"{source.path} would be learned from its split {source.split}, which is for tests"
-        yield Issue(location, what, mend, fatal=True)
-
-
-SPLIT_BY_HINT = "keep them on one side with training.split_by: "
+    """Yield why a source must not be trained on; `benchmarks` have their test splits in it."""
+    hint = f"keep it for testing with `held_out: {source.path}`, or say {ALLOW_TEST_SPLIT_FLAG}"
+    whats = [
+        f"{source.path} is the test split of {benchmark}, on which models are compared"
+        for benchmark in benchmarks
+    ]
+    if not whats and source.split is not None and is_test_split(source.split):
+        whats.append(f"split {source.split} of {source.path} is for tests, not for training")
+    for what in whats:
+        yield Issue(location, what, hint, fatal=True, code="data.test_split")
 
 
 def check_leakage(
@@ -79,49 +81,50 @@ def check_leakage(
     held_out_examples: Sequence[Example],
     example_stats: ExampleStatsView,
 ) -> Iterator[Issue]:
-    """Each clip held out that was as good as learned, and each voice on both sides."""
-    if not held_out_examples:
-        return
-    content = example_stats.get_content_by_location()
-    sounds = {
-        content[clip.location]: clip.location
-        for clip in reversed(train_examples)
-        if clip.location in content
+    """Yield a warning for each held-out example, and each speaker, that is trained on too."""
+    content_hashes = example_stats.get_content_by_location()
+    train_recordings = {
+        content_hashes[example.location]: example.location
+        for example in reversed(train_examples)
+        if example.location in content_hashes
     }
-    wanted = {_get_sentence(clip) for clip in held_out_examples} - {""}
-    said: dict[str, str] = {}
-    for clip in train_examples:
-        if (text := _get_sentence(clip)) in wanted:
-            said.setdefault(text, clip.location)
-    for clip in held_out_examples:
-        same, text = sounds.get(content.get(clip.location, "")), _get_sentence(clip)
-        if same is not None:
-            what = f"it is held out, and {same}, which is learned from, is the same sound"
-            yield Issue(clip.location, what, f"{SPLIT_BY_HINT}content", fatal=False)
-        elif text in said:
-            what = f"it is held out, and {said[text]}, which is learned from, says the same"
-            mend = "take one of them out, or hold out a source with sentences of its own"
-            yield Issue(clip.location, what, mend, fatal=False)
+    held_out_sentences = {_get_sentence(example) for example in held_out_examples} - {""}
+    train_sentences: dict[str, str] = {}
+    for example in train_examples:
+        if (sentence := _get_sentence(example)) in held_out_sentences:
+            train_sentences.setdefault(sentence, example.location)
+    for example in held_out_examples:
+        copy = train_recordings.get(content_hashes.get(example.location, ""))
+        reading = train_sentences.get(_get_sentence(example))
+        if copy is not None:
+            what = f"it is held out, and {copy}, which is trained on, is the same audio"
+            hint = f"{SPLIT_BY_HINT}content"
+            yield Issue(example.location, what, hint, fatal=False, code="data.leaked_audio")
+        elif reading is not None:
+            what = f"it is held out, and {reading}, which is trained on, has the same transcript"
+            hint = "take one of them out, or hold out a source with sentences of its own"
+            yield Issue(example.location, what, hint, fatal=False, code="data.leaked_sentence")
     yield from _check_shared_speakers(train_examples, held_out_examples)
 
 
 def _check_shared_speakers(
     train_examples: Sequence[Example], held_out_examples: Sequence[Example]
 ) -> Iterator[Issue]:
-    """Who is heard on both sides, as far as speakers are known."""
-    known = Counter(clip.speaker for clip in train_examples)
-    held: dict[str, list[Example]] = {}
-    for clip in held_out_examples:
-        if clip.speaker and clip.speaker in known:
-            held.setdefault(clip.speaker, []).append(clip)
-    for speaker, clips in held.items():
-        what = f"speaker {speaker} is heard in {len(clips):,} held out and {known[speaker]:,} clips"
-        yield Issue(
-            clips[0].location, f"{what} learned from", f"{SPLIT_BY_HINT}speaker", fatal=False
+    num_by_speaker = Counter(example.speaker for example in train_examples)
+    held_out_by_speaker: dict[str, list[Example]] = {}
+    for example in held_out_examples:
+        if example.speaker and example.speaker in num_by_speaker:
+            held_out_by_speaker.setdefault(example.speaker, []).append(example)
+    for speaker, examples in held_out_by_speaker.items():
+        what = (
+            f"speaker {speaker} is in {len(examples):,} held-out clips and in "
+            f"{num_by_speaker[speaker]:,} that are trained on"
         )
+        hint = f"{SPLIT_BY_HINT}speaker"
+        yield Issue(examples[0].location, what, hint, fatal=False, code="data.leaked_speaker")
 
 
 def _get_sentence(example: Example) -> str:
-    """What a clip transcribes, if that is long enough to be said only once."""
-    text = normalize_sentence(example.target) if example.task == "transcribe" else ""
-    return text if len(text.split()) >= MIN_SENTENCE_WORDS else ""
+    """The normalized transcript, if it is too long to be said twice by chance; else nothing."""
+    sentence = normalize_sentence(example.target) if example.task == "transcribe" else ""
+    return sentence if len(sentence.split()) >= MIN_SENTENCE_WORDS else ""

@@ -1,18 +1,16 @@
-"""Clips handed on as data that others read, and dlm too: recordings, and a list of what is said.
+"""Examples -> a data set that others read (`dlm export-data`), or sections of a document.
 
-    audiofolder   metadata.jsonl   a row a clip: file_name, text, prompt, language, speaker and
-                  audio/           duration in seconds
-    jsonl         clips.jsonl      the same with audio for file_name; what is no plain transcript
-                  audio/           as messages with <audio> tags, and audios
-    webdataset    data-000000.tar  000000-a.wav and 000000-a.json, a pair a clip
+    audiofolder   metadata.jsonl   file_name, text, prompt, language, speaker, duration (seconds)
+                  audio/
+    jsonl         clips.jsonl      the same with `audio`; conversations as `messages` with <audio>
+                  audio/           tags, and `audios`
+    webdataset    data-000000.tar  000000-a.wav and 000000-a.json for each example
 
-A recording that is heard whole is copied as found, out of its archive too; a span is cut out as a
-wav of 16 bits, or of 24 where more is heard. The same clips make the same bytes.
+A whole recording is copied as it is, out of its archive too; a span is cut out as a WAV of 16
+bits, or of 24 where it needs them. The same examples give the same bytes.
 
-A clip as a section of a document: ::audio:: for a transcript, ::conversation:: for the rest.
-
-What is written is read again, and a clip that would not come back as it is, but for its line
-breaks and blanks, is refused.
+A section (`dlm import --inline`) is parsed again, and refused if it does not give the same example
+up to white space.
 """
 
 import io
@@ -46,15 +44,30 @@ ExampleRecord = dict[str, object]
 
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("audiofolder", "jsonl", "webdataset")
 EXPORT_LIST_FILES = {"audiofolder": "metadata.jsonl", "jsonl": "clips.jsonl"}
+EXPORT_AUDIO_KEYS = {"audiofolder": "file_name", "jsonl": "audio"}
 EXPORT_AUDIO_DIR = "audio"
 MAX_TAR_SHARD_EXAMPLES, MAX_TAR_SHARD_BYTES = 10_000, 1_000_000_000
 MAX_FILE_NAME_CHARS = 40
-PCM_FULL_SCALE = {"PCM_16": 1 << 15, "PCM_24": 1 << 23}  # a sample of full scale
+PCM_FULL_SCALE = {"PCM_16": 1 << 15, "PCM_24": 1 << 23}
+SECONDS_DECIMALS = 6  # to which the bounds of equal segments agree
+IMPORT_AS_SOURCE_HINT = "import the source without --inline"
 
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written. Some clips have no sound or a bad one; `answers` are no transcripts."""
+    """What was written.
+
+    Attributes:
+        path: the folder.
+        export_format: its format.
+        num_examples: examples written.
+        seconds: duration of their audio.
+        num_recordings: files of audio.
+        num_without_audio: examples left out because they have no audio.
+        num_answers: examples that are answers, not transcripts.
+        source_path: what a document names below the folder to read it.
+        num_unusable: examples left out because they cannot be used.
+    """
 
     path: Path
     export_format: ExportFormat
@@ -63,7 +76,7 @@ class ExportSummary:
     num_recordings: int
     num_without_audio: int
     num_answers: int
-    source_path: str  # what a document names to read it, below the folder
+    source_path: str
     num_unusable: int = 0
 
 
@@ -83,126 +96,150 @@ def export_examples(
     max_shard_examples: int = MAX_TAR_SHARD_EXAMPLES,
     progress: ExportProgressFn | None = None,
 ) -> ExportSummary:
-    """Write clips into an empty folder. Raises ClipError for one that the form cannot hold."""
-    heard = [clip for clip in examples if clip.audio_segments]
-    for clip in heard:
-        _check_exportable(clip, export_format)
-    numbers = count(1)
+    """Write examples into an empty folder.
 
-    def told(clip: Example) -> Example:
-        if progress:
-            progress(next(numbers), len(heard))
-        return clip
+    Args:
+        folder: an empty folder.
+        examples: those without audio are left out and counted.
+        export_format: audiofolder, jsonl or webdataset.
+        max_shard_examples: examples in a tar.
+        progress: called with the number of the example and their count.
 
-    hand = _ExportState()
+    Raises:
+        DataError: the format cannot hold an example, or its audio cannot be read.
+    """
+    with_audio = [example for example in examples if example.audio_segments]
+    for example in with_audio:
+        _check_exportable(example, export_format)
+    state = _ExportState()
+    remaining = _report_progress(with_audio, progress)
     if export_format == "webdataset":
-        _write_tar_shards(folder, map(told, heard), hand, max_shard_examples)
+        _write_tar_shards(folder, remaining, state, max_shard_examples)
     else:
-        _write_list(folder, map(told, heard), hand, export_format)
+        _write_list(folder, remaining, state, export_format)
     return ExportSummary(
         path=folder,
         export_format=export_format,
-        num_examples=len(heard),
-        seconds=hand.seconds,
-        num_recordings=hand.num_recordings,
-        num_without_audio=len(examples) - len(heard),
-        num_answers=sum(clip.task == "answer" for clip in heard),
+        num_examples=len(with_audio),
+        seconds=state.seconds,
+        num_recordings=state.num_recordings,
+        num_without_audio=len(examples) - len(with_audio),
+        num_answers=sum(example.task == "answer" for example in with_audio),
         source_path=EXPORT_LIST_FILES["jsonl"] if export_format == "jsonl" else "",
     )
 
 
+def _report_progress(
+    examples: Sequence[Example], progress: ExportProgressFn | None
+) -> Iterator[Example]:
+    for number, example in enumerate(examples, start=1):
+        if progress:
+            progress(number, len(examples))
+        yield example
+
+
 def _check_exportable(example: Example, export_format: ExportFormat) -> None:
-    """Refuse what would come back as something else."""
-    plain, jsonl = is_plain_transcription(example.messages), export_format == "jsonl"
-    if not plain and not jsonl:
-        what = f"it is a conversation, and {export_format} holds a recording and a text"
-        raise DataError(what, where=example.location, hint="take --form jsonl")
-    if jsonl and any(MESSAGE_AUDIO_TAG_RE.search(turn.text) for turn in example.messages):
-        mend = "take it out" + (", or take --form webdataset" if plain else "")
-        raise DataError("its text holds an <audio> tag", where=example.location, hint=mend)
+    """Refuse what would be read as something else."""
+    is_plain, is_jsonl = is_plain_transcription(example.messages), export_format == "jsonl"
+    if not is_plain and not is_jsonl:
+        raise DataError(
+            f"it is a conversation, and {export_format} holds a recording and a text",
+            where=example.location,
+            hint="take --form jsonl",
+            code="data.export_conversation",
+        )
+    if is_jsonl and any(MESSAGE_AUDIO_TAG_RE.search(turn.text) for turn in example.messages):
+        raise DataError(
+            "its text holds an <audio> tag",
+            where=example.location,
+            hint="take it out" + (", or take --form webdataset" if is_plain else ""),
+            code="data.audio_tag_in_text",
+        )
 
 
 def _write_list(
     folder: Path, examples: Iterator[Example], state: _ExportState, export_format: ExportFormat
 ) -> None:
-    """A list, and a folder of recordings beside it, each of them once where rows may share."""
-    kept: dict[AudioSegment, tuple[str, float]] = {}
+    """Write a list and its recordings; in jsonl, records share a recording."""
+    written: dict[AudioSegment, tuple[str, float]] = {}
     (folder / EXPORT_AUDIO_DIR).mkdir()
-    with (folder / EXPORT_LIST_FILES[export_format]).open(
-        "x", encoding="utf-8", newline="\n"
-    ) as rows:
-        for clip in examples:
-            for sound in clip.audio_segments:
-                if sound not in kept or export_format == "audiofolder":
-                    name = _make_file_stem(state.num_recordings, sound)
-                    saved, seconds = _save_recording(sound, folder / EXPORT_AUDIO_DIR / name)
-                    kept[sound] = f"{EXPORT_AUDIO_DIR}/{saved.name}", seconds
+    list_path = folder / EXPORT_LIST_FILES[export_format]
+    with list_path.open("x", encoding="utf-8", newline="\n") as file:
+        for example in examples:
+            for segment in example.audio_segments:
+                if segment not in written or export_format == "audiofolder":
+                    stem = _make_file_stem(state.num_recordings, segment)
+                    path, seconds = _save_recording(segment, folder / EXPORT_AUDIO_DIR / stem)
+                    written[segment] = f"{EXPORT_AUDIO_DIR}/{path.name}", seconds
                     state.num_recordings += 1
-            names, lasting = zip(*(kept[sound] for sound in clip.audio_segments), strict=True)
-            rows.write(
-                _format_json(_make_export_record(clip, export_format, names, sum(lasting))) + "\n"
+            names, durations = zip(
+                *(written[segment] for segment in example.audio_segments), strict=True
             )
-            state.seconds += sum(lasting)
+            record = _make_export_record(example, export_format, names, sum(durations))
+            file.write(_format_json(record) + "\n")
+            state.seconds += sum(durations)
 
 
 def _write_tar_shards(
     folder: Path, examples: Iterator[Example], state: _ExportState, max_shard_examples: int
 ) -> None:
-    """One tar after the other, a recording and what is said in it side by side."""
-    shards, clip = count(), next(examples, None)
-    while clip is not None:
-        first, size = state.num_recordings, 0
-        with tarfile.open(folder / f"data-{next(shards):06}.tar", "x") as shard:
+    """Write tars one after the other, each recording beside its record."""
+    shard_numbers, example = count(), next(examples, None)
+    while example is not None:
+        num_examples = num_bytes = 0
+        with tarfile.open(folder / f"data-{next(shard_numbers):06}.tar", "x") as shard:
             while (
-                clip is not None
-                and state.num_recordings - first < max_shard_examples
-                and size < MAX_TAR_SHARD_BYTES
+                example is not None
+                and num_examples < max_shard_examples
+                and num_bytes < MAX_TAR_SHARD_BYTES
             ):
-                key = _make_file_stem(state.num_recordings, clip.audio_segments[0])
-                saved, seconds = _save_recording(clip.audio_segments[0], folder / key)
-                row = _format_json(_make_export_record(clip, "webdataset", (), seconds)).encode()
-                with saved.open("rb") as recording:
-                    _add_tar_member(shard, saved.name, recording, saved.stat().st_size)
-                _add_tar_member(shard, f"{key}.json", io.BytesIO(row), len(row))
-                size += saved.stat().st_size
-                saved.unlink()
-                state.num_recordings, state.seconds = (
-                    state.num_recordings + 1,
-                    state.seconds + seconds,
-                )
-                clip = next(examples, None)
+                (segment,) = example.audio_segments
+                key = _make_file_stem(state.num_recordings, segment)
+                path, seconds = _save_recording(segment, folder / key)
+                size = path.stat().st_size
+                with path.open("rb") as recording:
+                    _add_tar_member(shard, path.name, recording, size)
+                path.unlink()
+                record = _make_export_record(example, "webdataset", (), seconds)
+                content = _format_json(record).encode()
+                _add_tar_member(shard, f"{key}.json", io.BytesIO(content), len(content))
+                num_examples, num_bytes = num_examples + 1, num_bytes + size
+                state.num_recordings += 1
+                state.seconds += seconds
+                example = next(examples, None)
 
 
-def _add_tar_member(shard: tarfile.TarFile, name: str, data: BinaryIO, size: int) -> None:
-    """Add a file of no time and no owner: a TarInfo says so by itself."""
-    about = tarfile.TarInfo(name)
-    about.size = size
-    shard.addfile(about, data)
+def _add_tar_member(shard: tarfile.TarFile, name: str, data: BinaryIO, num_bytes: int) -> None:
+    """Add a file; a new TarInfo has no time and no owner, so that equal data gives equal bytes."""
+    info = tarfile.TarInfo(name)
+    info.size = num_bytes
+    shard.addfile(info, data)
 
 
 def _make_export_record(
     example: Example, export_format: ExportFormat, audio_names: tuple[str, ...], seconds: float
 ) -> ExampleRecord:
-    """What is known of a clip, beside its recordings."""
-    known: ExampleRecord = {
+    """The record of an example, without its recordings."""
+    record: ExampleRecord = {}
+    is_transcript = is_plain_transcription(example.messages) and example.task == "transcribe"
+    if export_format == "jsonl" and not is_transcript:
+        record["messages"] = [
+            {"role": message.role, "content": _format_tagged_text(message)}
+            for message in example.messages
+        ]
+        record["audios"] = list(audio_names)
+    else:
+        if key := EXPORT_AUDIO_KEYS.get(export_format):
+            record[key] = audio_names[0]
+        record |= {"text": example.target, "prompt": example.messages[0].text or None}
+    record |= {
         "language": example.language,
         "speaker": example.speaker,
         "duration": round(seconds, 6),
     }
-    if export_format == "jsonl" and not (
-        is_plain_transcription(example.messages) and example.task == "transcribe"
-    ):
-        messages = [
-            {"role": turn.role, "content": _format_tagged_text(turn)} for turn in example.messages
-        ]
-        known = {"messages": messages, "audios": list(audio_names), **known}
-    else:
-        said: ExampleRecord = {"text": example.target, "prompt": example.messages[0].text or None}
-        key = {"audiofolder": "file_name", "jsonl": "audio"}.get(export_format)
-        known = {**({key: audio_names[0]} if key else {}), **said, **known}
     if export_format == "audiofolder":
-        return known  # where every row has the same columns
-    return {key: value for key, value in known.items() if value is not None}
+        return record  # whose records all have the same columns
+    return {key: value for key, value in record.items() if value is not None}
 
 
 def _format_tagged_text(message: Message) -> str:
@@ -210,47 +247,44 @@ def _format_tagged_text(message: Message) -> str:
 
 
 def _make_file_stem(number: int, segment: AudioSegment) -> str:
-    """A name of its own for a recording, and what can be kept of the one it had."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(segment.name).stem)[:MAX_FILE_NAME_CHARS].strip(
-        "-"
-    )
-    return f"{number:06}-{plain}".strip("-")
+    """A unique file name: a number, and what is safe of the name of the recording."""
+    safe_name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(segment.name).stem)[:MAX_FILE_NAME_CHARS]
+    return f"{number:06}-{safe_name.strip('-')}".strip("-")
 
 
 def _save_recording(segment: AudioSegment, stem: Path) -> tuple[Path, float]:
-    """Write a recording, or the span of one, beside `stem`: the file, and its seconds."""
+    """Write a recording, or a span of one, to `stem` with a suffix: the file, its seconds."""
     suffix = Path(segment.name).suffix.lower()
-    with open_audio(segment) as span:
-        seconds = span.num_samples / span.info.sample_rate
-    whole = segment.start is None and segment.end is None
-    if whole and suffix in AUDIO_SUFFIXES | PYAV_SUFFIXES:
+    with open_audio(segment) as stream:
+        seconds = stream.num_samples / stream.info.sample_rate
+    is_whole = segment.start is None and segment.end is None
+    if is_whole and suffix in AUDIO_SUFFIXES | PYAV_SUFFIXES:
         copy = stem.with_name(f"{stem.name}{suffix}")
-        first, left = segment.byte_range or (0, segment.path.stat().st_size)
+        offset, num_left = segment.byte_range or (0, segment.path.stat().st_size)
         with segment.path.open("rb") as source, copy.open("xb") as target:
-            source.seek(first)
-            while chunk := source.read(min(left, COPY_CHUNK_BYTES)):
-                left -= target.write(chunk)
+            source.seek(offset)
+            while chunk := source.read(min(num_left, COPY_CHUNK_BYTES)):
+                num_left -= target.write(chunk)
         return copy, seconds
-    cut = stem.with_name(f"{stem.name}.wav")
-    _write_wav_segment(segment, cut)
-    return cut, seconds
+    wav_path = stem.with_name(f"{stem.name}.wav")
+    _write_wav_segment(segment, wav_path)
+    return wav_path, seconds
 
 
 def _write_wav_segment(segment: AudioSegment, wav_path: Path) -> None:
-    """Write what a sound hears as samples of 16 bits, where those hold it, or of 24."""
-    with open_audio(segment) as span:
-        kind = "PCM_16" if all(_fits_16_bits(block) for block in span.blocks) else "PCM_24"
-    full = PCM_FULL_SCALE[kind]
-    with open_audio(segment) as span:
-        rate, channels = span.info.sample_rate, span.info.num_channels
-        with soundfile.SoundFile(wav_path, "x", rate, channels, kind) as target:
-            for block in span.blocks:
-                whole = np.clip(np.rint(block.astype(np.float64) * full), -full, full - 1)
-                target.write((whole * ((1 << 31) / full)).astype(np.int32))
+    """Write a segment as a WAV of 16 bits where those hold every sample, or of 24."""
+    with open_audio(segment) as stream:
+        subtype = "PCM_16" if all(map(_fits_16_bits, stream.blocks)) else "PCM_24"
+    scale = PCM_FULL_SCALE[subtype]
+    with open_audio(segment) as stream:
+        rate, channels = stream.info.sample_rate, stream.info.num_channels
+        with soundfile.SoundFile(wav_path, "x", rate, channels, subtype) as target:
+            for block in stream.blocks:
+                samples = np.clip(np.rint(block.astype(np.float64) * scale), -scale, scale - 1)
+                target.write((samples * ((1 << 31) / scale)).astype(np.int32))
 
 
 def _fits_16_bits(block: Waveform) -> bool:
-    """Whether 16 bits hold a block."""
     scaled = block.astype(np.float64) * PCM_FULL_SCALE["PCM_16"]
     return bool((scaled == np.rint(scaled)).all() and (scaled < PCM_FULL_SCALE["PCM_16"]).all())
 
@@ -259,111 +293,113 @@ def _format_json(record: ExampleRecord) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-SECONDS_DECIMALS = 6  # decimals of a second that two spans may differ behind
-IMPORT_AS_SOURCE_HINT = "import the source without --inline"
+# Sections of a document
 
 
 def format_section(example: Example, document: Document) -> str:
-    """The text of a section that gives this clip. Raises ClipError where none can."""
-    if any(sound.byte_range for sound in example.audio_segments):
-        what = "its recording lies in an archive, which no section can name"
-        raise DataError(what, where=example.location, hint=IMPORT_AS_SOURCE_HINT)
-    if any("\0" in str(segment.path) for segment in example.audio_segments):
-        what = "the path of its recording holds a zero byte, which no section can"
-        raise DataError(what, where=example.location, hint=IMPORT_AS_SOURCE_HINT)
-    own = strip_system_messages(example, document)
-    plain = example.task == "transcribe" and is_plain_transcription(own)
-    try:
-        text = (
-            _format_audio_section(example, own, document)
-            if plain
-            else _format_conversation_section(example, own, document)
+    """Format an example as a section: ::audio:: for a transcript, else ::conversation::.
+
+    Raises:
+        DataError: no section of this document gives this example.
+    """
+    if any(segment.byte_range for segment in example.audio_segments):
+        raise _make_section_error(
+            "its recording lies in an archive, which no section can name", example
         )
-        back = _parse_section(text, document)
+    if any("\0" in str(segment.path) for segment in example.audio_segments):
+        raise _make_section_error(
+            "the path of its recording holds a zero byte, which no section can", example
+        )
+    messages = strip_system_messages(example, document)
+    try:
+        if example.task == "transcribe" and is_plain_transcription(messages):
+            text = _format_audio_section(example, messages, document)
+        else:
+            text = _format_conversation_section(example, messages, document)
+        parsed = _parse_section(text, document)
     except DocumentError as error:
-        raise DataError(error.what, where=example.location, hint=IMPORT_AS_SOURCE_HINT) from error
-    if [_make_comparison_key(each) for each in back] != [_make_comparison_key(example)]:
-        what = "no section says just what it says"
-        raise DataError(what, where=example.location, hint=IMPORT_AS_SOURCE_HINT)
+        raise _make_section_error(error.what, example) from error
+    if [_make_comparison_key(other) for other in parsed] != [_make_comparison_key(example)]:
+        raise _make_section_error("no section gives exactly this clip", example)
     return text
 
 
+def _make_section_error(
+    what: str, example: Example, *, hint: str = IMPORT_AS_SOURCE_HINT
+) -> DataError:
+    return DataError(what, where=example.location, hint=hint, code="data.no_section_for_clip")
+
+
 def strip_system_messages(example: Example, document: Document) -> tuple[Message, ...]:
-    """The turns of a clip, without what the document tells the model before every conversation."""
-    told = get_system_messages(document)
-    return (
-        example.messages[len(told) :] if example.messages[: len(told)] == told else example.messages
-    )
+    """Return the messages of an example without the system prompt of the document."""
+    system = get_system_messages(document)
+    has_prompt = example.messages[: len(system)] == system
+    return example.messages[len(system) :] if has_prompt else example.messages
 
 
 def is_plain_transcription(messages: tuple[Message, ...]) -> bool:
-    """Whether they are a sound, perhaps a question about it, and what is said in it."""
-    kinds = [[type(part) for part in turn.content] for turn in messages]
+    """Whether messages are audio, with or without a question, and one text."""
+    kinds = [[type(part) for part in message.content] for message in messages]
     return kinds in ([[AudioSegment], [str]], [[AudioSegment, str], [str]])
 
 
 def _format_audio_section(
     example: Example, messages: tuple[Message, ...], document: Document
 ) -> str:
-    (sound,) = example.audio_segments
-    given: dict[str, str] = {}
-    for name, seconds in (("start", sound.start), ("end", sound.end)):
+    (segment,) = example.audio_segments
+    attributes: dict[str, str] = {}
+    for name, seconds in (("start", segment.start), ("end", segment.end)):
         if seconds is not None:
-            given[name] = f"{seconds:.9f}".rstrip("0").rstrip(".")
+            attributes[name] = f"{seconds:.9f}".rstrip("0").rstrip(".")
     if example.language:
-        given["language"] = example.language
-    if asked := messages[0].text:
-        given["prompt"] = asked
-    return format_audio_fence(
-        make_document_path(document.folder, sound.path), messages[-1].text, **given
-    )
+        attributes["language"] = example.language
+    if prompt := messages[0].text:
+        attributes["prompt"] = prompt
+    path = make_document_path(document.folder, segment.path)
+    return format_audio_fence(path, messages[-1].text, **attributes)
 
 
 def _format_conversation_section(
     example: Example, messages: tuple[Message, ...], document: Document
 ) -> str:
-    if any(sound.start is not None or sound.end is not None for sound in example.audio_segments):
-        what = "it hears a span of a recording, which no conversation can name"
-        raise DataError(
-            what, where=example.location, hint=f"cut the recording, or {IMPORT_AS_SOURCE_HINT}"
+    if any(
+        segment.start is not None or segment.end is not None for segment in example.audio_segments
+    ):
+        what = "it is about a span of a recording, which no conversation can name"
+        raise _make_section_error(
+            what, example, hint=f"cut the recording, or {IMPORT_AS_SOURCE_HINT}"
         )
-    folder = document.folder
+
+    def format_part(part: ContentPart) -> str:
+        if isinstance(part, str):
+            return part
+        return f"<audio>{make_document_path(document.folder, part.path)}</audio>"
+
     return format_conversation(
-        [
-            (turn.role, "".join(_format_content_part(part, folder) for part in turn.content))
-            for turn in messages
-        ]
-    )
-
-
-def _format_content_part(content_part: ContentPart, folder: Path) -> str:
-    return (
-        content_part
-        if isinstance(content_part, str)
-        else f"<audio>{make_document_path(folder, content_part.path)}</audio>"
+        [(message.role, "".join(map(format_part, message.content))) for message in messages]
     )
 
 
 def _parse_section(text: str, document: Document) -> list[Example]:
-    """The clips of a section, were it in the document."""
-    front = f"dlm_id: {document.config.dlm_id}\nbase_model: any\n"
-    written = parse_document(f"---\n{front}---\n{text}\n", document.path)
-    found = list(iter_document_examples(replace(document, sections=written.sections)))
-    return [each for each in found if isinstance(each, Example)]
+    """The examples of a section, if it were in the document."""
+    header = f"dlm_id: {document.config.dlm_id}\nbase_model: any\n"
+    parsed = parse_document(f"---\n{header}---\n{text}\n", document.path)
+    items = iter_document_examples(replace(document, sections=parsed.sections))
+    return [item for item in items if isinstance(item, Example)]
 
 
 def _make_comparison_key(example: Example) -> list[object]:
-    """What a clip teaches: who says what of which sound."""
-    gist: list[object] = [example.task]
-    for turn in example.messages:
-        gist.append(turn.role)
-        for part in turn.content:
-            if isinstance(part, AudioSegment):
-                span = (
-                    None if at is None else round(at, SECONDS_DECIMALS)
-                    for at in (part.start, part.end)
-                )
-                gist.append((os.path.realpath(part.path), *span))
+    """What an example teaches: its task, and who says what about which audio."""
+    key: list[object] = [example.task]
+    for message in example.messages:
+        key.append(message.role)
+        for part in message.content:
+            if isinstance(part, str):
+                key.append(" ".join(part.split()))
             else:
-                gist.append(" ".join(part.split()))
-    return gist
+                span = (
+                    None if seconds is None else round(seconds, SECONDS_DECIMALS)
+                    for seconds in (part.start, part.end)
+                )
+                key.append((os.path.realpath(part.path), *span))
+    return key

@@ -1,6 +1,6 @@
-"""What a source gives, told before a document names it: from its lists and from headers alone.
+"""A preview of a source before a document names it (`dlm import`): format, hours, languages.
 
-No sound is decoded: what lies in the samples is for the audit to find.
+Only lists and the headers of recordings are read; nothing is decoded.
 """
 
 from collections import Counter
@@ -20,14 +20,20 @@ from dlm.data.readers.registry import find_reader
 from dlm.data.types import Example, Issue
 from dlm.errors import DataError
 
-MAX_PREVIEW_EXAMPLES = 5  # that are shown
+MAX_PREVIEW_EXAMPLES = 5
 
 PreviewProgressFn = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class PreviewExample:
-    """One clip as it is shown."""
+    """One example, as shown.
+
+    Attributes:
+        location: where it is written.
+        seconds: duration of its audio.
+        text: its transcript or answer.
+    """
 
     location: str
     seconds: float
@@ -36,16 +42,32 @@ class PreviewExample:
 
 @dataclass(frozen=True)
 class SourcePreview:
-    """What a source gives. `clips` are those whose recordings can be opened."""
+    """What a source gives.
+
+    Attributes:
+        source: the source.
+        format: name of its format.
+        format_description: what that format is.
+        is_partial: whether only the first examples of a stream were read.
+        examples: those whose recordings can be opened.
+        seconds: duration of their audio.
+        num_words: words of their transcripts and answers.
+        rates: examples by sample rate in Hz, the most frequent first.
+        languages: examples by language, the most frequent first.
+        speakers: examples by speaker, the most frequent first.
+        report: what was left out.
+        issues: what is wrong.
+        first_examples: the first few, to show.
+    """
 
     source: SourceConfig
     format: str
-    format_description: str  # of the format
-    is_partial: bool  # of a stream only the first rows
+    format_description: str
+    is_partial: bool
     examples: tuple[Example, ...]
     seconds: float
     num_words: int
-    rates: dict[int, int]  # clips by Hz, the most frequent first; so the languages and speakers
+    rates: dict[int, int]
     languages: dict[str, int]
     speakers: dict[str, int]
     report: SourceReport
@@ -54,65 +76,78 @@ class SourcePreview:
 
     @property
     def hours(self) -> float:
-        """How much sound there is."""
+        """The hours of audio."""
         return self.seconds / 3600
 
     @property
     def transcripts_per_minute(self) -> float:
-        """Clips in a minute of sound."""
+        """Examples in a minute of audio."""
         return len(self.examples) * 60 / self.seconds if self.seconds else 0.0
 
     @property
     def words_per_minute(self) -> float:
-        """Words to be learned in a minute of sound."""
+        """Words to be trained on in a minute of audio."""
         return self.num_words * 60 / self.seconds if self.seconds else 0.0
 
 
 def preview_source(
     document: Document, source: SourceConfig, *, progress: PreviewProgressFn | None = None
 ) -> SourcePreview:
-    """What a source would give to a document. Raises ClipError where it is no source at all."""
-    kind = find_reader(resolve_source(document, source))
-    gathered = load_source_examples(
+    """Read what a source would give to a document.
+
+    Raises:
+        DataError: the source is not there, or in no format that is known.
+    """
+    reader = find_reader(resolve_source(document, source))
+    data = load_source_examples(
         document, source, max_examples=MAX_STREAM_SAMPLE_EXAMPLES if source.stream else None
     )
-    heard: list[tuple[Example, float, int]] = []
-    problems = list(gathered.issues)
-    for number, clip in enumerate(gathered.examples, start=1):
+    issues = list(data.issues)
+    durations: list[float] = []
+    rates: Counter[int] = Counter()
+    examples: list[Example] = []
+    for number, example in enumerate(data.examples, start=1):
         try:
-            heard.append((clip, *probe_example_audio(clip)))
+            seconds, rate = probe_example_audio(example)
         except DataError as error:
-            problems.append(Issue.from_error(error, clip.location))
+            issues.append(Issue.from_error(error, example.location))
+        else:
+            examples.append(example)
+            durations.append(seconds)
+            rates[rate] += 1
         if progress:
-            progress(number, len(gathered.examples))
-    clips = tuple(clip for clip, _, _ in heard)
+            progress(number, len(data.examples))
+    languages = Counter(example.language for example in examples if example.language)
+    speakers = Counter(example.speaker for example in examples if example.speaker)
     return SourcePreview(
         source=source,
-        format=kind.name,
-        format_description=kind.description,
+        format=reader.name,
+        format_description=reader.description,
         is_partial=source.stream,
-        examples=clips,
-        seconds=sum(seconds for _, seconds, _ in heard),
-        num_words=sum(len(clip.target.split()) for clip in clips),
-        rates=dict(Counter(rate for _, _, rate in heard).most_common()),
-        languages=dict(Counter(each.language for each in clips if each.language).most_common()),
-        speakers=dict(Counter(each.speaker for each in clips if each.speaker).most_common()),
-        report=gathered.sources[0],
-        issues=tuple(problems),
+        examples=tuple(examples),
+        seconds=sum(durations),
+        num_words=sum(len(example.target.split()) for example in examples),
+        rates=dict(rates.most_common()),
+        languages=dict(languages.most_common()),
+        speakers=dict(speakers.most_common()),
+        report=data.sources[0],
+        issues=tuple(issues),
         first_examples=tuple(
-            PreviewExample(each.location, seconds, each.target)
-            for each, seconds, _ in heard[:MAX_PREVIEW_EXAMPLES]
+            PreviewExample(example.location, seconds, example.target)
+            for example, seconds in zip(examples[:MAX_PREVIEW_EXAMPLES], durations, strict=False)
         ),
     )
 
 
 def probe_example_audio(example: Example) -> tuple[float, int]:
-    """The seconds of a clip's sounds, and the rate of the last. Raises ClipError for a bad one."""
+    """Read headers: the seconds of an example's audio, and the sample rate in Hz of the last.
+
+    Raises:
+        AudioError: a recording cannot be opened.
+    """
     seconds, rate = 0.0, 0
-    for sound in example.audio_segments:
-        with open_audio(sound) as span:
-            seconds, rate = (
-                seconds + span.num_samples / span.info.sample_rate,
-                span.info.sample_rate,
-            )
+    for segment in example.audio_segments:
+        with open_audio(segment) as stream:
+            rate = stream.info.sample_rate
+            seconds += stream.num_samples / rate
     return seconds, rate

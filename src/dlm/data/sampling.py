@@ -1,11 +1,11 @@
-"""How often each clip comes in a pass, by the weight of its source.
+"""Which examples come in an epoch: sampling by the `weight` of each source.
 
-    1     once
-    2.5   twice, and half of the clips a third time
-    0.5   half of the clips: the other half in the next pass
+    1     every example once
+    2.5   every example twice, and half of them a third time
+    0.5   half of the examples; the other half in the next epoch
 
-Every pass has as many clips as the first, so a step is a function of its number. Which clips have
-their turn is drawn once, by the seed; from there on they take turns.
+All epochs have the same number of examples, so the batches of a step follow from its number. The
+order in which examples take their extra turn is drawn once, from the seed.
 """
 
 import random
@@ -13,44 +13,40 @@ from collections.abc import Iterable, Sequence
 
 
 def count_epoch_examples(weights: Iterable[float]) -> int:
-    """How many clips come in a pass."""
+    """Count the examples of an epoch."""
     return sum(count for _, _, count in count_examples_by_weight(weights))
 
 
 def count_examples_by_weight(weights: Iterable[float]) -> list[tuple[float, int, int]]:
-    """Each weight: how many clips have it, and how many of them come in a pass."""
-    members = _group_indices_by_weight(weights)
+    """Return for each weight: the weight, the examples that have it, their number in an epoch."""
     return [
-        (weight, len(each), _count_epoch_draws(weight, len(each)))
-        for weight, each in members.items()
+        (weight, len(indices), _count_epoch_draws(weight, len(indices)))
+        for weight, indices in _group_indices_by_weight(weights).items()
     ]
 
 
 def draw_epoch_indices(weights: Sequence[float], epoch: int, seed: int) -> list[int]:
-    """The indices that come in pass `number`, counted from 0."""
-    found: list[int] = []
-    for weight, members in _group_indices_by_weight(weights).items():
-        whole, some = (
-            int(weight),
-            _count_epoch_draws(weight, len(members)) - int(weight) * len(members),
-        )
-        found += members * whole
-        if some:
-            turns = members.copy()
-            random.Random(f"{seed}/{weight}").shuffle(turns)
-            first = epoch * some
-            found += [turns[at % len(turns)] for at in range(first, first + some)]
-    return sorted(found)
+    """Draw the indices of the examples of an epoch, in ascending order; `epoch` begins at 0."""
+    drawn: list[int] = []
+    for weight, indices in _group_indices_by_weight(weights).items():
+        num_repeats = int(weight)
+        num_extra = _count_epoch_draws(weight, len(indices)) - num_repeats * len(indices)
+        drawn += indices * num_repeats
+        if num_extra:
+            order = indices.copy()
+            random.Random(f"{seed}/{weight}").shuffle(order)
+            start = epoch * num_extra
+            drawn += [order[turn % len(order)] for turn in range(start, start + num_extra)]
+    return sorted(drawn)
 
 
 def _group_indices_by_weight(weights: Iterable[float]) -> dict[float, list[int]]:
-    """The indices of each weight."""
-    members: dict[float, list[int]] = {}
+    groups: dict[float, list[int]] = {}
     for index, weight in enumerate(weights):
-        members.setdefault(weight, []).append(index)
-    return members
+        groups.setdefault(weight, []).append(index)
+    return groups
 
 
 def _count_epoch_draws(weight: float, num_examples: int) -> int:
-    """How many of so many clips come in a pass; of a source that is there, at least one."""
+    """Count the draws of an epoch; a source that has examples gives at least one."""
     return max(round(weight * num_examples), 1)

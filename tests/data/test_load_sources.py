@@ -191,8 +191,8 @@ def test_a_transcript_that_may_not_be_read(tmp_path: Path, monkeypatch) -> None:
 
 def test_a_missing_source_has_its_line(tmp_path: Path) -> None:
     found = gathered(tmp_path)
-    assert told(found) == ["my.dlm:7: source not found: ./corpus; make the folder or mend its path"]
-    assert found.issues[0].fatal
+    (issue,) = found.issues
+    assert issue.fatal and (issue.where, issue.code) == ("my.dlm:7", "source.not_found")
     assert found.sources == (SourceReport("./corpus"),)
 
 
@@ -212,7 +212,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     note, nothing = told(gathered(tmp_path))
     assert note.startswith("my.dlm:7: no clips in ./corpus; put recordings there")
-    assert "the document gives nothing to learn" in nothing
+    assert "the document has nothing to train on" in nothing
 
 
 def test_a_recording_that_is_a_broken_link_is_a_clip_all_the_same(tmp_path: Path) -> None:

@@ -86,12 +86,12 @@ def clip_of(text: str, **where: float | tuple[int, int]) -> Example:
     ("clip", "words"),
     [
         (clip_of("x", byte_range=(512, 8)), "its recording lies in an archive, which no section"),
-        (clip_of("x", start=1.0), "it hears a span of a recording, which no conversation can"),
+        (clip_of("x", start=1.0), "it is about a span of a recording, which no conversation can"),
         (clip_of("### User\nx"), "nothing stands under this ### Assistant"),
         (clip_of("<audio>b.wav</audio>"), "sound in a ### Assistant turn"),
         (clip_of("x ::audio path="), "a fence stands alone on its line"),
         (clip_of("```"), "this code block is never closed"),
-        (clip_of("<!-- x -->y"), "no section says just what it says"),
+        (clip_of("<!-- x -->y"), "no section gives exactly this clip"),
     ],
 )
 def test_what_no_section_can_hold(clip: Example, words: str, empty: Document) -> None:

@@ -161,6 +161,6 @@ def test_a_document_without_anything_to_learn(tmp_path: Path, body: str) -> None
     (problem,) = gathered.issues
     assert problem.fatal and gathered.examples == ()
     assert str(problem) == (
-        "my.dlm: the document gives nothing to learn; add an ::audio:: section, "
+        "my.dlm: the document has nothing to train on; add an ::audio:: section, "
         "or a folder of clips under training.sources"
     )
