@@ -215,7 +215,7 @@ def test_recordings_that_are_too_many_are_not_copied(tiny: Path, folder: Path, h
     assert line.value == "4.0 GiB, not copied into the store"
 
     store = open_store(checked.document.config.dlm_id)
-    facts = RunRecord(document_sha256="", data_sha256="", plan={}, seed=1, base="tiny")
+    facts = RunRecord(document_sha256="", data_sha256="", plan={}, seed=1, base_model="tiny")
     for copied in (False, True):
         asked = RunOptions(stop_fn=lambda: False)
         list(

@@ -124,6 +124,8 @@ PLAN: Names = {
 }
 RUN_RECORD: Names = {
     "plan": ("plan", PLAN),
+    "base": "base_model",
+    "base_revision": "base_model_revision",
     "learned_from": "train_recordings",
     "heard_with": "audio_backends",
 }

@@ -1,9 +1,9 @@
-"""Fake runs that learn by adding, and a program that is killed while it records them.
+"""Fake runs whose weights are the sum of their steps, and a program that is killed in them.
 
-python fake_runs.py HOME train  [KILL_AT]   start or resume a run; SIGKILL at the n-th disk call
-python fake_runs.py HOME loop               train for ever, saying "ready" first
-python fake_runs.py HOME hold               hold the lock, saying "ready" first
-python fake_runs.py HOME crash              train in forks, killed at each disk call in turn
+python fake_runs.py HOME train  start or resume a run, printing "ready" first
+python fake_runs.py HOME loop   the same, again and again
+python fake_runs.py HOME hold   hold the lock, printing "ready" first
+python fake_runs.py HOME crash  train in forks, killed before each call to the disk in turn
 """
 
 import os
@@ -30,113 +30,115 @@ from dlm.training.events import (
 )
 
 DLM_ID = "01HZ4X7TGZM3J1A2B3C4D5E6F7"
-STEPS = 6
-FEW = 4  # two states, so that one replaces the other
-SHA = "0" * 64
+NUM_STEPS = 6
+FEW_STEPS = 4  # two checkpoints, so that one replaces the other
+SHA256 = "0" * 64
 
 
-def facts(**changes: object) -> RunRecord:
-    told = {
-        "document_sha256": SHA,
-        "data_sha256": SHA,
-        "plan": {"steps": STEPS, "rates": (1e-3, 1e-4)},
+def make_run_record(**changes: object) -> RunRecord:
+    fields = {
+        "document_sha256": SHA256,
+        "data_sha256": SHA256,
+        "plan": {"steps": NUM_STEPS, "rates": (1e-3, 1e-4)},
         "seed": 42,
-        "base": "sparrow",
-        "base_revision": "1",
-        "train_recordings": (RecordingHash("clips/a.wav", SHA),),
+        "base_model": "sparrow",
+        "base_model_revision": "1",
+        "train_recordings": (RecordingHash("clips/a.wav", SHA256),),
     }
-    return RunRecord(**{**told, **changes})
+    return RunRecord(**{**fields, **changes})
 
 
-def version_facts(**changes: object) -> VersionRecord:
-    told = {"steps": STEPS, "seconds": 1.5, "scores": {"wer": 0.25}}
-    return VersionRecord(**{**vars(facts()), **told, **changes})
+def make_version_record(**changes: object) -> VersionRecord:
+    results = {"steps": NUM_STEPS, "seconds": 1.5, "scores": {"wer": 0.25}}
+    return VersionRecord(**{**vars(make_run_record()), **results, **changes})
 
 
-def weights(value: float, folder: Path) -> None:
+def write_weights(value: float, folder: Path) -> None:
     save_file({"lora.A": np.full((64, 64), value, np.float32)}, folder / "adapter.safetensors")
     (folder / "config").mkdir()
     (folder / "config" / "adapter.json").write_text('{"rank": 8}')
 
 
-def fit(state: Path | None = None, *, steps: int = STEPS) -> Iterator[TrainingEvent]:
-    """Events of a run whose weights are the sum of its steps, so that lost or doubled ones show."""
+def iter_events(
+    checkpoint_dir: Path | None = None, *, num_steps: int = NUM_STEPS
+) -> Iterator[TrainingEvent]:
+    """Events of a run whose weights are the sum of its steps: lost or doubled steps show."""
     step, total = 0, 0.0
-    if state:
-        kept = load_file(state / "state.safetensors")
-        step, total = int(kept["step"][0]), float(kept["total"][0])
-    yield TrainingStarted(step, steps, 4096, 8192)
-    while step < steps:
+    if checkpoint_dir:
+        state = load_file(checkpoint_dir / "state.safetensors")
+        step, total = int(state["step"][0]), float(state["total"][0])
+    yield TrainingStarted(step, num_steps, 4096, 8192)
+    while step < num_steps:
         step, total = step + 1, total + step
         yield StepCompleted(step, 1 / step, {"lora": 1e-3}, 0.5, 2, 10, 3.0, 0.01)
         if step % 2 == 0:
-            yield CheckpointSaved(step, False, partial(_save_state, step, total))
-    yield CheckpointSaved(step, True, partial(weights, total))
+            yield CheckpointSaved(step, False, partial(_write_state, step, total))
+    yield CheckpointSaved(step, True, partial(write_weights, total))
     yield Evaluated(step, {"loss": 0.5, "gap": 1.0}, 4)
-    yield TrainingFinished(step, steps, 1.5, {"wer": 0.25})
+    yield TrainingFinished(step, num_steps, 1.5, {"wer": 0.25})
 
 
-def train(store: Store, *, steps: int = STEPS) -> list[TrainingEvent]:
-    """What the verb does: go on with the run that was cut short, or begin one."""
+def train(store: Store, *, num_steps: int = NUM_STEPS) -> list[TrainingEvent]:
+    """What the command does: resume the unfinished run, or begin one."""
     with store.lock():
         run = find_resumable_run(store)
-        state = run.checkpoint_dir if run and run.step is not None else None
-        return list(persist_events(fit(state, steps=steps), store, record=facts(), run=run))
+        checkpoint_dir = run.checkpoint_dir if run and run.step is not None else None
+        events = iter_events(checkpoint_dir, num_steps=num_steps)
+        return list(persist_events(events, store, record=make_run_record(), run=run))
 
 
-def kill_at(number: int) -> Callable[[], int]:
-    """SIGKILL this process just before its `number`-th call that changes what the disk holds."""
-    made = 0
+def kill_before_call(number: int) -> None:
+    """SIGKILL this process just before its n-th call that changes what the disk holds."""
+    num_calls = 0
 
-    def counted(call: Callable[..., object]) -> Callable[..., object]:
-        def counting(*given: object, **named: object) -> object:
-            nonlocal made
-            made += 1
-            if made == number:
+    def count_calls(call: Callable[..., object]) -> Callable[..., object]:
+        def counted(*args: object, **kwargs: object) -> object:
+            nonlocal num_calls
+            num_calls += 1
+            if num_calls == number:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return call(*given, **named)
+            return call(*args, **kwargs)
 
-        return counting
+        return counted
 
-    os.fsync = counted(lambda descriptor: None)  # a kill is no power cut
+    os.fsync = count_calls(lambda descriptor: None)  # a kill is no power cut
     for name in ("rename", "replace", "mkdir", "unlink", "rmdir", "truncate"):
-        setattr(os, name, counted(vars(os)[name]))
-    return lambda: made
+        setattr(os, name, count_calls(vars(os)[name]))
 
 
-def crash(home: Path) -> None:
-    """Two trainings, killed in a fork before each disk call in turn: what is there is told."""
+def crash_at_every_call(home: Path) -> None:
+    """Two trainings, killed in a fork before each disk call in turn; print each call's number."""
     collect_environment()  # looked up once, not in every fork
-    number, alive = 0, True
-    while alive:
+    number, was_killed = 0, True
+    while was_killed:
         number += 1
         root = home / str(number)
         child = os.fork()
         if child == 0:
-            kill_at(number)
+            kill_before_call(number)
             for _ in range(2):
-                train(open_store(DLM_ID, root), steps=FEW)
+                train(open_store(DLM_ID, root), num_steps=FEW_STEPS)
             os._exit(0)
-        alive = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        was_killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
         print(number, flush=True)
 
 
-def _save_state(step: int, total: float, folder: Path) -> None:
-    kept = {"step": np.array([step]), "total": np.array([total])}
-    save_file(kept, folder / "state.safetensors")
+def _write_state(step: int, total: float, folder: Path) -> None:
+    state = {"step": np.array([step]), "total": np.array([total])}
+    save_file(state, folder / "state.safetensors")
 
 
-def _main(home: str, what: str, *rest: str) -> None:
-    if what == "crash":
-        return crash(Path(home))
+def _main(home: str, mode: str) -> None:
+    if mode == "crash":
+        return crash_at_every_call(Path(home))
     store = open_store(DLM_ID, Path(home))
-    if what == "hold":
+    if mode == "hold":
         with store.lock():
             print("ready", flush=True)
             time.sleep(60)
     print("ready", flush=True)
     train(store)
-    while what == "loop":
+    while mode == "loop":
         train(store)
     return None
 

@@ -32,7 +32,7 @@ from dlm.commands.preflight import make_stream_loader, run_preflight
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import get_trainable_parameters
 from dlm.models.load import load_model
-from dlm.store.versions import read_checkpoint_step, save_checkpoint
+from dlm.store.atomic_dirs import read_checkpoint_step, save_checkpoint
 from dlm.training.events import CheckpointSaved, StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
 from tests.killed import Place, finish, go, look

@@ -179,7 +179,7 @@ def export_data(
 ) -> "ExportSummary":
     """Write the document's clips as a folder of data: recordings, and what is said in them."""
     from dlm.data.export import EXPORT_FORMATS, export_examples
-    from dlm.store.versions import replace_dir
+    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
 
     kind = next((each for each in EXPORT_FORMATS if each == form), None)
     if kind is None:
@@ -347,7 +347,7 @@ def tones(
 ) -> Path:
     """Make recordings of five tones, each with its words beside it."""
     from dlm.data.synthetic import write_tones
-    from dlm.store.versions import replace_dir
+    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
 
     require_range("--count", count, minimum=1)
     require_range("--seed", seed, minimum=0)
@@ -371,7 +371,8 @@ def shards(
     from dlm.exporters.feature_shards import ShardLimits, make_lazy_encode_fn, write_feature_shards
     from dlm.features.extractor import AudioFeatureExtractor
     from dlm.plan.types import CliOverrides
-    from dlm.store.versions import open_store, replace_dir
+    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
+    from dlm.store.versions import open_store
 
     require_range("--samples", samples, minimum=1)
     require_range("--megabytes", megabytes, minimum=1)
@@ -403,9 +404,3 @@ def shards(
         ),
     )
     return written[0]
-
-
-def require_empty_dir(folder: Path) -> None:
-    """Refuse a folder that holds something."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise StoreError("not empty", where=str(folder), hint="name an empty folder")

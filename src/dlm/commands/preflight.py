@@ -42,7 +42,7 @@ from dlm.plan.schedule import apply_stages
 from dlm.plan.types import TOO_LONG_HINT, CliOverrides, Plan, SummaryLine, compute_stretched_length
 from dlm.store.layout import MAX_BLOB_BYTES, get_dlm_home
 from dlm.store.records import RecordingHash, RunRecord, Version
-from dlm.store.versions import open_store
+from dlm.store.versions import open_store, require_unchanged
 
 if TYPE_CHECKING:
     from dlm.batching.chat_template import ChatEncoder
@@ -327,6 +327,7 @@ def resolve_version(
     if version is None:
         mend = f"run `dlm train {path}`{hint_suffix}"
         raise StoreError("nothing was learned yet", where=str(path), hint=mend)
+    require_unchanged(version)
     return document, base, version
 
 

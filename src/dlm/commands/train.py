@@ -449,8 +449,8 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
             "training": {**asdict(plan.training), "save_steps": None, "audio_gap_steps": None},
         },
         seed=plan.model.seed,
-        base=plan.model.spec.key,
-        base_revision=plan.model.spec.revision,
+        base_model=plan.model.spec.key,
+        base_model_revision=plan.model.spec.revision,
         train_recordings=tuple(
             RecordingHash(each.name, known[each.recording]) for each in sounds.values()
         ),

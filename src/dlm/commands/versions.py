@@ -135,12 +135,13 @@ def export(
     """Write what was learned as a folder to hand on."""
     from dlm.commands.preflight import resolve_version
     from dlm.exporters.manifest import get_export_name
-    from dlm.store.versions import open_store, replace_dir
+    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
+    from dlm.store.versions import open_store
 
     document, base, chosen = resolve_version(path, version)
     store = open_store(document.config.dlm_id)
-    if out and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise StoreError("not empty", where=str(out), hint="name an empty folder with --out")
+    if out:
+        require_empty_dir(out, hint="name an empty folder with --out")
     folder = (out or store.layout.exports_dir / get_export_name(base, chosen)).absolute()
 
     from dlm.exporters.merged import export_version as write
@@ -257,14 +258,13 @@ def stitch(
 ) -> StitchResult:
     """Write the base a document stitches as one folder."""
     from dlm.commands.preflight import resolve_document
-    from dlm.store.versions import replace_dir
+    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
 
     document, base = resolve_document(path, overrides)
     if base.composition is None:
         mend = "name parts: base_model: {encoder: ..., projector: ..., lm: ...}"
         raise UsageError(f"{base.key} is a base already", where=str(path), hint=mend)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise StoreError("not empty", where=str(out), hint="name an empty folder with --out")
+    require_empty_dir(out, hint="name an empty folder with --out")
 
     from dlm.exporters.merged import write_composed_model
     from dlm.models.load import load_base_model

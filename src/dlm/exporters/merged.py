@@ -107,7 +107,7 @@ def _format_model_card(model_key: str, version: Version) -> str:
     scores = "\n".join(f"- {name}: {value:.4g}" for name, value in sorted(version.scores.items()))
     return f"""# {model_key}
 
-A base that can hear, made from {version.base} by `dlm train` ({version.steps} steps).
+A base that can hear, made from {version.base_model} by `dlm train` ({version.steps} steps).
 
 Use it in any document:
 

@@ -1,1 +1,1 @@
-"""What is kept."""
+"""The store of a document: versions, runs, copies of recordings, exports; garbage collection."""

@@ -1,16 +1,16 @@
-"""Where everything is kept, and nothing else knows it.
+"""The paths of the store, the `DLM_HOME` variable, and which names may become a path.
 
 $DLM_HOME/store/<dlm_id>/          default ~/.dlm
-├── manifest.json                  what is kept, for people; made anew from the versions
+├── manifest.json                  list of versions for people; rebuilt from the versions
 ├── adapter/
-│   ├── versions/v0001/            never modified after commit; version.json is its record
+│   ├── versions/v0001/            never modified after the commit; version.json is its record
 │   └── current.txt                the version in use: "v0001"
-├── blobs/<sha256>                 audio bytes as found, where they are not too many to copy
+├── blobs/<sha256>                 copies of recordings, where they are not too large
 ├── features/                      cached features
 ├── runs/<id>/
-│   ├── run.json  log.jsonl        what it started from; what it said
-│   └── state/                     what lets it go on, while it is unfinished
-├── exports/                       folders, and a record of each export
+│   ├── run.json  log.jsonl        what it started from; its events
+│   └── state/                     checkpoint to resume from, while the run is unfinished
+├── exports/                       exported folders, and a record of each export
 └── lock                           held by the one process that writes
 """
 
@@ -22,16 +22,16 @@ from pathlib import Path
 from dlm.errors import StoreError
 
 MAX_BLOB_BYTES = 4 << 30  # recordings that take more in all are not copied
-SAFE_NAME_RE = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
+SAFE_NAME_RE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
 def get_dlm_home() -> Path:
-    """The folder of everything dlm keeps."""
+    """Return the folder of everything dlm stores: `DLM_HOME`, or `~/.dlm`."""
     return Path(os.environ.get("DLM_HOME") or "~/.dlm").expanduser().absolute()
 
 
 def set_home_env(folder: Path) -> None:
-    """Keep everything in `folder` from now on, this process and those it starts."""
+    """Set `DLM_HOME` for this process and those it starts."""
     os.environ["DLM_HOME"] = str(folder)
 
 
@@ -58,7 +58,7 @@ class StoreLayout:
 
     @property
     def blobs_dir(self) -> Path:
-        """The folder of the audio bytes."""
+        """The folder of the copies of recordings."""
         return self.root / "blobs"
 
     @property
@@ -86,28 +86,41 @@ class StoreLayout:
         return self.versions_dir / f"v{number:04d}"
 
     def run_dir(self, run_id: str) -> Path:
-        """The folder of a run."""
-        return self.runs_dir / _require_safe_name(run_id)
+        """The folder of a run. Raises StoreError (`store.bad_name`)."""
+        return self.runs_dir / require_safe_name(run_id)
 
     def blob_path(self, sha256: str) -> Path:
-        """The file of some audio bytes."""
-        return self.blobs_dir / _require_safe_name(sha256)
+        """The copy of a recording. Raises StoreError (`store.bad_name`)."""
+        return self.blobs_dir / require_safe_name(sha256)
 
     def require_inside(self, path: Path) -> Path:
-        """`path`, refused when it leads out of this store."""
+        """Return `path`, refused when it leads out of this store (`store.outside`)."""
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise StoreError(
-                "leads out of the store", where=str(path), hint="remove what was put there by hand"
+                "leads out of the store",
+                where=str(path),
+                hint="remove what was put there by hand",
+                code="store.outside",
             )
         return path
 
 
 def get_store_layout(dlm_id: str, home_folder: Path | None = None) -> StoreLayout:
-    """The layout of the document `dlm_id`'s store."""
-    return StoreLayout((home_folder or get_dlm_home()) / "store" / _require_safe_name(dlm_id))
+    """Return the layout of a document's store. Raises StoreError (`store.bad_name`)."""
+    return StoreLayout((home_folder or get_dlm_home()) / "store" / require_safe_name(dlm_id))
 
 
-def _require_safe_name(name: str) -> str:
+def require_safe_name(name: str) -> str:
+    """Return a name that is one component of a path. Raises StoreError (`store.bad_name`)."""
     if not SAFE_NAME_RE.fullmatch(name):
-        raise StoreError(f"{name!r} cannot name a folder", hint="use letters and digits only")
+        raise StoreError(
+            f"{name!r} cannot name a folder",
+            hint="use letters and digits only",
+            code="store.bad_name",
+        )
     return name
+
+
+def make_safe_name(text: str) -> str:
+    """Turn any text into a name that is one component of a path."""
+    return re.sub(r"[^0-9A-Za-z._-]+", "-", text).lstrip("._-") or "unnamed"

@@ -1,12 +1,12 @@
-"""The records the store writes, and how they become JSON and records again.
+"""Records in the store's JSON files (version.json, run.json, exports/*.json), and the environment.
 
-    RunFacts             what a run starts from
-    └── VersionFacts     and what it came to
-        └── Version      and where it is kept
-    RunRecord            a run: its facts, and whether it is over
-    Export               a version that left the store
+    RunRecord            what a run starts from: hashes of document and data, plan, seed, model
+    └── VersionRecord    and its results: steps, seconds, scores, library versions
+        └── Version      and where it is: number, hashes of its files, folder
+    RunInfo              a run: its record and its status
+    ExportInfo           a version that was exported
 
-What JSON cannot say becomes what it can: nan is null, a path is its text.
+In JSON, nan and infinity are null, a path is its text, and callables are left out.
 """
 
 import hashlib
@@ -32,11 +32,18 @@ TRACKED_PACKAGES = (
     *("dlm", "torch", "transformers", "peft", "accelerate", "safetensors"),
     *("numpy", "soundfile", "soxr"),
 )
+# what overrides change is in the plan and the data; a newer decoder makes no other run
+UNCOMPARED_FIELDS = ("overrides", "audio_backends")
 
 
 @dataclass(frozen=True)
 class RecordingHash:
-    """Sound that was learned from: its path as the author wrote it, and its bytes' sha256."""
+    """A recording that was trained on.
+
+    Attributes:
+        path: as the author wrote it.
+        sha256: of its bytes.
+    """
 
     path: str
     sha256: str
@@ -44,30 +51,37 @@ class RecordingHash:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run starts from. The same facts make the same version."""
+    """What a run starts from; equal records make equal versions.
+
+    Attributes:
+        document_sha256: of the document's text.
+        data_sha256: of the training examples.
+        plan: every number of the run.
+        seed: of everything that is drawn.
+        base_model: key of the model it starts from.
+        base_model_revision: commit or hash of its weights.
+        train_recordings: recordings that were trained on.
+        overrides: options given over the document.
+        audio_backends: the libraries that decode and resample, with their versions.
+    """
 
     document_sha256: str
     data_sha256: str
     plan: dict[str, object]
     seed: int
-    base: str
-    base_revision: str | None = None
+    base_model: str
+    base_model_revision: str | None = None
     train_recordings: tuple[RecordingHash, ...] = ()
-    overrides: dict[str, object] = field(default_factory=dict)  # asked over the document
-    audio_backends: dict[str, str] = field(default_factory=dict)  # what decodes and what resamples
+    overrides: dict[str, object] = field(default_factory=dict)
+    audio_backends: dict[str, str] = field(default_factory=dict)
 
     def find_changed_fields(self, other: "RunRecord") -> tuple[str, ...]:
-        """The names of the facts that are not those of `other`.
-
-        What overrides change is in the plan and in the data; the others make no difference, nor
-        does a newer decoder.
-        """
-        theirs = vars(other)
+        """Return the names of the fields that would make another version."""
+        others = vars(other)
         return tuple(
             name
-            for name, mine in vars(self).items()
-            if name not in ("overrides", "audio_backends")
-            and to_jsonable(mine) != to_jsonable(theirs.get(name))
+            for name, value in vars(self).items()
+            if name not in UNCOMPARED_FIELDS and to_jsonable(value) != to_jsonable(others.get(name))
         )
 
 
@@ -80,15 +94,23 @@ def _get_package_version(package: str) -> str | None:
 
 
 def collect_environment() -> dict[str, str]:
-    """The libraries a version is made with."""
-    found = {library: _get_package_version(library) for library in TRACKED_PACKAGES}
-    known = {library: number for library, number in found.items() if number is not None}
-    return {"python": platform.python_version(), "machine": platform.machine(), **known}
+    """Return the versions of Python, the machine and the libraries a version is made with."""
+    versions = {package: _get_package_version(package) for package in TRACKED_PACKAGES}
+    installed = {package: number for package, number in versions.items() if number is not None}
+    return {"python": platform.python_version(), "machine": platform.machine(), **installed}
 
 
 @dataclass(frozen=True, kw_only=True)
 class VersionRecord(RunRecord):
-    """What a run started from and came to."""
+    """A run's start and its results.
+
+    Attributes:
+        steps: optimizer steps.
+        seconds: time they took.
+        scores: of the evaluation at the end, by name.
+        run: id of the run.
+        environment: versions of the libraries.
+    """
 
     steps: int
     seconds: float
@@ -99,7 +121,14 @@ class VersionRecord(RunRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Version(VersionRecord):
-    """A version in the store. `hashes` are the sha256 of its files, by their paths in `path`."""
+    """A version in the store.
+
+    Attributes:
+        number: counted from 1.
+        created_at: time of the commit, UTC.
+        hashes: sha256 of its files, by their paths in its folder.
+        path: its folder.
+    """
 
     number: int
     created_at: str
@@ -113,14 +142,14 @@ class Version(VersionRecord):
 
     @property
     def sha256(self) -> str:
-        """One hash of every file: equal versions are equal in every byte."""
+        """One hash of all files: equal versions are equal in every byte."""
         lines = "".join(f"{self.hashes[name]}  {name}\n" for name in sorted(self.hashes))
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """A run as `run.json` tells it."""
+    """The content of a `run.json`."""
 
     started_at: str
     status: RunStatus
@@ -129,7 +158,15 @@ class RunInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInfo:
-    """A version that left the store for `path`: in the store, or where the person asked for."""
+    """A version that was exported.
+
+    Attributes:
+        kind: of the model.
+        version: its name, `v0001`.
+        created_at: time of the export, UTC.
+        path: the folder it was written to, in the store or elsewhere.
+        hashes: sha256 of the files, by their paths in it.
+    """
 
     kind: str
     version: str
@@ -138,15 +175,13 @@ class ExportInfo:
     hashes: dict[str, str]
 
 
-VERSION_TYPE_ADAPTER, RUN_TYPE_ADAPTER, EXPORT_TYPE_ADAPTER = (
-    TypeAdapter(Version),
-    TypeAdapter(RunInfo),
-    TypeAdapter(ExportInfo),
-)
+VERSION_TYPE_ADAPTER = TypeAdapter(Version)
+RUN_TYPE_ADAPTER = TypeAdapter(RunInfo)
+EXPORT_TYPE_ADAPTER = TypeAdapter(ExportInfo)
 
 
 def to_jsonable(value: object) -> object:
-    """`value` in the words of JSON; what can be called is left out."""
+    """Convert a value to what JSON holds; callables are left out."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, Integral):
@@ -156,22 +191,21 @@ def to_jsonable(value: object) -> object:
     if is_dataclass(value):
         return to_jsonable({each.name: attrgetter(each.name)(value) for each in fields(value)})
     if isinstance(value, Mapping):
-        kept = ((str(key), item) for key, item in value.items() if not callable(item))
-        return {key: to_jsonable(item) for key, item in kept}
+        return {str(key): to_jsonable(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list | tuple):
         return [to_jsonable(item) for item in value]
     return str(value)
 
 
 def dump_record_json(record: object) -> str:
-    """`record` as the text of a JSON file."""
+    """Format a record as the text of a JSON file."""
     return json.dumps(to_jsonable(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def load_record_json(
     type_adapter: TypeAdapter[RecordT], path: Path, /, **extra_fields: object
 ) -> RecordT | None:
-    """The record in `file`, with what is `known` besides; None when it is damaged."""
+    """Read a record and validate it with fields the file does not hold; None if it is damaged."""
     try:
         upgraded = upgrade(json.loads(path.read_bytes()), RECORD)
         return type_adapter.validate_python({**upgraded, **extra_fields})

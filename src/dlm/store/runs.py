@@ -1,9 +1,10 @@
-"""The store's ear: a run's events pass through, and what must last is kept on the way.
+"""Runs in the store: events of a training pass through, and checkpoints and a log are written.
 
-    Saved              the state of the run, which lets it go on after a kill
-    Saved(final)       remembered, and made a version only at Finished, with its scores
-    Finished           version committed  ->  log.jsonl  ->  run.json "finished"  ->  state removed
-    every event        a line of log.jsonl
+    CheckpointSaved              checkpoint of the run, from which it resumes after a kill
+    CheckpointSaved(is_final)    remembered, and committed only at TrainingFinished, with its scores
+    TrainingFinished             version committed -> log.jsonl -> run.json "finished"
+                                 -> checkpoint removed
+    every event                  a line of log.jsonl
 
 A run that was killed after its commit has its version already: it is reported, not made again.
 """
@@ -19,6 +20,12 @@ from pathlib import Path
 from dlm.errors import StoreError
 from dlm.io import wrap_write_errors, write_atomic
 from dlm.legacy import upgrade_event
+from dlm.store.atomic_dirs import (
+    WriteFn,
+    iter_checkpoint_repairs,
+    read_checkpoint_step,
+    save_checkpoint,
+)
 from dlm.store.records import (
     RUN_TYPE_ADAPTER,
     RunInfo,
@@ -30,20 +37,23 @@ from dlm.store.records import (
     load_record_json,
     to_jsonable,
 )
-from dlm.store.versions import (
-    Store,
-    WriteFn,
-    get_utc_timestamp,
-    iter_checkpoint_repairs,
-    read_checkpoint_step,
-    save_checkpoint,
-)
+from dlm.store.versions import Store, get_utc_timestamp
 from dlm.training.events import CheckpointSaved, TrainingEvent, TrainingFinished
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training. `step` is that of its state; `version` is what it left."""
+    """One training.
+
+    Attributes:
+        id: time of its start and a random number.
+        path: its folder.
+        started_at: time of its start, UTC.
+        status: whether it is over.
+        record: what it started from.
+        step: of its checkpoint; None without one.
+        version: that it committed, if it did.
+    """
 
     id: str
     path: Path
@@ -55,106 +65,112 @@ class Run:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """The folder that lets it go on."""
+        """The folder of its checkpoint."""
         return self.path / "state"
 
     @property
     def log_path(self) -> Path:
-        """What it said: one JSON object a line."""
+        """Its events: one JSON object a line."""
         return self.path / "log.jsonl"
 
 
 def persist_events(
     events: Iterator[TrainingEvent], store: Store, *, record: RunRecord, run: Run | None = None
 ) -> Iterator[TrainingEvent]:
-    """Pass on every event, and keep what must last. `run` is the one that goes on, or a new one.
+    """Pass on every event, and write checkpoints, log and version.
 
-    When `run` has its version already, nothing is asked of `events`.
+    Args:
+        events: of the trainer; not consumed when `run` has its version already.
+        store: where to write; it is locked meanwhile.
+        record: what the run starts from.
+        run: the one that is resumed; None for a new one.
+
+    Raises:
+        StoreError: the disk is full, another process writes, weights are not finite, or the run
+            ended without weights (`store.nothing_written`).
     """
     with store.lock():
         run = run or start_run(store, record)
         if run.version is not None:
             yield _report_committed_run(run, run.version)
         else:
-            yield from _handle_events(events, store, record=record, run=run)
+            yield from _persist_run_events(events, store, record, run)
 
 
 def start_run(store: Store, record: RunRecord) -> Run:
     """Begin a new run in the store."""
-    name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    run = Run(name, store.layout.run_dir(name), get_utc_timestamp(), "unfinished", record)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    run = Run(run_id, store.layout.run_dir(run_id), get_utc_timestamp(), "unfinished", record)
     _write_run_info(run)
     return run
 
 
 def list_runs(store: Store) -> tuple[Run, ...]:
-    """Every run, oldest first."""
-    left = {version.run: version for version in store.list_versions()}
-    found = []
+    """Return all runs, oldest first. Raises StoreError (`store.outside`)."""
+    versions = {version.run: version for version in store.list_versions()}
+    runs = []
     for path in store.layout.runs_dir.glob("*"):
-        told = load_record_json(RUN_TYPE_ADAPTER, store.layout.require_inside(path) / "run.json")
-        if told is not None:
-            about = (path.name, path, told.started_at, told.status, told.record)
-            found.append(Run(*about, step=read_checkpoint_step(path), version=left.get(path.name)))
-    return tuple(sorted(found, key=lambda run: (run.started_at, run.id)))
+        info = load_record_json(RUN_TYPE_ADAPTER, store.layout.require_inside(path) / "run.json")
+        if info is not None:
+            run = Run(path.name, path, info.started_at, info.status, info.record)
+            step = read_checkpoint_step(path)
+            runs.append(replace(run, step=step, version=versions.get(path.name)))
+    return tuple(sorted(runs, key=lambda run: (run.started_at, run.id)))
 
 
 def find_resumable_run(store: Store) -> Run | None:
-    """The newest unfinished run that can go on, or whose version only has to be reported."""
-    ready = [
+    """Return the newest unfinished run that has a checkpoint, or a version to report."""
+    resumable = [
         run
         for run in list_runs(store)
         if run.status == "unfinished" and (run.step is not None or run.version)
     ]
-    return ready[-1] if ready else None
+    return resumable[-1] if resumable else None
 
 
 def abandon_run(store: Store, run: Run) -> None:
-    """Give a run up: its state goes, its log stays."""
+    """Give up a run: its checkpoint is removed, its log stays."""
     with store.lock():
         _close_run(run, "abandoned")
 
 
 def read_run_log(run: Run) -> Iterator[dict[str, object]]:
-    """What the run said, in order; a line that a kill cut short is left out."""
+    """Yield the events of a run in order, without a line that a kill cut short."""
     if run.log_path.is_file():
         for line in run.log_path.read_bytes().splitlines(keepends=True):
             if line.endswith(b"\n"):
                 yield upgrade_event(json.loads(line))
 
 
-def _handle_events(
-    events: Iterator[TrainingEvent], store: Store, *, record: RunRecord, run: Run
+def _persist_run_events(
+    events: Iterator[TrainingEvent], store: Store, record: RunRecord, run: Run
 ) -> Iterator[TrainingEvent]:
-    final: WriteFn | None = None
+    write_final: WriteFn | None = None
     _truncate_partial_line(run.log_path)
     for event in events:
         if isinstance(event, CheckpointSaved) and event.is_final:
-            final = event.write_fn
+            write_final = event.write_fn
         elif isinstance(event, CheckpointSaved):
             save_checkpoint(run.path, event.write_fn, step=event.step)
-        elif isinstance(event, TrainingFinished):
-            _commit_version(store, final, event=event, record=record, run=run)
+        elif isinstance(event, TrainingFinished) and write_final:
+            results = {"steps": event.step, "seconds": event.seconds, "scores": event.scores}
+            version_record = VersionRecord(**{**vars(record), **results, "run": run.id})
+            store.commit_version(write_final, version_record)
+        elif isinstance(event, TrainingFinished) and event.reason == "done":
+            raise StoreError(
+                "the run ended without anything to keep",
+                where=str(run.path),
+                hint="train again",
+                code="store.nothing_written",
+            )
         _append_event(run.log_path, event)
-        if isinstance(event, TrainingFinished) and final:
+        if isinstance(event, TrainingFinished) and write_final:
             _close_run(run, "finished")
         yield event
 
 
-def _commit_version(
-    store: Store, write_fn: WriteFn | None, *, event: TrainingFinished, record: RunRecord, run: Run
-) -> None:
-    if write_fn is not None:
-        came_to = {"steps": event.step, "seconds": event.seconds, "scores": event.scores}
-        store.commit_version(write_fn, VersionRecord(**{**vars(record), **came_to, "run": run.id}))
-    elif event.reason == "done":
-        raise StoreError(
-            "the run ended without anything to keep", where=str(run.path), hint="train again"
-        )
-
-
 def _report_committed_run(run: Run, version: Version) -> TrainingFinished:
-    """Say what a run came to that was killed after its commit, and close it."""
+    """Close a run that was killed after its commit, and report its results."""
     finished = TrainingFinished(version.steps, version.steps, version.seconds, version.scores)
     _truncate_partial_line(run.log_path)
     if not any(line["event"] == "TrainingFinished" for line in read_run_log(run)):
@@ -164,11 +180,11 @@ def _report_committed_run(run: Run, version: Version) -> TrainingFinished:
 
 
 def _truncate_partial_line(log_path: Path) -> None:
-    """Remove the line that a kill cut short."""
+    """Remove a line that a kill cut short."""
     if log_path.is_file():
-        told = log_path.read_bytes()
+        length = log_path.read_bytes().rfind(b"\n") + 1
         with wrap_write_errors(log_path):
-            os.truncate(log_path, told.rfind(b"\n") + 1)
+            os.truncate(log_path, length)
 
 
 def _append_event(log_path: Path, event: TrainingEvent) -> None:
@@ -182,10 +198,10 @@ def _append_event(log_path: Path, event: TrainingEvent) -> None:
 
 def _close_run(run: Run, status: RunStatus) -> None:
     _write_run_info(replace(run, status=status))
-    for mend in iter_checkpoint_repairs(run.path, unfinished=False):
-        mend()
+    for repair in iter_checkpoint_repairs(run.path, unfinished=False):
+        repair()
 
 
 def _write_run_info(run: Run) -> None:
-    told = RunInfo(started_at=run.started_at, status=run.status, record=run.record)
-    write_atomic(run.path / "run.json", dump_record_json(told))
+    info = RunInfo(started_at=run.started_at, status=run.status, record=run.record)
+    write_atomic(run.path / "run.json", dump_record_json(info))
