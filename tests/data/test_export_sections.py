@@ -1,4 +1,4 @@
-"""A clip as a section of a document is the same clip again, or is refused."""
+"""Examples as sections of a document: parsed again they are the same, or they are refused."""
 
 from pathlib import Path
 
@@ -15,46 +15,46 @@ from tests.data.sounds import document, spoken
 from tests.fuzz.letters import PIECES
 
 
-def again(folder: Path, text: str) -> Example:
+def parse_example(folder: Path, text: str) -> Example:
     """The clip of a section, read in a document of its own."""
-    (clip,) = iter_document_examples(document(folder, text))
-    assert isinstance(clip, Example)
-    return clip
+    (example,) = iter_document_examples(document(folder, text))
+    assert isinstance(example, Example)
+    return example
 
 
-def asked(*turns: tuple[str, tuple[str | AudioSegment, ...]], **known: str) -> Example:
-    return Example(tuple(Message(role, parts) for role, parts in turns), "list.jsonl:1", **known)
+def make_example(*messages: tuple[str, tuple[str | AudioSegment, ...]], **known: str) -> Example:
+    return Example(tuple(Message(role, parts) for role, parts in messages), "list.jsonl:1", **known)
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Document:
+def empty_document(tmp_path: Path) -> Document:
     return document(tmp_path)
 
 
-def test_a_transcript(empty: Document) -> None:
-    path = empty.folder / "a b/c.wav"
-    clip = spoken(path, 'She said "no" \\ left: é.', start=0.5, end=1 / 3 + 1)
-    text = format_section(clip, empty)
+def test_a_transcript_is_an_audio_section(empty_document: Document) -> None:
+    path = empty_document.folder / "a b/c.wav"
+    example = spoken(path, 'She said "no" \\ left: é.', start=0.5, end=1 / 3 + 1)
+    text = format_section(example, empty_document)
     assert text == (
         '::audio path="a b/c.wav" transcript="She said \\"no\\" \\\\ left: é."'
         ' start="0.5" end="1.333333333"::'
     )
-    back = again(empty.folder, text)
-    assert (back.messages[1], back.task) == (clip.messages[1], "transcribe")
-    assert (back.audio_segments[0].path, back.audio_segments[0].start) == (path, 0.5)
+    parsed = parse_example(empty_document.folder, text)
+    assert (parsed.messages[1], parsed.task) == (example.messages[1], "transcribe")
+    assert (parsed.audio_segments[0].path, parsed.audio_segments[0].start) == (path, 0.5)
 
 
-def test_a_transcript_with_its_question_and_language(empty: Document) -> None:
-    sound = AudioSegment(empty.folder / "a.wav")
-    turns = (("user", (sound, "Write it down.")), ("assistant", ("Oui.",)))
-    clip = asked(*turns, task="transcribe", language="fr")
-    back = again(empty.folder, format_section(clip, empty))
-    assert (back.messages, back.language, back.task) == (clip.messages, "fr", "transcribe")
+def test_prompt_and_language_are_kept(empty_document: Document) -> None:
+    segment = AudioSegment(empty_document.folder / "a.wav")
+    messages = (("user", (segment, "Write it down.")), ("assistant", ("Oui.",)))
+    example = make_example(*messages, task="transcribe", language="fr")
+    parsed = parse_example(empty_document.folder, format_section(example, empty_document))
+    assert (parsed.messages, parsed.language, parsed.task) == (example.messages, "fr", "transcribe")
 
 
-def test_a_conversation(empty: Document) -> None:
-    first, second = (AudioSegment(empty.folder / name) for name in ("a.wav", "b.wav"))
-    clip = asked(
+def test_a_conversation_is_a_conversation_section(empty_document: Document) -> None:
+    first, second = (AudioSegment(empty_document.folder / name) for name in ("a.wav", "b.wav"))
+    example = make_example(
         ("system", ("Be brief.",)),
         ("user", (first, second, " Who speaks\n\nfaster?")),
         ("assistant", ("The second: `x`\n```\n### User\n```",)),
@@ -62,41 +62,51 @@ def test_a_conversation(empty: Document) -> None:
         ("assistant", ("Yes.",)),
         task="answer",
     )
-    text = format_section(clip, empty)
+    text = format_section(example, empty_document)
     assert text.startswith("::conversation::\n### System\nBe brief.\n### User\n<audio>a.wav")
-    assert again(empty.folder, text).messages == clip.messages
+    assert parse_example(empty_document.folder, text).messages == example.messages
 
 
-def test_what_the_document_says_before_is_not_written_again(tmp_path: Path) -> None:
-    told = document(tmp_path, head="system_prompt: Listen.\n")
+def test_the_system_prompt_of_the_document_is_not_repeated(tmp_path: Path) -> None:
+    written = document(tmp_path, head="system_prompt: Listen.\n")
     plain = spoken(tmp_path / "a.wav")
-    clip = Example((Message("system", ("Listen.",)), *plain.messages), plain.location, "transcribe")
-    text = format_section(clip, told)
+    example = Example(
+        (Message("system", ("Listen.",)), *plain.messages), plain.location, "transcribe"
+    )
+    text = format_section(example, written)
     assert text == '::audio path="a.wav" transcript="hello there my friend"::'
-    (back,) = iter_document_examples(document(tmp_path, text, head="system_prompt: Listen.\n"))
-    assert back.messages == clip.messages
+    (parsed,) = iter_document_examples(document(tmp_path, text, head="system_prompt: Listen.\n"))
+    assert parsed.messages == example.messages
 
 
-def clip_of(text: str, **where: float | tuple[int, int]) -> Example:
-    turns = (("user", (AudioSegment(Path("a.wav"), **where), "What?")), ("assistant", (text,)))
-    return asked(*turns, task="answer")
+def make_question(text: str, **span: float | tuple[int, int]) -> Example:
+    messages = (("user", (AudioSegment(Path("a.wav"), **span), "What?")), ("assistant", (text,)))
+    return make_example(*messages, task="answer")
 
 
 @pytest.mark.parametrize(
-    ("clip", "words"),
+    ("example", "words"),
     [
-        (clip_of("x", byte_range=(512, 8)), "its recording lies in an archive, which no section"),
-        (clip_of("x", start=1.0), "it is about a span of a recording, which no conversation can"),
-        (clip_of("### User\nx"), "nothing stands under this ### Assistant"),
-        (clip_of("<audio>b.wav</audio>"), "sound in a ### Assistant turn"),
-        (clip_of("x ::audio path="), "a fence stands alone on its line"),
-        (clip_of("```"), "this code block is never closed"),
-        (clip_of("<!-- x -->y"), "no section gives exactly this clip"),
+        (
+            make_question("x", byte_range=(512, 8)),
+            "its recording lies in an archive, which no section",
+        ),
+        (
+            make_question("x", start=1.0),
+            "it is about a span of a recording, which no conversation can",
+        ),
+        (make_question("### User\nx"), "nothing stands under this ### Assistant"),
+        (make_question("<audio>b.wav</audio>"), "sound in a ### Assistant turn"),
+        (make_question("x ::audio path="), "a fence stands alone on its line"),
+        (make_question("```"), "this code block is never closed"),
+        (make_question("<!-- x -->y"), "no section gives exactly this clip"),
     ],
 )
-def test_what_no_section_can_hold(clip: Example, words: str, empty: Document) -> None:
+def test_examples_that_no_section_can_hold_are_refused(
+    example: Example, words: str, empty_document: Document
+) -> None:
     with pytest.raises(DataError) as refused:
-        format_section(clip, empty)
+        format_section(example, empty_document)
     assert str(refused.value).startswith("list.jsonl:1: ")
     assert words in str(refused.value) and "without --inline" in str(refused.value)
 
@@ -106,15 +116,15 @@ WORDS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=5).map(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WORDS, WORDS, WORDS, st.sampled_from(["transcribe", "answer"]))
-def test_any_words_come_back_or_are_refused(
-    empty: Document, asked_for: str, said: str, name: str, task: str
+def test_any_text_is_parsed_again_or_refused(
+    empty_document: Document, question: str, answer: str, name: str, task: str
 ) -> None:
-    turns = (("user", (AudioSegment(Path(f"{name}.wav")), asked_for)), ("assistant", (said,)))
-    clip = asked(*turns, task=task)
+    messages = (("user", (AudioSegment(Path(f"{name}.wav")), question)), ("assistant", (answer,)))
+    example = make_example(*messages, task=task)
     try:
-        text = format_section(clip, empty)
+        text = format_section(example, empty_document)
     except DataError as error:
-        assert len(str(Issue.from_error(error, clip.location)).splitlines()) == 1
+        assert len(str(Issue.from_error(error, example.location)).splitlines()) == 1
         return
-    back = again(empty.folder, text)
-    assert (back.task, back.target.split()) == (task, said.split())
+    parsed = parse_example(empty_document.folder, text)
+    assert (parsed.task, parsed.target.split()) == (task, answer.split())

@@ -1,4 +1,4 @@
-"""Which clips a source folder gives, and what is said of the rest."""
+"""Source folders: the examples they give, and the report and warnings about the rest."""
 
 import os
 from dataclasses import replace
@@ -13,61 +13,61 @@ from tests.data.sounds import document, pair, save
 CORPUS = "training:\n  sources:\n    - path: ./corpus\n"
 
 
-def gathered(folder: Path, *more: str, head: str = CORPUS) -> LoadedData:
-    """What a document with one source gives; `more` are further lines of that source."""
+def load_corpus(folder: Path, *more: str, head: str = CORPUS) -> LoadedData:
+    """Load a document with one source; `more` are further fields of that source."""
     return load_examples(document(folder, head=head + "".join(f"      {line}\n" for line in more)))
 
 
-def places(found: LoadedData) -> list[str]:
-    return [clip.location for clip in found.examples]
+def get_locations(data: LoadedData) -> list[str]:
+    return [example.location for example in data.examples]
 
 
-def told(found: LoadedData) -> list[str]:
-    lines = [str(problem) for problem in found.issues]
+def get_lines(data: LoadedData) -> list[str]:
+    lines = [str(issue) for issue in data.issues]
     assert not any("\n" in line for line in lines)
     return lines
 
 
-def test_audio_and_its_transcript_are_a_clip(tmp_path: Path) -> None:
+def test_audio_with_a_transcript_beside_it_is_an_example(tmp_path: Path) -> None:
     path = pair(tmp_path / "corpus/a.wav", "  Hello thère.\n")
-    found = gathered(tmp_path, "language: fr", "prompt: Write it down.")
-    (clip,) = found.examples
-    assert isinstance(clip, Example) and clip.location == "corpus/a.wav"
-    assert clip.messages[0].content == (AudioSegment(path), "Write it down.")
-    assert (clip.target, clip.task, clip.language) == ("Hello thère.", "transcribe", "fr")
-    assert clip.audio_segments[0].name == "corpus/a.wav" and found.issues == ()
+    data = load_corpus(tmp_path, "language: fr", "prompt: Write it down.")
+    (example,) = data.examples
+    assert isinstance(example, Example) and example.location == "corpus/a.wav"
+    assert example.messages[0].content == (AudioSegment(path), "Write it down.")
+    assert (example.target, example.task, example.language) == ("Hello thère.", "transcribe", "fr")
+    assert example.audio_segments[0].name == "corpus/a.wav" and data.issues == ()
 
 
-def test_without_a_prompt_the_user_turn_is_the_sound(tmp_path: Path) -> None:
+def test_without_a_prompt_the_user_message_is_the_audio(tmp_path: Path) -> None:
     pair(tmp_path / "corpus/a.wav", "Hello.")
-    (clip,) = gathered(tmp_path).examples
-    assert len(clip.messages[0].content) == 1
+    (example,) = load_corpus(tmp_path).examples
+    assert len(example.messages[0].content) == 1
 
 
 @pytest.mark.parametrize(
     "name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.opus", "A.WAV", "a.b.Wav", "ünï cödé.wav"]
 )
-def test_every_format_in_any_case(tmp_path: Path, name: str) -> None:
+def test_every_audio_format_is_found_whatever_its_case(tmp_path: Path, name: str) -> None:
     pair(tmp_path / "corpus" / name, "Hello.")
-    assert places(gathered(tmp_path)) == [f"corpus/{name}"]
+    assert get_locations(load_corpus(tmp_path)) == [f"corpus/{name}"]
 
 
-def test_clips_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_examples_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("b/2.wav", "a/1.wav", "c.wav", "b/10.wav"):
         pair(tmp_path / "corpus" / name, name)
     wanted = ["corpus/a/1.wav", "corpus/b/10.wav", "corpus/b/2.wav", "corpus/c.wav"]
-    assert places(gathered(tmp_path)) == wanted
+    assert get_locations(load_corpus(tmp_path)) == wanted
 
 
-def test_what_is_skipped_is_counted_and_said(tmp_path: Path) -> None:
+def test_skipped_files_are_counted_and_reported(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     sizes = sum(pair(corpus / name, "Hi.").stat().st_size for name in ("a.wav", "b.flac"))
     pair(corpus / "out/c.wav", "Hi.")
     save(corpus / "d.wav")
     for name in ("notes.md", "lone.txt", "e.mid", ".hidden.wav"):
         (corpus / name).write_text("words")
-    found = gathered(tmp_path, "include: ['**/*.{wav,flac}']", "exclude: [out/**]")
-    (report,) = found.sources
+    data = load_corpus(tmp_path, "include: ['**/*.{wav,flac}']", "exclude: [out/**]")
+    (report,) = data.sources
     assert report == SourceReport(
         path="./corpus",
         audio_count=2,
@@ -78,33 +78,33 @@ def test_what_is_skipped_is_counted_and_said(tmp_path: Path) -> None:
         audio_names=("corpus/a.wav", "corpus/b.flac"),
         skipped_names=("corpus/d.wav",),
     )
-    assert told(found) == [
+    assert get_lines(data) == [
         "my.dlm:7: 1 without a transcript, skipped: corpus/d.wav; write corpus/d.txt"
     ]
-    assert not any(problem.fatal for problem in found.issues)
+    assert not any(issue.fatal for issue in data.issues)
 
 
-def test_only_the_first_names_are_told(tmp_path: Path) -> None:
+def test_only_the_first_names_are_reported(tmp_path: Path) -> None:
     for number in range(8):
         save(tmp_path / f"corpus/{number}.wav")
-    found = gathered(tmp_path)
-    assert found.sources[0].skipped_audio_no_transcript == 8
-    assert found.sources[0].skipped_names[-1] == "corpus/4.wav"
-    assert "corpus/4.wav and 3 more; write corpus/0.txt" in told(found)[0]
+    data = load_corpus(tmp_path)
+    assert data.sources[0].skipped_audio_no_transcript == 8
+    assert data.sources[0].skipped_names[-1] == "corpus/4.wav"
+    assert "corpus/4.wav and 3 more; write corpus/0.txt" in get_lines(data)[0]
 
 
-def test_transcripts_are_not_prose(tmp_path: Path) -> None:
+def test_transcripts_are_no_text_examples(tmp_path: Path) -> None:
     pair(tmp_path / "corpus/a.wav", "Hello.")
-    assert [clip.task for clip in gathered(tmp_path).examples] == ["transcribe"]
+    assert [example.task for example in load_corpus(tmp_path).examples] == ["transcribe"]
 
 
-def test_max_files_counts_clips(tmp_path: Path) -> None:
+def test_max_files_counts_examples(tmp_path: Path) -> None:
     save(tmp_path / "corpus/0.wav")
     for number in range(1, 6):
         pair(tmp_path / f"corpus/{number}.wav", "Hi.")
-    found = gathered(tmp_path, "max_files: 2")
-    assert places(found) == ["corpus/1.wav", "corpus/2.wav"]
-    (report,) = found.sources
+    data = load_corpus(tmp_path, "max_files: 2")
+    assert get_locations(data) == ["corpus/1.wav", "corpus/2.wav"]
+    (report,) = data.sources
     assert (report.skipped_over_max_files, report.skipped_audio_no_transcript) == (3, 1)
 
 
@@ -112,20 +112,20 @@ def test_several_sources_and_sections_in_order(tmp_path: Path) -> None:
     pair(tmp_path / "x/a.wav", "Hi.")
     pair(tmp_path / "y/a.wav", "Hi.")
     head = "training:\n  sources:\n    - {path: y}\n    - path: 'x'  # second\n"
-    found = load_examples(document(tmp_path, "Prose.\n", head=head))
-    assert places(found) == ["my.dlm:10", "y/a.wav", "x/a.wav"]
-    assert [report.path for report in found.sources] == ["y", "x"]
+    data = load_examples(document(tmp_path, "Prose.\n", head=head))
+    assert get_locations(data) == ["my.dlm:10", "y/a.wav", "x/a.wav"]
+    assert [report.path for report in data.sources] == ["y", "x"]
 
 
 def test_a_source_may_be_one_recording(tmp_path: Path) -> None:
     pair(tmp_path / "corpus/a.wav", "Hi.")
     head = "training:\n  sources:\n    - path: corpus/a.wav\n"
-    assert places(gathered(tmp_path, head=head)) == ["corpus/a.wav"]
+    assert get_locations(load_corpus(tmp_path, head=head)) == ["corpus/a.wav"]
 
 
-def test_a_source_that_is_another_file(tmp_path: Path) -> None:
+def test_a_source_that_is_no_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "corpus").write_text("words")
-    (line,) = told(gathered(tmp_path))
+    (line,) = get_lines(load_corpus(tmp_path))
     assert line.startswith(
         "my.dlm:7: source is neither a folder nor audio: ./corpus; name a folder"
     )
@@ -135,10 +135,12 @@ def test_a_source_outside_is_named_as_written(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setenv("HOME", str(tmp_path))
     pair(tmp_path / "far/a.wav", "Hi.")
     (tmp_path / "here").mkdir()
-    for path, place in (("../far", "../far/a.wav"), ("~/far", "~/far/a.wav")):
+    for path, location in (("../far", "../far/a.wav"), ("~/far", "~/far/a.wav")):
         head = f"training:\n  sources:\n    - path: {path}\n"
-        found = gathered(tmp_path / "here", head=head)
-        assert places(found) == [place] and found.examples[0].audio_segments[0].path.is_file()
+        data = load_corpus(tmp_path / "here", head=head)
+        assert (
+            get_locations(data) == [location] and data.examples[0].audio_segments[0].path.is_file()
+        )
 
 
 @pytest.mark.parametrize(
@@ -146,88 +148,92 @@ def test_a_source_outside_is_named_as_written(tmp_path: Path, monkeypatch) -> No
 )
 def test_a_transcript_is_stripped_and_may_have_a_bom(tmp_path: Path, words: str) -> None:
     pair(tmp_path / "corpus/a.wav", words)
-    assert gathered(tmp_path).examples[0].target == "Hello."
+    assert load_corpus(tmp_path).examples[0].target == "Hello."
 
 
 @pytest.mark.parametrize("blank", ["", " \n\t", "\ufeff", "\u3000\n"], ids=ascii)
 def test_a_blank_transcript(tmp_path: Path, blank: str) -> None:
     pair(tmp_path / "corpus/a.wav", blank)
-    found = gathered(tmp_path)
-    assert told(found) == [
+    data = load_corpus(tmp_path)
+    assert get_lines(data) == [
         "corpus/a.txt: AUDIO section has empty transcript; "
         "write what is said, or remove the file to skip it"
     ]
-    assert found.issues[0].fatal and found.sources[0].audio_count == 0
+    assert data.issues[0].fatal and data.sources[0].audio_count == 0
 
 
 @pytest.mark.parametrize("words", ["déjà".encode("latin1"), "hello".encode("utf-16")], ids=ascii)
 def test_a_transcript_that_is_not_utf8(tmp_path: Path, words: bytes) -> None:
     pair(tmp_path / "corpus/a.wav", words)
-    found = gathered(tmp_path)
-    (line,) = told(found)
+    data = load_corpus(tmp_path)
+    (line,) = get_lines(data)
     assert "corpus/a.txt: the transcript is not UTF-8 (byte " in line
-    assert "iconv -f latin1 -t utf-8" in line and found.issues[0].fatal
+    assert "iconv -f latin1 -t utf-8" in line and data.issues[0].fatal
 
 
-def test_a_transcript_that_is_no_file(tmp_path: Path) -> None:
+def test_a_transcript_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "corpus/a.wav")
     os.mkfifo(tmp_path / "corpus/a.txt")
-    (line,) = told(gathered(tmp_path))
+    (line,) = get_lines(load_corpus(tmp_path))
     assert line.startswith("corpus/a.txt: the transcript is not a regular file; ")
 
 
-def test_a_transcript_that_may_not_be_read(tmp_path: Path, monkeypatch) -> None:
+def test_a_transcript_without_permission_is_refused(tmp_path: Path, monkeypatch) -> None:
     pair(tmp_path / "corpus/a.wav", "Hi.")
-    written = document(tmp_path, head=CORPUS)
+    parsed = document(tmp_path, head=CORPUS)
 
     def closed(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", closed)
-    assert told(load_examples(written)) == [
+    assert get_lines(load_examples(parsed)) == [
         "corpus/a.txt: the transcript cannot be read; allow it to be read"
     ]
 
 
-def test_a_missing_source_has_its_line(tmp_path: Path) -> None:
-    found = gathered(tmp_path)
-    (issue,) = found.issues
+def test_a_missing_source_is_reported_with_its_line(tmp_path: Path) -> None:
+    data = load_corpus(tmp_path)
+    (issue,) = data.issues
     assert issue.fatal and (issue.where, issue.code) == ("my.dlm:7", "source.not_found")
-    assert found.sources == (SourceReport("./corpus"),)
+    assert data.sources == (SourceReport("./corpus"),)
 
 
 @pytest.mark.parametrize("line", ["- {path: '../c.d', max_files: 1}", '- path: "../c.d" # far'])
 def test_the_line_of_a_source_is_found_in_any_style(tmp_path: Path, line: str) -> None:
     head = f"training:\n  sources:\n    - path: here\n    {line}\n"
     (tmp_path / "here").mkdir()
-    assert told(gathered(tmp_path, head=head))[-1].startswith("my.dlm:8: source not found: ../c.d;")
+    assert get_lines(load_corpus(tmp_path, head=head))[-1].startswith(
+        "my.dlm:8: source not found: ../c.d;"
+    )
 
 
-def test_a_source_whose_line_cannot_be_found(tmp_path: Path) -> None:
+def test_a_source_whose_line_cannot_be_found_is_reported_with_the_document(tmp_path: Path) -> None:
     head = 'training:\n  sources:\n    - path: "\\x61bc"\n'
-    assert told(gathered(tmp_path, head=head))[0].startswith("my.dlm: source not found: abc;")
+    assert get_lines(load_corpus(tmp_path, head=head))[0].startswith(
+        "my.dlm: source not found: abc;"
+    )
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
-    note, nothing = told(gathered(tmp_path))
+    note, nothing = get_lines(load_corpus(tmp_path))
     assert note.startswith("my.dlm:7: no clips in ./corpus; put recordings there")
     assert "the document has nothing to train on" in nothing
 
 
-def test_a_recording_that_is_a_broken_link_is_a_clip_all_the_same(tmp_path: Path) -> None:
+def test_a_recording_that_is_a_broken_link_is_an_example(tmp_path: Path) -> None:
     pair(tmp_path / "corpus/a.wav", "Hi.").unlink()
     (tmp_path / "corpus/a.wav").symlink_to("gone.wav")
-    assert places(gathered(tmp_path)) == ["corpus/a.wav"]
+    assert get_locations(load_corpus(tmp_path)) == ["corpus/a.wav"]
 
 
-def test_links_that_lead_round_give_each_clip_once(tmp_path: Path) -> None:
+def test_links_in_a_circle_give_each_example_once(tmp_path: Path) -> None:
     pair(tmp_path / "corpus/x/a.wav", "Hi.")
     (tmp_path / "corpus/x/up").symlink_to(tmp_path / "corpus")
-    assert places(gathered(tmp_path)) == ["corpus/x/a.wav"]
+    assert get_locations(load_corpus(tmp_path)) == ["corpus/x/a.wav"]
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch) -> None:
     pair(tmp_path / "corpus/a.wav", "Hi.")
     (tmp_path / "corpus/closed").mkdir()
     plain = Path.iterdir
@@ -238,27 +244,27 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch) -> None:
         return plain(folder)
 
     monkeypatch.setattr(Path, "iterdir", listed)
-    found = gathered(tmp_path)
-    assert places(found) == ["corpus/a.wav"]
-    assert told(found)[0].startswith("corpus/closed: the folder cannot be listed; ")
+    data = load_corpus(tmp_path)
+    assert get_locations(data) == ["corpus/a.wav"]
+    assert get_lines(data)[0].startswith("corpus/closed: the folder cannot be listed; ")
 
 
 STRICT = "training:\n  sources_policy: strict\n  sources:\n"
 
 
-def test_strict_keeps_sources_inside(tmp_path: Path) -> None:
+def test_strict_refuses_sources_outside_the_folder_of_the_document(tmp_path: Path) -> None:
     pair(tmp_path / "far/a.wav", "Hi.")
     pair(tmp_path / "here/corpus/a.wav", "Hi.")
-    found = gathered(tmp_path / "here", head=STRICT + "    - path: corpus\n    - path: ../far\n")
-    assert places(found) == ["corpus/a.wav"]
-    assert told(found) == [
+    data = load_corpus(tmp_path / "here", head=STRICT + "    - path: corpus\n    - path: ../far\n")
+    assert get_locations(data) == ["corpus/a.wav"]
+    assert get_lines(data) == [
         "my.dlm:9: ../far lies outside the document's folder, and sources_policy is strict; "
         "move it inside, or set `sources_policy: permissive`"
     ]
-    assert found.issues[0].fatal
+    assert data.issues[0].fatal
 
 
-def test_strict_looks_through_links(tmp_path: Path) -> None:
+def test_strict_follows_links(tmp_path: Path) -> None:
     far = pair(tmp_path / "far/a.wav", "Hi.")
     corpus = tmp_path / "here/corpus"
     pair(corpus / "b.wav", "Hi.")
@@ -267,13 +273,13 @@ def test_strict_looks_through_links(tmp_path: Path) -> None:
     (corpus / "link").symlink_to(far.parent)
     (corpus / "loop.wav").symlink_to("loop.wav")
     (corpus / "loop.txt").write_text("Hi.")
-    written = document(tmp_path / "here", head=STRICT + "    - path: corpus\n")
-    found = load_examples(written)
-    assert places(found) == ["corpus/b.wav", "corpus/loop.wav"]
-    assert [line.split(" lies")[0] for line in told(found)] == [
+    parsed = document(tmp_path / "here", head=STRICT + "    - path: corpus\n")
+    data = load_examples(parsed)
+    assert get_locations(data) == ["corpus/b.wav", "corpus/loop.wav"]
+    assert [line.split(" lies")[0] for line in get_lines(data)] == [
         "corpus/a.wav: it",
         "corpus/link/a.wav: it",
     ]
-    training = written.config.training.model_copy(update={"sources_policy": "permissive"})
-    free = replace(written, config=written.config.model_copy(update={"training": training}))
+    training = parsed.config.training.model_copy(update={"sources_policy": "permissive"})
+    free = replace(parsed, config=parsed.config.model_copy(update={"training": training}))
     assert len(load_examples(free).examples) == 4
