@@ -1,8 +1,8 @@
-"""A document with other settings than it writes: what the command line or a program asks for.
+"""Fields set for one run, over those of the document: `--set FIELD=VALUE` and options of fields.
 
-    {"training.lora_r": 16}  +  Settings as written  ->  Settings, checked as a whole again
+    {"training.lora_r": 16}  +  DlmConfig of the document  ->  DlmConfig, validated as a whole again
 
-The document's identity is its own: `dlm_id` and `dlm_version` cannot be set.
+`dlm_id` and `dlm_version` cannot be set. Mistakes are UsageErrors that name the option.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,15 @@ YAML_VALUE_HINT = "write a value as the document would: 16, true, text, [lm, pro
 
 @dataclass(frozen=True)
 class ConfigOption:
-    """A field with an option of its own; `value` stands for its value in the help."""
+    """A field that the command line has an option for.
+
+    Attributes:
+        field: dotted name, such as `training.num_epochs`.
+        flags: names of the option, such as ("--epochs",).
+        metavar: name of the value in the help; empty for a switch.
+        is_path: whether the value may be a path.
+        help: the field's description.
+    """
 
     field: str
     flags: tuple[str, ...]
@@ -40,81 +48,97 @@ class ConfigOption:
 
 
 def iter_config_options() -> Iterator[ConfigOption]:
-    """Every field that has an option of its own."""
+    """Yield every field that the command line has an option for."""
     for field, info in iter_config_values():
-        for flag in info.metadata:
-            if isinstance(flag, CliOption):
-                told = info.description or ""
-                yield ConfigOption(field, flag.flags, flag.metavar, flag.is_path, told)
+        for option in info.metadata:
+            if isinstance(option, CliOption):
+                help_text = info.description or ""
+                yield ConfigOption(field, option.flags, option.metavar, option.is_path, help_text)
 
 
 def parse_option_value(text: str, flag: str) -> Any:
-    """A value as YAML has it. Raises UsageError in the words of the document's own errors."""
+    """Parse the value of an option as YAML. Raises UsageError (`usage.bad_value`)."""
     try:
         front = parse_frontmatter(f"---\nvalue: {text}\n---\n", Path(flag))
         return extract_values(front)[0]["value"]
     except DocumentError as error:
-        raise UsageError(f"{text}: {error.what}", where=flag, hint=YAML_VALUE_HINT) from error
+        what = f"{text}: {error.what}"
+        raise UsageError(what, where=flag, hint=YAML_VALUE_HINT, code="usage.bad_value") from error
 
 
 def apply_overrides(document: Document, overrides: Mapping[str, Any]) -> Document:
-    """The document with other settings, by their dotted names. Raises UsageError for a bad one."""
+    """Return the document with some fields set, by their dotted names.
+
+    Raises:
+        UsageError: a field cannot be set (`usage.unknown_field`, `usage.protected_field`,
+            `usage.field_group`, `usage.field_list`), or its value is wrong (`usage.bad_value`).
+    """
     if not overrides:
         return document
-    given = document.config.model_dump(exclude_unset=True)
+    values = document.config.model_dump(exclude_unset=True)
     for name, value in overrides.items():
         _check_field_name(name)
-        *above, last = name.split(".")
-        group = given
-        for step in above:
-            group = _enter_group(group, step, name)
+        *parents, last = name.split(".")
+        group = values
+        for key in parents:
+            group = _enter_group(group, key, name)
         group[last] = value
     try:
-        return replace(document, config=DlmConfig.model_validate(given))
+        return replace(document, config=DlmConfig.model_validate(values))
     except ValidationError as error:
         mistake = error.errors()[0]
-        what, mend = describe_validation_error(mistake)
-        name = next((name for name in overrides if _is_location_in(mistake["loc"], name)), "")
-        raise UsageError(what, where=_find_flag(name), hint=mend) from error
+        what, hint = describe_validation_error(mistake)
+        location = f"{'.'.join(map(str, mistake['loc']))}."
+        name = next((name for name in overrides if location.startswith(f"{name}.")), "")
+        flags = (option.flags[0] for option in iter_config_options() if option.field == name)
+        where = next(flags, SET_OPTION)
+        raise UsageError(what, where=where, hint=hint, code="usage.bad_value") from error
 
 
 def _enter_group(group: dict[str, Any], key: str, name: str) -> dict[str, Any]:
-    """The group below `step`; a base that is only named becomes one like it, in other parts."""
-    below = group.get(key) or {}
-    if isinstance(below, str):
-        below = {"like": below}
-    if isinstance(below, int | float):  # a number of clips becomes a source
-        below = {}
-    if not isinstance(below, dict):
-        above = name.rpartition(".")[0]
-        what = f"{above} is a list here"
-        raise UsageError(what, where=SET_OPTION, hint=f"set it whole: {above}=[{{...}}, {{...}}]")
-    group[key] = below
-    return below
+    """Return the group below `key`, made where it is a base's name, a number of clips or nothing.
+
+    A base given by its name becomes one `like` it, so that its other components stay.
+    """
+    nested = group.get(key) or {}
+    if isinstance(nested, str):
+        nested = {"like": nested}
+    if isinstance(nested, int | float):
+        nested = {}
+    if not isinstance(nested, dict):
+        parent = name.rpartition(".")[0]
+        raise UsageError(
+            f"{parent} is a list here",
+            where=SET_OPTION,
+            hint=f"set it whole: {parent}=[{{...}}, {{...}}]",
+            code="usage.field_list",
+        )
+    group[key] = nested
+    return nested
 
 
 def _check_field_name(name: str) -> None:
-    """Only a field that holds a value can be set."""
+    """Refuse a name that is not of a field with a value."""
     known = [field for field, _ in iter_config_values() if field not in PROTECTED_FIELDS]
     if name in known:
         return
     if name in PROTECTED_FIELDS:
         raise UsageError(
-            f"{name} is the document's own", where=SET_OPTION, hint="leave it as it is"
+            f"{name} is the document's own",
+            where=SET_OPTION,
+            hint="leave it as it is",
+            code="usage.protected_field",
         )
     inside = [field for field in known if field.startswith(f"{name}.")]
     if inside:
-        mend = f"set one of its fields, such as {inside[0]}"
-        raise UsageError(f"{name} is a group of fields", where=SET_OPTION, hint=mend)
-    above, _, last = name.rpartition(".")
-    raise UsageError(f"unknown field '{name}'", where=SET_OPTION, hint=suggest_key(above, last))
-
-
-def _is_location_in(loc: tuple[int | str, ...], name: str) -> bool:
-    steps = tuple(name.split("."))
-    return tuple(map(str, loc))[: len(steps)] == steps
-
-
-def _find_flag(name: str) -> str:
-    """The option that sets a field."""
-    return next((each.flags[0] for each in iter_config_options() if each.field == name), SET_OPTION)
+        raise UsageError(
+            f"{name} is a group of fields",
+            where=SET_OPTION,
+            hint=f"set one of its fields, such as {inside[0]}",
+            code="usage.field_group",
+        )
+    parent, _, last = name.rpartition(".")
+    hint = suggest_key(parent, last)
+    raise UsageError(
+        f"unknown field '{name}'", where=SET_OPTION, hint=hint, code="usage.unknown_field"
+    )

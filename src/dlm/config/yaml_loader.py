@@ -1,13 +1,15 @@
-"""The frontmatter, from characters to Settings, every mistake at its own line and column.
+"""The YAML between the `---` lines: its nodes, plain values, and the checked DlmConfig.
 
-    text ──span──> YAML ──compose──> nodes ──values──> plain values ──settings──> Settings
+    text -> parse_frontmatter -> nodes -> extract_values -> plain values -> validate_config
 
-Of YAML: mappings, lists, the scalars of its core schema. No alias, no tag, no key written twice.
+Every mistake is a DocumentError at its line and column: YAML syntax, aliases, tags, duplicate,
+unknown and missing keys, bad values. Mappings, lists and the scalars of YAML 1.2's core schema are
+read, so that `yes` is text. pydantic's messages become plain English here.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,19 @@ import yaml
 from pydantic import ValidationError
 
 from dlm.config.schema import LATEST_FORMAT_VERSION, DlmConfig, iter_config_fields
-from dlm.errors import DocumentError
+from dlm.errors import DocumentError, make_name_hint, suggest_name
 
 LINE_RE = re.compile(r"([^\r\n]*)(\r\n|\r|\n|\Z)")
 LINE_BREAK_RE = re.compile(r"\r\n|\r|\n")
 MAX_FRONTMATTER_CHARS = 256 * 1024
 MAX_YAML_DEPTH = 16
+MAX_QUOTED_CHARS = 40
 YAML_KEYWORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 INTEGER_RE = re.compile(r"[-+]?[0-9]{1,30}")
 FLOAT_RE = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 ALLOWED_YAML_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
-PYDANTIC_PHRASES = (  # pydantic's words, and ours
+PYDANTIC_PHRASES = (  # pattern in pydantic's message, replacement
     (r"valid dictionary or instance of \w+", "group of 'key: value' lines"),
     ("valid tuple", "list, such as [a, b]"),
     ("a valid string", "text, in quotes"),
@@ -35,13 +38,20 @@ PYDANTIC_PHRASES = (  # pydantic's words, and ours
     ("valid number", "number"),
 )
 
-YamlKey = str | int
-YamlPath = tuple[YamlKey, ...]
+YamlPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Frontmatter:
-    """Where the YAML stands in the text, and its nodes."""
+    """The YAML of a document.
+
+    Attributes:
+        path: the document, named in errors.
+        text: the whole document.
+        start: offset of the YAML in `text`, in characters.
+        end: offset after the YAML.
+        root: its nodes; their marks count from `start`.
+    """
 
     path: Path
     text: str
@@ -49,29 +59,36 @@ class Frontmatter:
     end: int
     root: yaml.MappingNode
 
-    def make_error(self, offset: int, what: str, hint: str) -> DocumentError:
-        """The error at a place in the YAML, counted in characters from its start."""
-        return _make_error_at(self.path, self.text, self.start + offset, what=what, hint=hint)
+    def locate_offset(self, offset: int) -> str:
+        """Return `path:line:column` of an offset in the YAML."""
+        return _format_location(self.path, self.text, self.start + offset)
 
 
-def _make_error_at(path: Path, text: str, offset: int, *, what: str, hint: str) -> DocumentError:
+def _format_location(path: Path, text: str, offset: int) -> str:
     breaks = list(LINE_BREAK_RE.finditer(text, 0, offset))
     column = offset - (breaks[-1].end() if breaks else 0) + 1
-    return DocumentError(what, where=f"{path}:{len(breaks) + 1}:{column}", hint=hint)
+    return f"{path}:{len(breaks) + 1}:{column}"
 
 
 def parse_frontmatter(text: str, path: Path) -> Frontmatter:
-    """Find the YAML at the head of a document and read its nodes."""
+    """Find the YAML at the head of a document and compose its nodes.
+
+    Raises:
+        DocumentError: there is none, or it cannot be read (`document.*`).
+    """
     start, end = _find_yaml_span(text, path)
     if end - start > MAX_FRONTMATTER_CHARS:
-        raise _make_error_at(
-            path, text, start, what="the frontmatter is longer than 256 KiB", hint="shorten it"
+        raise DocumentError(
+            "the frontmatter is longer than 256 KiB",
+            where=_format_location(path, text, start),
+            hint="shorten it",
+            code="document.frontmatter_too_long",
         )
     return Frontmatter(path, text, start, end, _compose_yaml(text, path, start=start, end=end))
 
 
 def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
-    """Where the YAML between the two `---` lines begins and ends."""
+    """Return where the YAML between the two `---` lines starts and ends."""
     start = 0
     for line in LINE_RE.finditer(text):
         content = line[1]
@@ -80,94 +97,141 @@ def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
         if content == "---":
             start = line.end()
         elif content.rstrip() == "---":
-            mend = "remove them"
-            raise _make_error_at(
-                path, text, line.start(), what="there are blanks after '---'", hint=mend
+            raise DocumentError(
+                "there are blanks after '---'",
+                where=_format_location(path, text, line.start()),
+                hint="remove them",
+                code="document.stray_blanks",
             )
         elif not start:
-            what = (
-                f"a document begins with '---' alone on its first line, not {quote_value(content)}"
+            quoted = quote_value(content)
+            raise DocumentError(
+                f"a document begins with '---' alone on its first line, not {quoted}",
+                where=_format_location(path, text, 0),
+                hint="dlm init writes a document to start from",
+                code="document.no_frontmatter",
             )
-            raise _make_error_at(
-                path, text, 0, what=what, hint="dlm init writes a document to start from"
+    raise DocumentError(
+        "the frontmatter is never closed",
+        where=_format_location(path, text, 0),
+        hint="put '---' alone on a line below it",
+        code="document.frontmatter_not_closed",
+    )
+
+
+class _StrictLoader(yaml.BaseLoader):
+    """Composes nodes; refuses aliases, which can grow without bound, and nesting beyond any field.
+
+    Args:
+        source: the YAML.
+        locate: returns the location of an offset in it.
+    """
+
+    peek_event: Callable[[], Any]  # PyYAML has no types for it
+
+    def __init__(self, source: str, locate: Callable[[int], str]) -> None:
+        super().__init__(source)
+        self._locate, self._depth = locate, 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        offset = event.start_mark.index
+        if isinstance(event, yaml.AliasEvent):
+            raise DocumentError(
+                f"aliases such as *{event.anchor} are not read",
+                where=self._locate(offset),
+                hint="write the value out",
+                code="document.yaml_alias",
             )
-    what = "the frontmatter is never closed"
-    raise _make_error_at(path, text, 0, what=what, hint="put '---' alone on a line below it")
+        if isinstance(event, yaml.CollectionStartEvent) and self._depth == MAX_YAML_DEPTH:
+            raise DocumentError(
+                "nested too deep",
+                where=self._locate(offset),
+                hint="no field is this deep",
+                code="document.yaml_too_deep",
+            )
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def _compose_yaml(text: str, path: Path, *, start: int, end: int) -> yaml.MappingNode:
-    """The nodes of the YAML; nothing is built from them yet."""
-    source = text[start:end]
+    """Compose the nodes of the YAML, without values."""
+
+    def locate(offset: int) -> str:
+        return _format_location(path, text, start + offset)
+
     try:
-        _reject_aliases_and_depth(text, path, start=start, end=end)
-        root = yaml.compose(source, Loader=yaml.BaseLoader)
+        root = _StrictLoader(text[start:end], locate).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = f"invalid YAML: {' '.join(str(error.problem or error.context).split())}"
-        at = start + (mark.index if mark else 0)
-        raise _make_error_at(path, text, at, what=what, hint=_suggest_yaml_fix(text, at)) from error
+        offset = mark.index if mark else 0
+        line_start = text.rfind("\n", 0, start + offset) + 1
+        has_tab = "\t" in text[line_start : start + offset + 1]
+        check_hint = "check the colons, quotes and indentation here and in the line above"
+        raise DocumentError(
+            f"invalid YAML: {' '.join(str(error.problem or error.context).split())}",
+            where=locate(offset),
+            hint="indent with blanks, not tabs" if has_tab else check_hint,
+            code="document.invalid_yaml",
+        ) from error
     except yaml.reader.ReaderError as error:
-        what = f"invalid YAML: the character {quote_value(chr(error.character))} is not allowed"
-        raise _make_error_at(
-            path, text, start + error.position, what=what, hint="remove it"
+        raise DocumentError(
+            f"invalid YAML: the character {quote_value(chr(error.character))} is not allowed",
+            where=locate(error.position),
+            hint="remove it",
+            code="document.invalid_yaml",
         ) from error
     except (ValueError, OverflowError) as error:
-        what = "invalid YAML: an escape names no character"
-        raise _make_error_at(path, text, start, what=what, hint="correct the \\U escape") from error
+        raise DocumentError(
+            "invalid YAML: an escape names no character",
+            where=locate(0),
+            hint="correct the \\U escape",
+            code="document.invalid_yaml",
+        ) from error
     if root is None:
-        root = yaml.MappingNode(ALLOWED_YAML_TAGS[2], [])
+        return yaml.MappingNode(ALLOWED_YAML_TAGS[2], [])
     if not isinstance(root, yaml.MappingNode):
-        raise _make_error_at(
-            path, text, start, what="the frontmatter holds no keys", hint="write 'key: value'"
+        raise DocumentError(
+            "the frontmatter holds no keys",
+            where=locate(0),
+            hint="write 'key: value'",
+            code="document.no_keys",
         )
     return root
 
 
-def _suggest_yaml_fix(text: str, offset: int) -> str:
-    line = text[text.rfind("\n", 0, offset) + 1 : offset + 1]
-    if "\t" in line:
-        return "indent with blanks, not tabs"
-    return "check the colons, quotes and indentation here and in the line above"
-
-
-def _reject_aliases_and_depth(text: str, path: Path, *, start: int, end: int) -> None:
-    """Refuse aliases, which can grow without bound, and nesting deeper than any field."""
-    depth = 0
-    for event in yaml.parse(text[start:end], Loader=yaml.BaseLoader):
-        at = start + (event.start_mark.index if event.start_mark else 0)
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            what = f"aliases such as *{event.anchor} are not read"
-            raise _make_error_at(path, text, at, what=what, hint="write the value out")
-        if depth > MAX_YAML_DEPTH:
-            raise _make_error_at(
-                path, text, at, what="nested too deep", hint="no field is this deep"
-            )
-
-
 def extract_values(front: Frontmatter) -> tuple[dict[str, Any], dict[YamlPath, int]]:
-    """The frontmatter as plain values, and where each key and list item stands."""
-    places: dict[YamlPath, int] = {(): 0}
-    return _convert_mapping(front, front.root, (), places), places
+    """Return the frontmatter as plain values, and the offset of each key and list item.
+
+    Raises:
+        DocumentError: it has a tag, a duplicate key or a key that is not text (`document.*`).
+    """
+    positions: dict[YamlPath, int] = {(): 0}
+    return _convert_mapping(front, front.root, (), positions), positions
 
 
 def _convert_node(
     front: Frontmatter, node: yaml.Node, key_path: YamlPath, positions: dict[YamlPath, int]
 ) -> Any:
     if node.tag not in ALLOWED_YAML_TAGS:
-        what = f"tags such as {quote_value(node.tag)} are not read"
-        raise front.make_error(node.start_mark.index, what, "remove the tag")
+        raise DocumentError(
+            f"tags such as {quote_value(node.tag)} are not read",
+            where=front.locate_offset(node.start_mark.index),
+            hint="remove the tag",
+            code="document.yaml_tag",
+        )
     if isinstance(node, yaml.MappingNode):
         return _convert_mapping(front, node, key_path, positions)
     if isinstance(node, yaml.SequenceNode):
         items = []
-        for at, item in enumerate(node.value):
-            positions[(*key_path, at)] = item.start_mark.index
-            items.append(_convert_node(front, item, (*key_path, at), positions))
+        for index, item in enumerate(node.value):
+            positions[(*key_path, index)] = item.start_mark.index
+            items.append(_convert_node(front, item, (*key_path, index), positions))
         return items
-    plain = isinstance(node, yaml.ScalarNode) and node.style is None
-    return parse_yaml_scalar(node.value) if plain else node.value
+    is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    return parse_yaml_scalar(node.value) if is_plain else node.value
 
 
 def _convert_mapping(
@@ -175,18 +239,28 @@ def _convert_mapping(
 ) -> dict[str, Any]:
     mapping: dict[str, Any] = {}
     for key, value in node.value:
-        at = key.start_mark.index
+        offset = key.start_mark.index
         if not isinstance(key, yaml.ScalarNode):
-            raise front.make_error(at, "a list or mapping cannot be a key", "write 'key: value'")
+            raise DocumentError(
+                "a list or mapping cannot be a key",
+                where=front.locate_offset(offset),
+                hint="write 'key: value'",
+                code="document.bad_key",
+            )
         if key.value in mapping:
-            raise front.make_error(at, f"{quote_value(key.value)} is written twice", "remove one")
-        positions[(*key_path, key.value)] = at
+            raise DocumentError(
+                f"{quote_value(key.value)} is written twice",
+                where=front.locate_offset(offset),
+                hint="remove one",
+                code="document.duplicate_key",
+            )
+        positions[(*key_path, key.value)] = offset
         mapping[key.value] = _convert_node(front, value, (*key_path, key.value), positions)
     return mapping
 
 
 def parse_yaml_scalar(text: str) -> Any:
-    """What an unquoted word means: nothing, true or false, a number, or itself."""
+    """Return what unquoted text means: None, a bool, a number, or the text."""
     if text.lower() in YAML_KEYWORDS and text in (text.lower(), text.upper(), text.capitalize()):
         return YAML_KEYWORDS[text.lower()]
     if INTEGER_RE.fullmatch(text):
@@ -195,43 +269,57 @@ def parse_yaml_scalar(text: str) -> Any:
 
 
 def validate_config(front: Frontmatter) -> DlmConfig:
-    """The checked settings; of several mistakes the first in the file is told."""
-    found, places = extract_values(front)
-    version = found.get("dlm_version")
+    """Check the values against the schema.
+
+    Raises:
+        DocumentError: the first mistake in the file, and how many follow (`document.*`).
+    """
+    values, positions = extract_values(front)
+    version = values.get("dlm_version")
     if type(version) is int and version > LATEST_FORMAT_VERSION:
-        what = (
-            f"dlm_version {version} is newer than "
-            f"{LATEST_FORMAT_VERSION}, the newest this dlm knows"
+        newest = f"{LATEST_FORMAT_VERSION}, the newest this dlm knows"
+        raise DocumentError(
+            f"dlm_version {version} is newer than {newest}",
+            where=front.locate_offset(positions["dlm_version",]),
+            hint="upgrade dlm",
+            code="document.newer_version",
         )
-        raise front.make_error(places["dlm_version",], what, "upgrade dlm")
     try:
-        return DlmConfig.model_validate(found)
+        return DlmConfig.model_validate(values)
     except ValidationError as error:
-        mistakes = sorted(
+        first, *others = sorted(
             error.errors(),
-            key=lambda one: (_find_position(one["loc"], places), one["type"] == "missing"),
+            key=lambda item: (_find_position(item["loc"], positions), item["type"] == "missing"),
         )
-        what, mend = describe_validation_error(mistakes[0])
-        more = len(mistakes) - 1
-        counted = f" ({more} more mistake{'s' * (more > 1)} below)" if more else ""
-        at = _find_position(mistakes[0]["loc"], places)
-        raise front.make_error(at, what, mend + counted) from error
+        what, hint = describe_validation_error(first)
+        if others:
+            hint += f" ({len(others)} more mistake{'s' * (len(others) > 1)} below)"
+        raise DocumentError(
+            what,
+            where=front.locate_offset(_find_position(first["loc"], positions)),
+            hint=hint,
+            code={
+                "extra_forbidden": "document.unknown_key",
+                "missing": "document.missing_key",
+            }.get(first["type"], "document.bad_value"),
+        ) from error
 
 
 def _find_position(key_path: YamlPath, positions: dict[YamlPath, int]) -> int:
+    """Return the offset of a key, or of the nearest group around it that is written."""
     while key_path not in positions:
         key_path = key_path[:-1]
     return positions[key_path]
 
 
 def describe_validation_error(error: Any) -> tuple[str, str]:
-    """What is wrong with one field, and the mend."""
-    *above, last = error["loc"]
-    name = _format_key_path(error["loc"])
+    """Describe one item of pydantic's `ValidationError.errors()`: what is wrong, and a hint."""
+    *parents, last = error["loc"]
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"])
+    name = "".join(steps).removeprefix(".")
     if error["type"] == "extra_forbidden":
-        return f"unknown key {quote_value(str(last))}", suggest_key(
-            ".".join(map(str, above)), str(last)
-        )
+        hint = suggest_key(".".join(map(str, parents)), str(last))
+        return f"unknown key {quote_value(str(last))}", hint
     if error["type"] == "missing":
         return f"{name} is missing", f"add '{last}: ...'"
     if error["type"] == "value_error":
@@ -240,39 +328,31 @@ def describe_validation_error(error: Any) -> tuple[str, str]:
         rule = "must be 26 letters and digits" if last == "dlm_id" else "must be named"
     else:
         rule = re.sub(r"^[A-Z]\w* should ", "must ", error["msg"])
-    for words, ours in PYDANTIC_PHRASES:
-        rule = re.sub(words, ours, rule)
+    for pattern, replacement in PYDANTIC_PHRASES:
+        rule = re.sub(pattern, replacement, rule)
     return f"{name} is {_format_value(error['input'])}", f"it {rule}"
 
 
 def _format_value(value: object) -> str:
     if isinstance(value, str):
         return quote_value(value)
-    words = {None: "empty", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
-        return words[value]
+        return {None: "empty", True: "true", False: "false"}[value]
     return "a list" if isinstance(value, list) else quote_value(str(value)).strip("'\"")
 
 
-def _format_key_path(key_path: YamlPath) -> str:
-    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in key_path)
-    return steps.removeprefix(".")
-
-
 def suggest_key(parent: str, key: str) -> str:
-    """The known key an unknown one was meant to be, here or elsewhere in the frontmatter."""
+    """Return the hint for an unknown key: a known key of this group, or the same key elsewhere."""
     prefix = re.sub(r"\.[0-9]+", "", parent) + "." if parent else ""
     names = [name for name, _ in iter_config_fields()]
-    here = [name[len(prefix) :] for name in names if name.startswith(prefix)]
-    here = [name for name in here if "." not in name]
-    elsewhere = [name for name in names if name.rpartition(".")[2] == key]
-    near = get_close_matches(key, here, n=1) or elsewhere[:1]
-    return f"did you mean '{near[0]}'?" if near else f"known here are {', '.join(here)}"
-
-
-MAX_QUOTED_CHARS = 40
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    known_here = [name for name in inside if "." not in name]
+    elsewhere = next((name for name in names if name.rpartition(".")[2] == key), None)
+    if elsewhere and not suggest_name(key, known_here):
+        return f"did you mean '{elsewhere}'?"
+    return make_name_hint(key, known_here, known="known here are")
 
 
 def quote_value(value: str) -> str:
-    """A value the author wrote, quoted and short enough for a message of one line."""
+    """Quote what the author wrote, short enough for a message of one line."""
     return repr(value if len(value) <= MAX_QUOTED_CHARS else value[: MAX_QUOTED_CHARS - 3] + "...")
