@@ -1,4 +1,4 @@
-"""The embedded base: it is what its row says, it hears, and it learns a voice."""
+"""The embedded base `sparrow`: its catalogue entry, transcription, questions and fine-tuning."""
 
 import json
 import sys
@@ -23,50 +23,55 @@ MEGABYTE = 1_000_000
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's document: a voice sparrow never heard, 40 clips of it held out."""
+    """The document of the demo: a voice that sparrow was not trained on, 40 clips held out."""
     path = tmp_path_factory.mktemp("sparrow") / "voice.dlm"
     assert dlm("init", path, "--base", "sparrow").code == 0
     text = path.read_text(encoding="utf-8").split("---")[1]
-    own = [each for each in text.splitlines() if each.startswith(("dlm_", "base_model"))]
+    header = [line for line in text.splitlines() if line.startswith(("dlm_", "base_model"))]
     sources = f"  held_out: 40\n  sources:\n    - path: {VOICE / 'clips'}"
-    path.write_text("\n".join(["---", *own, "training:", sources, "---", ""]), encoding="utf-8")
+    path.write_text("\n".join(["---", *header, "training:", sources, "---", ""]), encoding="utf-8")
     return path
 
 
-def test_the_row_is_what_lies_in_the_folder() -> None:
-    """Facts in the catalogue and beside the weights agree, and the parameters are counted."""
-    base = find_catalog_spec("sparrow")
-    beside = read_model_spec(get_checkpoint_dir(base))
-    assert (beside.audio_spec, beside.num_mel_bins, beside.placeholder, beside.default_prompt) == (
-        base.audio_spec,
-        base.num_mel_bins,
-        base.placeholder,
-        base.default_prompt,
+def test_the_catalogue_entry_agrees_with_the_weights() -> None:
+    """The catalogue and the file beside the weights agree, and the parameters are counted."""
+    spec = find_catalog_spec("sparrow")
+    saved_spec = read_model_spec(get_checkpoint_dir(spec))
+    assert (
+        saved_spec.audio_spec,
+        saved_spec.num_mel_bins,
+        saved_spec.placeholder,
+        saved_spec.default_prompt,
+    ) == (
+        spec.audio_spec,
+        spec.num_mel_bins,
+        spec.placeholder,
+        spec.default_prompt,
     )
-    counted = sum(each.numel() for each in load_base_model(base).parameters())
-    assert counted == pytest.approx(base.sizes.num_parameters, rel=0.001)
+    num_parameters = sum(line.numel() for line in load_base_model(spec).parameters())
+    assert num_parameters == pytest.approx(spec.sizes.num_parameters, rel=0.001)
 
 
 def test_the_weights_fit_the_package() -> None:
     """At most 10 MB of safetensors, and nothing that is not data."""
     files = list(get_checkpoint_dir(find_catalog_spec("sparrow")).iterdir())
     assert (
-        sum(each.stat().st_size for each in files if each.suffix == ".safetensors") <= 10 * MEGABYTE
+        sum(line.stat().st_size for line in files if line.suffix == ".safetensors") <= 10 * MEGABYTE
     )
-    assert {each.suffix for each in files} <= {".safetensors", ".json", ".jinja"}
+    assert {line.suffix for line in files} <= {".safetensors", ".json", ".jinja"}
 
 
-def test_it_hears_a_voice_it_never_heard_in_part(document: Path) -> None:
-    """Most words of the demo's voice come through before any training; the sound matters."""
-    said = dlm("eval", document, "--base", "--json")
-    found = json.loads(said.out)
-    assert found["clips"] == 40
-    assert found["wer"] < 0.65
-    assert found["scores"]["shuffled_loss"] > 2 * found["scores"]["loss"]
+def test_most_words_of_an_unknown_voice_are_right_before_training(document: Path) -> None:
+    """Most words of the demo's voice are right before any training, and the audio matters."""
+    result = dlm("eval", document, "--base", "--json")
+    report = json.loads(result.out)
+    assert report["clips"] == 40
+    assert report["wer"] < 0.65
+    assert report["scores"]["shuffled_loss"] > 2 * report["scores"]["loss"]
 
 
-def test_a_few_steps_make_it_hear_the_voice_better(document: Path) -> None:
-    """Twenty steps, a fifth of the demo: the held-out words wrong fall by a tenth at least."""
+def test_twenty_steps_lower_the_word_error_rate_of_a_voice(document: Path) -> None:
+    """Twenty steps, a fifth of the demo: held-out WER falls by a tenth at least."""
     before = json.loads(dlm("eval", document, "--base", "--json").out)["wer"]
     assert dlm("train", document, "--steps", "20").code == 0
     after = json.loads(dlm("eval", document, "--json").out)["wer"]
@@ -78,24 +83,30 @@ def test_a_few_steps_make_it_hear_the_voice_better(document: Path) -> None:
     )
 
 
-def test_a_long_recording_is_heard_better_cut_at_its_pauses(document: Path, tmp_path: Path) -> None:
-    """Twenty sentences in a row: far fewer wrong words than cut every so often."""
+def test_a_long_recording_is_transcribed_better_when_split_at_pauses(
+    document: Path, tmp_path: Path
+) -> None:
+    """Twenty sentences in a row: far fewer errors than with windows of fixed length."""
     clips = sorted((VOICE / "clips").glob("*.flac"))[:20]
     long = tmp_path / "long.wav"
     soundfile.write(long, np.concatenate([soundfile.read(clip)[0] for clip in clips]), 16_000)
-    said = " ".join(clip.with_suffix(".txt").read_text().strip() for clip in clips)
-    wrong = {}
-    for way in ("energy", "silero", "none"):
-        heard = dlm("transcribe", document, long, "--base", "--segment", way).out
-        wrong[way] = compute_word_errors([said], [heard]).rate
-    assert max(wrong["energy"], wrong["silero"]) < 0.75 * wrong["none"], wrong
+    result = " ".join(clip.with_suffix(".txt").read_text().strip() for clip in clips)
+    error_rates = {}
+    for method in ("energy", "silero", "none"):
+        hypothesis = dlm("transcribe", document, long, "--base", "--segment", method).out
+        error_rates[method] = compute_word_errors([result], [hypothesis]).rate
+    assert max(error_rates["energy"], error_rates["silero"]) < 0.75 * error_rates["none"], (
+        error_rates
+    )
 
 
-def test_a_way_to_cut_that_is_not_there(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = ("transcribe", document, VOICE / "new.flac", "--base", "--segment")
-    dlm(*asked, "x").refused("--segment is x; choose energy or silero or none", code=2)
+def test_an_unknown_or_missing_segmentation_is_refused(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("transcribe", document, VOICE / "new.flac", "--base", "--segment")
+    dlm(*command, "x").refused("--segment is x; choose energy or silero or none", code=2)
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    dlm(*asked, "silero").refused("silero-vad is not installed; pip install 'dlm[voice]'")
+    dlm(*command, "silero").refused("silero-vad is not installed; pip install 'dlm[voice]'")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,9 @@ def test_a_way_to_cut_that_is_not_there(document: Path, monkeypatch: pytest.Monk
         ("Is the speech slow, normal or fast?", {"slow", "normal", "fast"}),
     ],
 )
-def test_it_answers_more_than_the_words(document: Path, question: str, answers: set[str]) -> None:
-    """A question gets its own kind of answer, not a transcript."""
-    said = dlm("prompt", document, "--base", "--audio", VOICE / "new.flac", question)
-    assert said.out.strip() in answers
+def test_questions_get_answers_and_no_transcript(
+    document: Path, question: str, answers: set[str]
+) -> None:
+    """Each question gets an answer of its kind."""
+    result = dlm("prompt", document, "--base", "--audio", VOICE / "new.flac", question)
+    assert result.out.strip() in answers

@@ -9,7 +9,7 @@ from statistics import mean
 import dlm
 from dlm.training.events import Evaluated, StepCompleted
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # The examples' own language model is ten times as large: it takes minutes without fast bf16.
 SMALL = {
     "base_model.encoder": "sparrow",
