@@ -129,7 +129,7 @@ def test_a_table_without_text_is_told_once(tmp_path: Path) -> None:
         "say which it is with columns: {text: ...}"
     ]
     found = gathered(tmp_path, {**FOLDER, "columns": {"text": "caption"}})
-    assert faults(found) == ["corpus/metadata.csv: no column caption; mend columns: {text: ...}"]
+    assert faults(found) == ["corpus/metadata.csv: no column caption; correct columns: {text: ...}"]
 
 
 def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_split_is_a_table_and_languages_lie_side_by_side(tmp_path: Path) -> No
     [
         ("f00\ta.mp3\tTack.", "3 cells, and the table has 5 columns; put a tab between two cells"),
         ("f00\tb.mp3\t \t2\tsv", "AUDIO section has empty transcript; "),
-        ("f00\ta.mp3\tTack.\t2\tsv", "the id a.mp3 comes twice; give each row an id of its own"),
+        ("f00\ta.mp3\tTack.\t2\tsv", "the id a.mp3 comes twice; give each record an id of its own"),
         ("f00\t../a.mp3\tTack.\t2\tsv", "../a.mp3 leads out of the folder of its list; name it"),
         ("f00\tb.mp3\tD\udce9j\udce0\t2\tsv", "the line is not UTF-8; save it as UTF-8"),
     ],

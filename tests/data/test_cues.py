@@ -60,12 +60,12 @@ def test_cues_of_vtt() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ("1\n00:00:01,000 -> 00:00:02,000\nHi.\n", 1, "words without times; write it as 00:"),
+        ("1\n00:00:01,000 -> 00:00:02,000\nHi.\n", 1, "text without times; write it as 00:"),
         ("00:01,000 --> 00:02,000\nHi.\n\nand more\n", 4, "or take out the blank line before it"),
         ("a --> b\nHi.\n", 1, "times that cannot be read: a --> b; write it as 00:00:01,000"),
         ("00:61,000 --> 01:02,000\n", 1, "times that cannot be read: 00:61,000"),
-        ("00:02,000 --> 00:01,000\nHi.\n", 1, "the cue ends at 1 s, and begins at 2 s; mend it"),
-        ("00:02,000 --> 00:02,000\nHi.\n", 1, "the cue ends at 2 s, and begins at 2 s; mend it"),
+        ("00:02,000 --> 00:01,000\nHi.\n", 1, "the cue ends at 1 s, and begins at 2 s; correct it"),
+        ("00:02,000 --> 00:02,000\nHi.\n", 1, "the cue ends at 2 s, and begins at 2 s; correct it"),
     ],
 )
 def test_a_cue_that_cannot_be_read(text: str, line: int, what: str) -> None:
@@ -125,7 +125,7 @@ def test_odd_cues_are_told_and_learning_goes_on(tmp_path: Path) -> None:
     found = gathered(tmp_path, FOLDER)
     assert [place for place, *_ in spoken(found)] == [f"corpus/a.srt:{n}" for n in (1, 7, 10)]
     assert faults(found) == [
-        "corpus/a.srt:4: the cue says nothing; take it out",
+        "corpus/a.srt:4: the cue has no text; take it out",
         "corpus/a.srt:7: the cue begins 0.5 s before the last one ends; check its times",
     ]
     assert not any(problem.fatal for problem in found.issues)

@@ -153,7 +153,7 @@ def test_a_dataset_of_the_hub(tmp_path: Path) -> None:
     assert test["test_of"] == ["FLEURS"]
     assert any("FLEURS" in line for line in test["problems"])
     assert out["problems"][0] == (
-        "hf:org/away/train:1: it leads to /etc/hosts; fetch the dataset, and name its folder"
+        "hf:org/away/train:1: it leads to /etc/hosts; download the dataset, and name its folder"
     )
     assert files == stream and files["problems"] == []
     assert [each[0] for each in files["clips"]] == [
@@ -161,12 +161,12 @@ def test_a_dataset_of_the_hub(tmp_path: Path) -> None:
     ]
     assert [each[3] for each in files["clips"]] == [digest for *_, digest in wanted(folder)]
     gone, shut, config, name, revision = (each["problems"][0] for each in found[6:])
-    refused = "is not given by the hub; check the name, accept its licence, or log in with"
-    assert f"my.dlm:7: hf:org/gone {refused} `hf auth login`" in gone
-    assert f"hf:org/shut {refused}" in shut
+    refused = "; check the name, accept its licence, or log in with"
+    assert f"my.dlm:7: the hub does not give hf:org/gone{refused} `hf auth login`" in gone
+    assert f"the hub does not give hf:org/shut{refused}" in shut
     assert "hf:org/words/fr cannot be loaded: BuilderConfig 'fr' not found. Available: " in config
     assert "hf:words is no name of a dataset; write hf:org/name, or hf:org/name/config" in name
-    assert f"hf:org/words@v0 {refused}" in revision
+    assert f"the hub does not give hf:org/words@v0{refused}" in revision
     assert "HF_HUB_OFFLINE" in new["problems"][0]
 
 
@@ -193,7 +193,7 @@ def test_a_row_of_a_stream_without_a_recording(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data/0.parquet")
     source = {"path": "data", "format": "hub", "stream": True}
     assert faults(gathered(tmp_path, source)) == [
-        "data/train-0:1: no recording; leave `stream` out, so that its files are fetched"
+        "data/train-0:1: no recording; leave `stream` out, so that its files are downloaded"
     ]
 
 

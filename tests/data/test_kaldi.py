@@ -72,7 +72,7 @@ def test_a_command_is_never_run(tmp_path: Path, command: str) -> None:
     ("name", "text", "line"),
     [
         ("wav", "a wav/a.wav\na wav/b.wav\n", "corpus/wav.scp:2: the id a comes twice; keep one"),
-        ("wav", "a raw.ark:1042\n", "corpus/wav.scp:1: a lies in an archive of Kaldi, which is"),
+        ("wav", "a raw.ark:1042\n", "corpus/wav.scp:1: a is in an archive of Kaldi, which is"),
         ("wav", "a wav/a.wav\nb\n", "corpus/wav.scp:2: b has no file; write its path behind it"),
         ("wav", b"a wav/a.wav\n\xff x\n", "corpus/wav.scp:2: the line is not UTF-8; save it as"),
         ("segments", "a a 0 1\na a 0 1\n", "corpus/segments:2: the id a comes twice; keep one"),
@@ -81,7 +81,7 @@ def test_a_command_is_never_run(tmp_path: Path, command: str) -> None:
         ("segments", "a\n", "corpus/segments:1: no span: ; write utterance, "),
         ("segments", "a a 2 1\n", "corpus/segments:1: it begins at 2 s and ends at 1 s; write"),
         ("segments", "a a nan 1\n", "corpus/segments:1: it begins at nan s and ends at 1 s; "),
-        ("text", "a Hi.\na You.\n", "corpus/text:2: the id a comes twice; give each row an id"),
+        ("text", "a Hi.\na You.\n", "corpus/text:2: the id a comes twice; give each record an id"),
         ("text", "a\n", "corpus/text:1: AUDIO section has empty transcript; "),
         ("text", "a d\u00e9j\u00e0\n".encode("latin1"), "corpus/text:1: the line is not UTF-8; "),
     ],
@@ -113,7 +113,7 @@ def test_a_pipe_in_the_place_of_a_file(tmp_path: Path) -> None:
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (line,) = faults(gathered(tmp_path, {**CORPUS, "format": "kaldi"}))
-    assert line.endswith("no wav.scp in corpus; write it, or mend the path")
+    assert line.endswith("no wav.scp in corpus; write it, or correct the path")
 
 
 def test_strict_keeps_recordings_inside(tmp_path: Path) -> None:

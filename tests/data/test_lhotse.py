@@ -59,7 +59,7 @@ BAD = [
     (of(sources=[FILE, FILE]), "its recording has 2 sources"),
     (of(sources="a.wav"), "sources is not a list of objects"),
     (of(sources=[FILE | {"source": "https://x.org/a.wav"}]), "https://x.org/a.wav is not on this"),
-    (of(transforms=[{"name": "Speed"}]), "is to be changed first (transforms); save what comes"),
+    (of(transforms=[{"name": "Speed"}]), "is to be changed first (transforms); save the result"),
     (cut(SAID, type="MultiCut", channel=[0, 1]), "the cut has 2 channels"),
     (cut(SAID | {"channel": [0, 1]}), "a supervision has 2 channels"),
     (cut(SAID, type="MixedCut"), "a MixedCut is not read"),

@@ -94,7 +94,10 @@ def test_a_folder_of_recordings_is_no_such_tree(tmp_path: Path) -> None:
     ("text", "line"),
     [
         ("84-121-0000\n", "1: AUDIO section has empty transcript; "),
-        ("84-121-0000 GO\n\n84-121-0000 ON\n", "3: the id 84-121-0000 comes twice; give each row"),
+        (
+            "84-121-0000 GO\n\n84-121-0000 ON\n",
+            "3: the id 84-121-0000 comes twice; give each record",
+        ),
         ("84-121-0000 GO\n84-121-0001 DÉJÀ\n".encode("latin1"), "2: the line is not UTF-8; save"),
     ],
 )

@@ -121,7 +121,7 @@ BAD = {
     '{"audio": "a.wav", "text": "x", "language": 5}': "language is not text",
     '{"audio": "a.wav", "text": "x", "start": "1"}': "start is not a number of seconds",
     '{"audio": "http://x.org/a.wav", "text": "x"}': "http://x.org/a.wav is not on this machine",
-    '{"audio": "data:audio/wav;base64,AA", "text": "x"}': "a recording stands in the row itself",
+    '{"audio": "data:audio/wav;base64,AA", "text": "x"}': "a recording is inside the record itself",
     '{"audio": "a.wav", "text": "x", "end": true}': "end is not a number of seconds",
     '{"audio": "a.wav", "text": "x", "end": NaN}': "end is not a number of seconds",
 }

@@ -169,7 +169,7 @@ def test_what_is_wrong_with_tars(tmp_path: Path) -> None:
         "data/manifest.jsonl:3: the tar of shard_id 9 is not there; put the tar",
         "data/manifest.jsonl:5: no shard_id; ",
         "data/manifest.jsonl:8: not JSON (",
-        "data/manifest.jsonl:2: no.wav is not in audio_0.tar; mend its name",
+        "data/manifest.jsonl:2: no.wav is not in audio_0.tar; correct its name",
         "audio_1.tar: its member ../a1.wav leads out of it; ",
         "data/manifest.jsonl:6: no audio_filepath; ",
         "data/manifest.jsonl:7: AUDIO section has empty transcript; ",

@@ -99,7 +99,7 @@ def test_a_path_is_a_file_beside(tmp_path: Path) -> None:
     assert faults(found) == [
         f"rows.arrow:2: {none}",
         f"rows.arrow:3: {none}",
-        "rows.arrow:4: https://x.org/a.wav is not on this machine; fetch the recording first",
+        "rows.arrow:4: https://x.org/a.wav is not on this machine; download the recording first",
         "rows.arrow:5: AUDIO section has empty transcript; write what is said as text",
     ]
     (tmp_path / "far").mkdir()
@@ -204,7 +204,7 @@ def test_columns_may_be_said(tmp_path: Path) -> None:
         "A dog."
     ]
     (line,) = faults(gathered(tmp_path, {**ARROW, "columns": {"audio": "wave"}}))
-    assert line == "rows.arrow: no column wave; mend columns: {audio: ...}"
+    assert line == "rows.arrow: no column wave; correct columns: {audio: ...}"
 
 
 def test_a_damaged_parquet(tmp_path: Path) -> None:
@@ -230,4 +230,4 @@ def test_which_folders_are_datasets(tmp_path: Path) -> None:
     assert is_parquet(tmp_path / "corpus")
     (tmp_path / "bare").mkdir()
     (line,) = faults(gathered(tmp_path, {"path": "bare", "format": "parquet"}))
-    assert "no .parquet or .arrow in bare; mend the path" in line
+    assert "no .parquet or .arrow in bare; correct the path" in line

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from dlm.data.readers.columns import get_seconds, get_text, require_local_path
 from dlm.data.readers.records import (
     JSON_CHUNK_CHARS,
     MAX_RECORD_CHARS,
     get_list_suffix,
-    get_seconds,
-    get_text,
     read_column_names,
     read_first_record,
     read_records,
-    require_local_path,
 )
 from dlm.errors import DataError
 
@@ -129,7 +127,7 @@ def test_a_row_without_an_end_is_told(tmp_path: Path) -> None:
         file.write(b"\n{}\n")
     first, long, last = read(path)
     assert (first, last) == ((1, {}), (3, {}))
-    assert long[0] == 2 and "the row has over 16,777,216 letters" in str(long[1])
+    assert long[0] == 2 and "the record has over 16,777,216 characters" in str(long[1])
 
 
 def unreadable(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -186,10 +184,10 @@ LOCAL = {
     "FILE:///a%00b.wav": "/a?b.wav",
 }
 AWAY = {
-    "https://x.org/a.wav": "https://x.org/a.wav is not on this machine, and nothing is fetched",
+    "https://x.org/a.wav": "https://x.org/a.wav is not on this machine, and nothing is downloaded",
     "S3://bucket/a.wav": "S3://bucket/a.wav is not on this machine",
-    "data:audio/wav;base64,AAAA": "a recording stands in the row itself; save it in a file",
-    "A" * 5000: "the path of a recording has 5,000 letters; save",
+    "data:audio/wav;base64,AAAA": "a recording is inside the record itself; save it in a file",
+    "A" * 5000: "the path of a recording has 5,000 characters; save",
 }
 
 

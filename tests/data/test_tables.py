@@ -69,7 +69,7 @@ BAD = [
     ("a.wav,x,y", "3 cells, and the table has 2 columns"),
     ("a.wav,<audio>b.wav</audio>", "text holds an <audio> tag"),
     ("https://x.org/a.wav,x", "https://x.org/a.wav is not on this machine"),
-    ("data:audio/wav;base64,x", "a recording stands in the row itself"),
+    ("data:audio/wav;base64,x", "a recording is inside the record itself"),
     ('a.wav,"x" y', "not CSV ("),
 ]
 

@@ -107,7 +107,7 @@ def test_what_is_no_tar(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert refusal(path).startswith("it is no tar, or a damaged one (empty file)")
     path.unlink()
-    assert refusal(path) == "the tar is not there; put it there, or mend the path"
+    assert refusal(path) == "the tar is not there; put it there, or correct the path"
     os.mkfifo(path)
     assert refusal(path) == "it is not a regular file; name a .tar"
 
@@ -244,7 +244,7 @@ def test_what_a_tar_has_too_little_of(tmp_path: Path) -> None:
         'x.tar/c: c.json is not an object; write {"text": ...}',
         "x.tar/d: d.txt is not UTF-8 (byte 1); save it as UTF-8",
         "x.tar/e: e.json is not JSON (Expecting property name enclosed in double quotes: "
-        "line 1 column 2 (char 1)); mend it",
+        "line 1 column 2 (char 1)); correct it",
     ]
     assert lines[3].startswith("x.tar/f: AUDIO section has empty transcript; ")
     assert lines[4] == (
@@ -271,7 +271,7 @@ def test_a_sample_of_two_recordings(tmp_path: Path) -> None:
     (line,) = faults(gathered(tmp_path, TAR))
     assert line == (
         "x.tar/a: 2 recordings in one sample: clean.wav, noisy.wav; "
-        "say which is heard with columns: {audio: clean.wav}"
+        "say which is used with columns: {audio: clean.wav}"
     )
     found = gathered(tmp_path, {**TAR, "columns": {"audio": "clean.wav"}})
     assert [place for place, *_ in spoken(found)] == ["x.tar/a.clean.wav"]
@@ -288,7 +288,7 @@ def test_a_bad_tar_is_told_with_its_name(tmp_path: Path) -> None:
     ]
     (tmp_path / "x.tar").rename(tmp_path / "1.tar")
     assert faults(gathered(tmp_path, {"path": "{0..1}.tar"}))[0] == (
-        "0.tar: the tar is not there; put it there, or mend the path"
+        "0.tar: the tar is not there; put it there, or correct the path"
     )
 
 

@@ -1,1 +1,1 @@
-"""One reader for each format that sources are kept in."""
+"""One reader for each format of a source: files of a corpus in, examples out."""

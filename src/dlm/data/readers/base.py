@@ -1,20 +1,18 @@
-"""What a format is asked, and what it gives: shards of rows, each a clip, a skip or a problem.
+"""What a reader gets and what it yields: the context of a source, its shards, and their items.
 
-    Origin   a source and where it lies: names as the author writes them, its columns, its patterns
-    Shard    a part of it that can be read by itself, from any row on
-    Given    Clip        what can be learned
-             Skipped     what is passed over, and counted
-             Problem     what is wrong with a row, with its line
+    SourceContext            where a source lies, with its columns, patterns and split
+    └── SourceShard          one file or folder of it, read from any item on
+        ├── Example          what can be trained on
+        ├── SkippedItem      what is left out, counted by its reason
+        └── Issue            what is wrong with a record, with its line
 
-Nothing is opened before a shard is read, and no more of it is held than the row at hand.
+Nothing is opened before a shard is read, and one record is in memory at a time.
 
-The parts of a dataset: train, validation, test, what else they are called, and which is taken.
+Splits go by the names of folders and files; a source without `split` takes train:
 
     train        training, train-clean-100, train.360
     validation   valid, val, dev, eval, dev-other
     test         testing, test-clean
-
-A source takes the part that its `split` names; without one, what is for training.
 """
 
 import re
@@ -32,6 +30,13 @@ from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.errors import DataError
 
 EMPTY_TRANSCRIPT = "AUDIO section has empty transcript"
+SPLIT_ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+SPLIT_SEPARATOR_RE = re.compile(r"[-_.]")  # behind the alias: test-clean
+SHARD_SUFFIX_RE = re.compile(r"[-_.]\d+(?:-of-\d+.*)?$")  # of a file: train-00000-of-00002
 
 SkipReason = Literal[
     "no transcript", "no recording", "not audio", "not read", "excluded", "other split"
@@ -40,21 +45,23 @@ SkipReason = Literal[
 
 @dataclass(frozen=True)
 class SkippedItem:
-    """What is passed over, by the name its author knows it by."""
+    """What is left out, by the name its author knows it by."""
 
     name: str
     reason: SkipReason
 
 
 ReaderItem = Example | SkippedItem | Issue
-ReadItemsFn = Callable[[], Iterable[ReaderItem]]
 
 
 @dataclass(frozen=True)
 class SourceShard:
-    """Rows that lie together. `read` gives them in order, without the first so many.
+    """Items that are read in order.
 
-    `test_of` names the benchmark whose test split they are.
+    Attributes:
+        name: the file or folder, as the author of the source writes it.
+        read: yields the items, without the first so many.
+        test_benchmark: the benchmark whose test split they are, if they are one.
     """
 
     name: str
@@ -63,15 +70,25 @@ class SourceShard:
 
     @classmethod
     def from_iterable(
-        cls, name: str, read_items: ReadItemsFn, *, test_benchmark: str | None = None
+        cls,
+        name: str,
+        read_items: Callable[[], Iterable[ReaderItem]],
+        *,
+        test_benchmark: str | None = None,
     ) -> "SourceShard":
-        """A shard whose rows are passed over by reading them."""
-        return cls(name, partial(_read_from, read_items), test_benchmark)
+        """Make a shard whose first items are passed over by reading them."""
+        return cls(name, lambda start: islice(iter(read_items()), start, None), test_benchmark)
 
 
 @dataclass(frozen=True)
 class SourceContext:
-    """A source and where it lies; `audio` is where its recordings are, if not beside the list."""
+    """A source of a document and where it lies.
+
+    Attributes:
+        root: its file or folder; for a dataset of the hub, a path that does not exist.
+        source: its fields in the document.
+        audio_dir: the folder of its recordings, where they are not beside the list.
+    """
 
     root: Path
     source: SourceConfig
@@ -79,13 +96,9 @@ class SourceContext:
 
     @classmethod
     def from_source(cls, document: Document, source: SourceConfig) -> "SourceContext":
-        """Where a source of the document leads."""
-        audio = source.audio
-        return cls(
-            resolve_path(document, source.path),
-            source,
-            resolve_path(document, audio) if audio else None,
-        )
+        """Resolve the paths of a source against the folder of its document."""
+        audio_dir = resolve_path(document, source.audio) if source.audio else None
+        return cls(resolve_path(document, source.path), source, audio_dir)
 
     @property
     def name(self) -> str:
@@ -93,21 +106,20 @@ class SourceContext:
         return Path(self.source.path).as_posix()
 
     def to_display_path(self, path: Path) -> str:
-        """A path below the source, as its author would write it: relative to the document."""
+        """Write a path below the source as its author would: relative to the document."""
         return Path(self.source.path, path.relative_to(self.root)).as_posix()
 
     def column_name(self, field_name: str) -> str:
-        """What the source calls a column of ours."""
+        """Return what the source calls a field; the field's own name by default."""
         return self.source.columns.get(field_name, field_name)
 
     def matches_path(self, path: str) -> bool:
-        """Whether its patterns mean a path, which is relative to the source or its list."""
+        """Whether `include` and `exclude` select a path, relative to the source or its list."""
+        include, exclude = self.source.include or ("**",), self.source.exclude
+        if include == ("**/*",) and not exclude:
+            return True
         path = path.lstrip("/")
-        patterns = self.source.include or ("**",)
-        plain = patterns == ("**/*",) and not self.source.exclude
-        return plain or (
-            matches_glob(path, patterns) and not matches_glob(path, self.source.exclude)
-        )
+        return matches_glob(path, include) and not matches_glob(path, exclude)
 
     def make_example(
         self,
@@ -119,98 +131,101 @@ class SourceContext:
         speaker: str | None = None,
         prompt: str | None = None,
     ) -> Example:
-        """A recording and what is said of it. Raises ClipError where that is nothing."""
+        """Make the example of a recording and its text.
+
+        What the record leaves open, the source says: task, language, prompt.
+
+        Raises:
+            DataError: there is no text (`data.empty_transcript`).
+        """
         if text is None or not text.strip():
-            raise DataError(EMPTY_TRANSCRIPT, hint="write what is said as text")
-        asked = prompt or self.source.prompt
-        parts = (segment, asked) if asked and asked.strip() else (segment,)
-        turns = (Message("user", parts), Message("assistant", (text.strip(),)))
-        task, spoken = self.source.task or "transcribe", language or self.source.language
-        return Example(turns, location, task, spoken, speaker)
+            hint = "write what is said as text"
+            raise DataError(EMPTY_TRANSCRIPT, hint=hint, code="data.empty_transcript")
+        prompt = prompt or self.source.prompt
+        content = (segment, prompt) if prompt and prompt.strip() else (segment,)
+        messages = (Message("user", content), Message("assistant", (text.strip(),)))
+        task, language = self.source.task or "transcribe", language or self.source.language
+        return Example(messages, location, task, language, speaker)
 
 
 class IdRegistry:
-    """The ids that were taken so far; a row that comes twice is told."""
+    """The ids of the records so far, as hashes."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._hashes: set[int] = set()
 
     def register_id(self, record_id: str) -> None:
-        """Raises ClipError for an id that another row has."""
-        if hash(record_id) in self._seen:
-            mend = "give each row an id of its own, or take one of them out"
-            raise DataError(f"the id {record_id} comes twice", hint=mend)
-        self._seen.add(hash(record_id))
+        """Note an id. Raises DataError where another record has it (`data.duplicate_id`)."""
+        if hash(record_id) in self._hashes:
+            what = f"the id {record_id} comes twice"
+            hint = "give each record an id of its own, or take one of them out"
+            raise DataError(what, hint=hint, code="data.duplicate_id")
+        self._hashes.add(hash(record_id))
 
 
 def resolve_path(document: Document, raw_path: str | Path) -> Path:
-    """Where a path in the document leads."""
+    """Resolve a path of the document against its folder; `~` is the home folder."""
     path = Path(raw_path)
     if path.parts[:1] == ("~",):
         path = Path.home().joinpath(*path.parts[1:])
     return document.folder / path
 
 
-def _read_from(read_items: ReadItemsFn, start: int) -> Iterator[ReaderItem]:
-    return islice(iter(read_items()), start, None)
-
-
-SPLIT_ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test", "testing"),
-}
-SPLIT_SEPARATORS = "-_."  # of the word that tells it
-SHARD_SUFFIX_RE = re.compile(r"[-_.]\d+(?:-of-\d+.*)?$")  # of a file, where a part has several
-
-
 def detect_split(name: str) -> str | None:
-    """What a folder or a file holds, by its name; None for a name that does not tell."""
-    word = name.lower()
-    for end in SPLIT_SEPARATORS:
-        word = word.partition(end)[0]
-    return next((part for part, names in SPLIT_ALIASES.items() if word in names), None)
+    """Return train, validation or test where the name of a folder or file begins with an alias."""
+    alias = SPLIT_SEPARATOR_RE.split(name.lower(), maxsplit=1)[0]
+    return next((split for split, names in SPLIT_ALIASES.items() if alias in names), None)
 
 
 def detect_file_split(root: Path, file: Path) -> str:
-    """The part that a file is of: its own name says so, or a folder's on the way to it."""
-    above = file.relative_to(root).parts[:-1] if file.is_relative_to(root) else ()
-    names = (SHARD_SUFFIX_RE.sub("", file.stem), *reversed(above))
+    """Return the first name with an alias: the file's, or a folder's from it up to `root`."""
+    folders = file.relative_to(root).parts[:-1] if file.is_relative_to(root) else ()
+    names = (SHARD_SUFFIX_RE.sub("", file.stem), *reversed(folders))
     return next((name for name in names if detect_split(name)), "train")
 
 
 def select_split_shards(
     context: SourceContext, shards: Mapping[str, Sequence[SourceShard]]
 ) -> list[SourceShard]:
-    """The shards of the part that is taken; those of the others are passed over, and counted."""
-    taken = resolve_splits(context, shards.keys())
+    """Keep the shards of the source's split; the examples of the others are skipped and counted.
+
+    Raises:
+        DataError: there is no such split (`source.no_split`).
+    """
+    selected = resolve_splits(context, shards.keys())
     return [
-        shard if part in taken else SourceShard(shard.name, partial(_skip_other_split, shard))
-        for part, found in shards.items()
-        for shard in found
+        shard if split in selected else SourceShard(shard.name, partial(_skip_other_split, shard))
+        for split, split_shards in shards.items()
+        for shard in split_shards
     ]
 
 
 def resolve_splits(context: SourceContext, splits: Collection[str]) -> list[str]:
-    """Which of the parts a source takes. Raises ClipError where it names another."""
-    there, said = ", ".join(sorted(splits)), context.source.split
-    if said is None and len(splits) == 1:
+    """Return the splits that the source takes: the one of that name, or all of that kind.
+
+    Raises:
+        DataError: there is none (`source.no_split`).
+    """
+    requested = context.source.split
+    if requested is None and len(splits) == 1:
         return list(splits)
-    wanted = detect_split(said or "train")
-    taken = [part for part in splits if part == said]
-    plain = said is None or said.lower() in {
-        name for names in SPLIT_ALIASES.values() for name in names
-    }
-    if not taken and wanted is not None and plain:
-        taken = [part for part in splits if detect_split(part) == wanted]
-    if not taken:
-        what = f"no split {said}" if said else "no split for training"
-        raise DataError(f"{what}: it has {there or 'none'}", hint="say which with split:")
-    return taken
+    if requested is not None and requested in splits:
+        return [requested]
+    kind = detect_split(requested or "train")
+    # `dev` stands for all of its kind; `dev-other` means only itself
+    if kind is not None and (requested is None or requested.lower() in SPLIT_ALIASES[kind]):
+        selected = [split for split in splits if detect_split(split) == kind]
+        if selected:
+            return selected
+    what = f"no split {requested}" if requested else "no split for training"
+    raise DataError(
+        f"{what}: it has {', '.join(sorted(splits)) or 'none'}",
+        hint="say which with split:",
+        code="source.no_split",
+    )
 
 
 def _skip_other_split(shard: SourceShard, start: int) -> Iterator[ReaderItem]:
-    """Every clip of a shard that is not taken, by its name alone."""
-    for given in shard.read(start):
-        if isinstance(given, Example):
-            yield SkippedItem(given.location, "other split")
+    for item in shard.read(start):
+        if isinstance(item, Example):
+            yield SkippedItem(item.location, "other split")

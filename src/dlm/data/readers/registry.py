@@ -1,7 +1,10 @@
-"""The formats that clips come in, and how the format of a source is found out.
+"""The sixteen formats of a source, and which of them a path is.
 
-A format is a function from an Origin to its Shards, and a look at the path that says whether it is
-one. The first whose look fits is taken, so the particular stand before the general.
+    path -> is_musiccaps? is_audiocaps? ... is_parquet? is_folder?   the first that matches
+         -> list_shards(context) -> shards of examples
+
+A source may name its `format`; otherwise the first reader that matches is used, so specific formats
+stand before general ones.
 """
 
 from collections.abc import Callable
@@ -49,7 +52,14 @@ from dlm.errors import DataError
 
 @dataclass(frozen=True)
 class SourceReader:
-    """A way to keep clips: what it looks like, for people, and the two functions."""
+    """The reader of one format.
+
+    Attributes:
+        name: as `format` of a source names it.
+        description: what it looks like, for people.
+        matches: whether a path looks like it.
+        list_shards: the shards of a source; raises DataError.
+    """
 
     name: SourceFormat
     description: str
@@ -126,18 +136,22 @@ READERS = (
         list_folder_shards,
     ),
 )
-READERS_BY_NAME = {each.name: each for each in READERS}
+READERS_BY_NAME = {reader.name: reader for reader in READERS}
 
 
 def find_reader(context: SourceContext) -> SourceReader:
-    """The format that the source says, or the first that it looks like."""
-    said = context.source.format
-    if said is not None:
-        return READERS_BY_NAME[said]
-    found = next((each for each in READERS if each.matches(context.root)), None)
-    if found is None:
-        what = f"source is neither a folder nor audio: {context.source.path}"
+    """Return the reader of the format that the source names, or the first that matches.
+
+    Raises:
+        DataError: none does (`source.unknown_format`).
+    """
+    if context.source.format is not None:
+        return READERS_BY_NAME[context.source.format]
+    reader = next((reader for reader in READERS if reader.matches(context.root)), None)
+    if reader is None:
         raise DataError(
-            what, hint="name a folder of clips, a list or a table of them, or say its format"
+            f"source is neither a folder nor audio: {context.source.path}",
+            hint="name a folder of clips, a list or a table of them, or say its format",
+            code="source.unknown_format",
         )
-    return found
+    return reader

@@ -1,23 +1,16 @@
-"""What lies in a tar, and where, so that it is heard without being unpacked.
+"""Webdataset: tars of samples, each a recording and its text under one key.
 
-    shards/{000..002}.tar    three tars, expanded
-    x.tar    ├── a.wav       Member: its name, its first byte in x.tar, and how many there are
-             ├── a.txt
-             └── ../b.wav    refused: a member that leads out, a link, a device
+    shards/{000..010}.tar, or a folder of tars; splits by name: train-000.tar, test/000.tar
+    └── 000.tar
+        ├── a1.wav     the key is everything before the first dot of the name
+        ├── a1.txt     what is said
+        ├── a2.flac
+        ├── a2.json    or as {"text": ..., "language": ..., "speaker": ...}
+        └── ../b.wav   a member that leads out, a link or a device: the tar is refused
 
-Only headers are read; a tar that is compressed or cut short is refused with the mend.
-
-Tars in which a sample is what has one key: its recording, and what is said in it.
-
-    shards/000.tar
-    ├── a1.wav     the key is all before the first dot of the name
-    ├── a1.txt     what is said
-    ├── a2.flac
-    └── a2.json    or as {"text": ..., "language": ..., "speaker": ...}
-
-The members of a sample lie together. A folder may have parts, such as train-000.tar and
-test-000.tar, or folders of those names. Recordings stay in the tar. Where a sample has several,
-`columns: {audio: clean.wav}` says which member is heard.
+Only headers are read; recordings stay in the tar and are decoded from there. The members of a
+sample must be together. Where a sample has several recordings, `columns: {audio: clean.wav}` says
+which is used. A tar that is compressed, cut short or damaged is an error.
 """
 
 import json
@@ -39,173 +32,69 @@ from dlm.data.readers.base import (
     detect_split,
     select_split_shards,
 )
-from dlm.data.readers.records import ColumnMapping, SourceRecord
+from dlm.data.readers.columns import ColumnMapping, SourceRecord
 from dlm.data.types import AudioSegment, Example, Issue
 from dlm.errors import DataError
 
-NUMBER_RANGE_RE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
-MAX_TARS = 100_000  # of one pattern
-MAX_MEMBER_TEXT_BYTES = 1 << 20  # bytes
-TAR_BLOCK_BYTES = 512
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 COMPRESSION_MAGIC = {
     b"\x1f\x8b": ("gzip", "gunzip"),
     b"BZh": ("bzip2", "bunzip2"),
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
 }
+NUMBER_RANGE_RE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+MAX_TARS = 100_000  # of one pattern
+MAX_MEMBER_TEXT_BYTES = 1 << 20
+TAR_BLOCK_BYTES = 512
 REMAKE_TAR_HINT = "make the tar again of plain files, with `tar --sort=name -cf`"
 RECOPY_TAR_HINT = "copy it again"
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A file in a tar, and where in it its bytes lie."""
+    """A file in a tar.
+
+    Attributes:
+        name: its path in the tar.
+        offset: its first byte in the tar.
+        size: its bytes.
+    """
 
     name: str
     offset: int
     size: int
 
 
-def iter_tar_members(path: Path) -> Iterator[TarMember]:
-    """Every file in a tar, in order. Raises ClipError for a tar that is not to be trusted."""
-    try:
-        _require_plain_tar(path)
-        with _StreamingTarFile(path, "r") as tar:
-            size = path.stat().st_size
-            while (entry := tar.next()) is not None:
-                tar.members.clear()
-                if not entry.isdir():
-                    yield _make_tar_member(entry, size)
-            _require_tar_end(path, tar.offset)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError("the tar is not there", hint="put it there, or mend the path") from error
-    except OSError as error:
-        raise DataError("the tar cannot be read", hint="allow it to be read") from error
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"it is no tar, or a damaged one ({error})", hint=RECOPY_TAR_HINT
-        ) from error
-
-
-def read_member_text(path: Path, member: TarMember) -> str:
-    """The words of a member, without the blanks around them."""
-    if member.size > MAX_MEMBER_TEXT_BYTES:
-        what = f"{member.name} is too long for a transcript ({member.size:,} bytes)"
-        raise DataError(what, hint="cut it, or take it out")
-    with path.open("rb") as file:
-        file.seek(member.offset)
-        words = file.read(member.size)
-    try:
-        return words.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        what = f"{member.name} is not UTF-8 (byte {error.start + 1})"
-        raise DataError(what, hint="save it as UTF-8") from error
-
-
-def expand_tar_pattern(pattern: Path) -> list[Path]:
-    """The paths that braces stand for, such as {000..010} or {a,b}; a path that is there, itself.
-
-    Numbers are as wide as the first of them is written.
-    """
-    if pattern.exists():
-        return [pattern]
-    written = NUMBER_RANGE_RE.sub(_expand_number_range, str(pattern))
-    return [Path(each) for each in expand_braces(written)]
-
-
-class _StreamingTarFile(tarfile.TarFile):
-    """A tar that does not keep the members that were passed."""
-
-    members: list[tarfile.TarInfo]
-
-
-def _require_plain_tar(path: Path) -> None:
-    """Refuse what is no plain tar, before a pipe is waited for."""
-    if path.exists() and not path.is_file():
-        raise DataError("it is not a regular file", hint="name a .tar")
-    with path.open("rb") as file:
-        head = file.read(max(map(len, COMPRESSION_MAGIC)))
-    for magic, (kind, program) in COMPRESSION_MAGIC.items():
-        if head.startswith(magic):
-            what = f"the tar is compressed ({kind}), and a recording in it cannot be found"
-            raise DataError(what, hint=f"unpack it: `{program} {path.name}`")
-
-
-def _make_tar_member(entry: tarfile.TarInfo, tar_size: int) -> TarMember:
-    """A file of the tar, if it is one and lies within."""
-    shown = entry.name.encode("utf-8", "backslashreplace").decode()
-    name = PurePosixPath(entry.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in entry.name:
-        raise DataError(f"its member {shown} leads out of it", hint=REMAKE_TAR_HINT)
-    if not entry.isreg() or entry.issparse():
-        kind = "a link" if entry.issym() or entry.islnk() else "a device, a pipe or sparse"
-        raise DataError(f"its member {shown} is no plain file but {kind}", hint=REMAKE_TAR_HINT)
-    if shown != entry.name:
-        raise DataError(f"the name of its member {shown} is not UTF-8", hint=REMAKE_TAR_HINT)
-    if not 0 <= entry.size <= tar_size - entry.offset_data:
-        left = max(tar_size - entry.offset_data, 0)
-        what = f"it is cut short: its member {shown} has {entry.size} bytes, and {left} are there"
-        raise DataError(what, hint=RECOPY_TAR_HINT)
-    return TarMember(str(name), entry.offset_data, entry.size)
-
-
-def _require_tar_end(path: Path, end: int) -> None:
-    """Refuse a tar that goes on where its members end: a header there was damaged."""
-    with path.open("rb") as file:
-        file.seek(end)
-        if any(file.read(TAR_BLOCK_BYTES)):
-            raise DataError(f"it is damaged at byte {end}", hint=RECOPY_TAR_HINT)
-
-
-def _expand_number_range(match: re.Match[str]) -> str:
-    """A range of numbers, as choices between braces."""
-    first, last = int(match[1]), int(match[2])
-    if not 0 <= last - first < MAX_TARS:
-        what = f"{match[0]} stands for no tar, or for too many"
-        raise DataError(what, hint="write it as {000..010}")
-    return "{" + ",".join(f"{number:0{len(match[1])}}" for number in range(first, last + 1)) + "}"
-
-
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-
 TarSample = dict[str, TarMember]  # by what follows the key: wav, txt, json
 
 
-def list_webdataset_shards(context: SourceContext) -> list[SourceShard]:
-    """A shard for each tar of the part that is taken, in the order of their names."""
-    shards: dict[str, list[SourceShard]] = {}
-    for path in (file for each in expand_tar_pattern(context.root) for file in _list_tars(each)):
-        name = _format_tar_path(context, path)
-        shard = SourceShard.from_iterable(name, partial(_read_sample_tar, context, path, name))
-        shards.setdefault(detect_file_split(context.root, path), []).append(shard)
-    return select_split_shards(context, shards)
-
-
 def is_webdataset(root: Path) -> bool:
-    """A tar, a pattern of tars, or a folder that has one and no recordings."""
+    """Whether a path is a tar, a pattern of tars, or a folder with one and without recordings."""
     if not root.is_dir():
         return _is_tar(root)
     try:
-        above = [
-            root,
-            *(each for each in root.iterdir() if detect_split(each.name) and each.is_dir()),
-        ]
-        found = [path for folder in above for path in folder.iterdir()]
+        split_dirs = [path for path in root.iterdir() if detect_split(path.name) and path.is_dir()]
+        paths = [path for folder in (root, *split_dirs) for path in folder.iterdir()]
     except OSError:
         return False
-    return any(map(_is_tar, found)) and not any(map(is_audio_file, found))
+    return any(map(_is_tar, paths)) and not any(map(is_audio_file, paths))
+
+
+def list_webdataset_shards(context: SourceContext) -> list[SourceShard]:
+    """One shard for each tar, in the order of their names. Raises DataError (`source.*`)."""
+    shards: dict[str, list[SourceShard]] = {}
+    for path in expand_tar_pattern(context.root):
+        # a tar that is not there is an issue when it is read
+        for tar in filter(_is_tar, list_files(path).files) if path.is_dir() else [path]:
+            name = _format_tar_path(context, tar)
+            shard = SourceShard.from_iterable(name, partial(_read_sample_tar, context, tar, name))
+            shards.setdefault(detect_file_split(context.root, tar), []).append(shard)
+    return select_split_shards(context, shards)
 
 
 def _is_tar(path: Path) -> bool:
-    """Whether a name is that of a tar; one that is compressed is told when it is read."""
     return path.name.lower().endswith(TAR_SUFFIXES)
-
-
-def _list_tars(path: Path) -> list[Path]:
-    """The tars of a folder; a tar that is not there is told when it is read."""
-    if not path.is_dir():
-        return [path]
-    return [file for file in list_files(path).files if _is_tar(file)]
 
 
 def _format_tar_path(context: SourceContext, path: Path) -> str:
@@ -215,87 +104,194 @@ def _format_tar_path(context: SourceContext, path: Path) -> str:
     return Path(*path.parts[-len(Path(context.source.path).parts) :]).as_posix()
 
 
-def _read_sample_tar(context: SourceContext, path: Path, name: str) -> Iterator[ReaderItem]:
-    passed: set[int] = set()  # a number for each key
+def expand_tar_pattern(pattern: Path) -> list[Path]:
+    """Expand braces such as {000..010} or {a,b}; numbers are as wide as the first is written.
+
+    Returns:
+        the paths, or the pattern itself where a file of that name is there.
+
+    Raises:
+        DataError: a range is empty, or has over 100,000 numbers (`source.bad_pattern`).
+    """
+    if pattern.exists():
+        return [pattern]
+    expanded = expand_braces(NUMBER_RANGE_RE.sub(_expand_number_range, str(pattern)))
+    return [Path(path) for path in expanded]
+
+
+def _expand_number_range(match: re.Match[str]) -> str:
+    """{08..10} as choices between braces: {08,09,10}."""
+    first, last = int(match[1]), int(match[2])
+    if not 0 <= last - first < MAX_TARS:
+        what = f"{match[0]} stands for no tar, or for too many"
+        raise DataError(what, hint="write it as {000..010}", code="source.bad_pattern")
+    return "{" + ",".join(f"{number:0{len(match[1])}}" for number in range(first, last + 1)) + "}"
+
+
+def iter_tar_members(path: Path) -> Iterator[TarMember]:
+    """Yield every file in a tar, in order.
+
+    Raises:
+        DataError: the tar is not there, compressed, cut short or damaged, or a member is a link, a
+            device, or leads out of it (`source.*`).
+    """
     try:
-        for key, found in groupby(
-            iter_tar_members(path), key=lambda member: _split_member_name(member)[0]
-        ):
-            sample = {_split_member_name(member)[1]: member for member in found}
+        _require_plain_tar(path)
+        with _StreamingTarFile(path, "r") as tar:
+            tar_bytes = path.stat().st_size
+            while (entry := tar.next()) is not None:
+                tar.members.clear()
+                if not entry.isdir():
+                    yield _make_tar_member(entry, tar_bytes)
+            _require_tar_end(path, tar.offset)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "put it there, or correct the path"
+        raise DataError("the tar is not there", hint=hint, code="source.not_found") from error
+    except OSError as error:
+        hint = "allow it to be read"
+        raise DataError("the tar cannot be read", hint=hint, code="source.unreadable") from error
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        what = f"it is no tar, or a damaged one ({error})"
+        raise DataError(what, hint=RECOPY_TAR_HINT, code="source.damaged") from error
+
+
+class _StreamingTarFile(tarfile.TarFile):
+    """A tar whose list of members may be cleared, so that memory does not grow with it."""
+
+    members: list[tarfile.TarInfo]
+
+
+def _require_plain_tar(path: Path) -> None:
+    """Refuse what is no plain tar; a pipe would be waited for."""
+    if path.exists() and not path.is_file():
+        hint = "name a .tar"
+        raise DataError("it is not a regular file", hint=hint, code="source.not_a_file")
+    with path.open("rb") as file:
+        head = file.read(max(map(len, COMPRESSION_MAGIC)))
+    for magic, (kind, program) in COMPRESSION_MAGIC.items():
+        if head.startswith(magic):
+            what = f"the tar is compressed ({kind}), and a recording in it cannot be found"
+            hint = f"unpack it: `{program} {path.name}`"
+            raise DataError(what, hint=hint, code="source.compressed")
+
+
+def _make_tar_member(entry: tarfile.TarInfo, tar_bytes: int) -> TarMember:
+    """A file of the tar, if it is one and its bytes are there."""
+    shown = entry.name.encode("utf-8", "backslashreplace").decode()
+    name = PurePosixPath(entry.name)
+    what, hint, code = "", REMAKE_TAR_HINT, "source.bad_tar_member"
+    if name.is_absolute() or ".." in name.parts or "\\" in entry.name:
+        what = f"its member {shown} leads out of it"
+    elif not entry.isreg() or entry.issparse():
+        kind = "a link" if entry.issym() or entry.islnk() else "a device, a pipe or sparse"
+        what = f"its member {shown} is no plain file but {kind}"
+    elif shown != entry.name:
+        what = f"the name of its member {shown} is not UTF-8"
+    elif not 0 <= entry.size <= tar_bytes - entry.offset_data:
+        num_left = max(tar_bytes - entry.offset_data, 0)
+        what = f"its member {shown} has {entry.size} bytes, and {num_left} are there"
+        what, hint, code = f"it is cut short: {what}", RECOPY_TAR_HINT, "source.damaged"
+    if what:
+        raise DataError(what, hint=hint, code=code)
+    return TarMember(str(name), entry.offset_data, entry.size)
+
+
+def _require_tar_end(path: Path, end: int) -> None:
+    """Refuse a tar that goes on where its members end: a header there was damaged."""
+    with path.open("rb") as file:
+        file.seek(end)
+        if any(file.read(TAR_BLOCK_BYTES)):
+            what = f"it is damaged at byte {end}"
+            raise DataError(what, hint=RECOPY_TAR_HINT, code="source.damaged")
+
+
+def _read_sample_tar(context: SourceContext, path: Path, name: str) -> Iterator[ReaderItem]:
+    key_hashes: set[int] = set()
+    try:
+        for key, members in groupby(iter_tar_members(path), key=lambda it: _split_key(it)[0]):
+            sample = {_split_key(member)[1]: member for member in members}
+            location = f"{name}/{key}"
             try:
-                _require_new_key(key, passed)
-                yield _parse_sample(context, path, f"{name}/{key}", sample)
+                if hash(key) in key_hashes:
+                    what = "the sample comes again, after others"
+                    hint = "put its members together: make the tar with `--sort=name`"
+                    raise DataError(what, hint=hint, code="data.scattered_sample")
+                key_hashes.add(hash(key))
+                yield _parse_sample(context, path, location, sample)
             except DataError as error:
-                yield Issue.from_error(error, f"{name}/{key}")
+                yield Issue.from_error(error, location)
     except DataError as error:
         yield Issue.from_error(error, name)
 
 
-def _require_new_key(key: str, seen_keys: set[int]) -> None:
-    """Refuse a sample that was told already: its members do not lie together."""
-    if hash(key) in seen_keys:
-        what = "the sample comes again, after others"
-        raise DataError(what, hint="put its members together: make the tar with `--sort=name`")
-    seen_keys.add(hash(key))
-
-
-def _split_member_name(member: TarMember) -> tuple[str, str]:
-    """The key of a member, and what follows it."""
+def _split_key(member: TarMember) -> tuple[str, str]:
+    """The key of a member, and the suffix behind it."""
     path = PurePosixPath(member.name)
-    stem, _, kind = path.name.partition(".")
-    return path.with_name(stem or path.name).as_posix(), kind.lower()
+    stem, _, suffix = path.name.partition(".")
+    return path.with_name(stem or path.name).as_posix(), suffix.lower()
 
 
 def _parse_sample(context: SourceContext, path: Path, name: str, sample: TarSample) -> ReaderItem:
-    """A recording with its words, or why there is none."""
-    words = {kind: member for kind, member in sample.items() if kind in ("txt", "json")}
-    kind = _select_audio_extension(context, sample)
-    if kind is None:
-        foreign = any(f".{each.split('.')[-1]}" in PYAV_SUFFIXES for each in sample)
-        return SkippedItem(
-            name, "no recording" if words else "not read" if foreign else "not audio"
-        )
-    if not words:
-        return SkippedItem(f"{name}.{kind}", "no transcript")
-    member = sample[kind]
-    sound = AudioSegment(
-        path, byte_range=(member.offset, member.size), display_path=f"{name}.{kind}"
-    )
-    return _make_sample_example(context, sound, path, words)
+    text_members = {key: member for key, member in sample.items() if key in ("txt", "json")}
+    suffix = _select_audio_suffix(context, sample)
+    if suffix is None:
+        if text_members:
+            return SkippedItem(name, "no recording")
+        is_unread = any(f".{suffix.split('.')[-1]}" in PYAV_SUFFIXES for suffix in sample)
+        return SkippedItem(name, "not read" if is_unread else "not audio")
+    if not text_members:
+        return SkippedItem(f"{name}.{suffix}", "no transcript")
+    byte_range = (sample[suffix].offset, sample[suffix].size)
+    segment = AudioSegment(path, byte_range=byte_range, display_path=f"{name}.{suffix}")
+    return _make_sample_example(context, segment, text_members)
 
 
-def _select_audio_extension(context: SourceContext, sample: TarSample) -> str | None:
-    """Which member of a sample is heard."""
-    said = context.source.columns.get("audio")
-    kinds = [each for each in sample if is_audio_file(Path(f"x.{each}"))]
-    if said is not None:
-        kinds = [each for each in kinds if each == said.lower().lstrip(".")]
-    if len(kinds) > 1:
-        what = f"{len(kinds)} recordings in one sample: {', '.join(kinds)}"
-        raise DataError(what, hint=f"say which is heard with columns: {{audio: {kinds[0]}}}")
-    return next(iter(kinds), None)
+def _select_audio_suffix(context: SourceContext, sample: TarSample) -> str | None:
+    """The suffix of a sample's recording; None where there is none."""
+    requested = context.source.columns.get("audio")
+    suffixes = [suffix for suffix in sample if is_audio_file(Path(f"x.{suffix}"))]
+    if requested is not None:
+        suffixes = [suffix for suffix in suffixes if suffix == requested.lower().lstrip(".")]
+    if len(suffixes) > 1:
+        what = f"{len(suffixes)} recordings in one sample: {', '.join(suffixes)}"
+        hint = f"say which is used with columns: {{audio: {suffixes[0]}}}"
+        raise DataError(what, hint=hint, code="data.ambiguous_recording")
+    return suffixes[0] if suffixes else None
 
 
 def _make_sample_example(
-    context: SourceContext, segment: AudioSegment, path: Path, text_members: TarSample
+    context: SourceContext, segment: AudioSegment, text_members: TarSample
 ) -> Example:
-    """What the sample's .txt says, or its .json, which may tell more."""
-    row: SourceRecord = {}
-    if "json" in text_members:
-        row = _parse_json_object(
-            read_member_text(path, text_members["json"]), text_members["json"].name
-        )
-    if "txt" in text_members:
-        row[context.column_name("text")] = read_member_text(path, text_members["txt"])
-    return ColumnMapping.from_names(context, row).make_example(segment, row, segment.name)
+    """The example of a recording with its .json, its .txt, or both: then the .txt is the text."""
+    record: SourceRecord = {}
+    if member := text_members.get("json"):
+        record = _parse_json_object(_read_member_text(segment.path, member), member.name)
+    if member := text_members.get("txt"):
+        record[context.column_name("text")] = _read_member_text(segment.path, member)
+    return ColumnMapping.from_names(context, record).make_example(segment, record, segment.name)
+
+
+def _read_member_text(path: Path, member: TarMember) -> str:
+    if member.size > MAX_MEMBER_TEXT_BYTES:
+        what = f"{member.name} is too long for a transcript ({member.size:,} bytes)"
+        raise DataError(what, hint="cut it, or take it out", code="data.record_too_long")
+    with path.open("rb") as file:
+        file.seek(member.offset)
+        data = file.read(member.size)
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        what = f"{member.name} is not UTF-8 (byte {error.start + 1})"
+        raise DataError(what, hint="save it as UTF-8", code="data.not_utf8") from error
 
 
 def _parse_json_object(text: str, name: str) -> SourceRecord:
-    """The object that a .json is."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is not JSON ({error})", hint="mend it") from error
+        what = f"{name} is not JSON ({error})"
+        raise DataError(what, hint="correct it", code="data.not_json") from error
     if not isinstance(value, dict):
-        raise DataError(f"{name} is not an object", hint='write {"text": ...}')
+        hint = 'write {"text": ...}'
+        raise DataError(f"{name} is not an object", hint=hint, code="data.not_an_object")
     return value
