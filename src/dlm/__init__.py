@@ -1,4 +1,4 @@
-"""Teach a language model to hear: the verbs of the command line, as functions."""
+"""Teach a language model to hear: the commands of the command line as functions."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         versions,
     )
 
+__version__ = "0.1.0"
 __all__ = [
     "check",
     "doctor",
@@ -55,12 +56,16 @@ COMMANDS_BY_MODULE = {
 
 
 def __getattr__(name: str) -> object:
-    """Bring a verb in when it is first asked for, so that `import dlm` costs nothing."""
-    for module, verbs in COMMANDS_BY_MODULE.items():
-        if name in verbs:
-            return vars(import_module(f"dlm.commands.{module}"))[name]
+    """Import a command when it is first used, so that `import dlm` takes no time."""
+    for module, names in COMMANDS_BY_MODULE.items():
+        if name in names:
+            from dlm.commands.options import describe_parameters
+
+            function = vars(import_module(f"dlm.commands.{module}"))[name]
+            describe_parameters(function)
+            return globals().setdefault(name, function)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m dlm`: the same as `dlm`."""
+"""`python -m dlm`, the same as `dlm`."""
 
 from dlm.cli.main import main
 

@@ -1,44 +1,47 @@
-"""Each command is a verb's signature; what it gives back goes to the printer of its name.
+"""The `dlm` program: a command from the signature of each function in `commands`, and exit codes.
 
-A positional parameter is an argument, a keyword-only one an option, and its Say is its help.
+    def check(path, *, full=False)   ->   dlm check DOCUMENT --full
+
+A positional parameter becomes an argument, a keyword-only one an option; its `ParamInfo` has the
+help. Exit codes: 0, 1 for a mistake, 2 for a wrong command line, 130 after Ctrl-C.
 """
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import GenericAlias
+from types import GenericAlias, NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from dlm.cli import progress as live
-from dlm.cli import render as brought
-from dlm.cli import render as checked
-from dlm.cli import render as looked
-from dlm.cli import render as made
-from dlm.cli import render as tell
-from dlm.cli import render as tidied
-from dlm.commands import check
-from dlm.commands import data as bring
-from dlm.commands import data as make
-from dlm.commands import infer as ask
-from dlm.commands import insight as look
-from dlm.commands import options as overrides
-from dlm.commands import train as learn
-from dlm.commands import versions as join
-from dlm.commands import versions as keep
-from dlm.commands import versions as tidy
-from dlm.commands.options import set_dlm_home
+import dlm
+from dlm.cli import progress, render
+from dlm.cli.console import print_line
+from dlm.commands import check, data, infer, insight, train, versions
+from dlm.commands.options import (
+    ParamInfo,
+    collect_overrides,
+    list_field_options,
+    make_exclusive_error,
+)
 from dlm.errors import DlmError, UsageError
+from dlm.store.layout import set_home_env
 
-RenderFn = Callable[[Any, str], int]  # prints what a verb gave back, in a form: the exit code
+RenderFn = Callable[[Any, str], int]  # result, output format -> exit code
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its name, its verb, its printer, and the forms it can print besides text."""
+    """A command of the program.
+
+    Attributes:
+        name: what is typed after `dlm`.
+        function: what it runs.
+        render_fn: what prints the function's result and returns the exit code.
+        output_formats: the flags that print something other than text.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -47,43 +50,59 @@ class Command:
 
 
 COMMANDS = (
-    Command("init", learn.init, tell.print_init),
-    Command("tones", make.tones, made.print_tones),
-    Command("import", bring.import_source, brought.print_import, ("json",)),
-    Command("check", check.check, checked.print_check, ("json",)),
-    Command("stitch", join.stitch, tell.print_stitch),
-    Command("train", learn.train, live.print_training),
-    Command("prompt", ask.prompt, tell.print_answer, ("json",)),
-    Command("transcribe", ask.transcribe, tell.print_transcripts, ("json", "srt", "vtt")),
-    Command("eval", ask.evaluate, tell.print_evaluation, ("json",)),
-    Command("insight", look.insight, looked.print_insight, ("json",)),
-    Command("show", keep.show, tell.print_document_status, ("json",)),
-    Command("versions", keep.versions, tell.print_versions, ("json",)),
-    Command("use", keep.use_version, tell.print_version_in_use),
-    Command("export", keep.export, tell.print_export),
-    Command("shards", make.shards, made.print_shards),
-    Command("export-data", bring.export_data, brought.print_data_export),
-    Command("verify", keep.verify, tell.print_verification, ("json",)),
-    Command("gc", tidy.gc, tidied.print_gc, ("json",)),
-    Command("doctor", keep.doctor, looked.print_system_report, ("json",)),
+    Command("init", train.init, render.print_init),
+    Command("tones", data.tones, render.print_tones),
+    Command("import", data.import_source, render.print_import, ("json",)),
+    Command("check", check.check, render.print_check, ("json",)),
+    Command("stitch", versions.stitch, render.print_stitch),
+    Command("train", train.train, progress.print_training),
+    Command("prompt", infer.prompt, render.print_answer, ("json",)),
+    Command("transcribe", infer.transcribe, render.print_transcripts, ("json", "srt", "vtt")),
+    Command("eval", infer.evaluate, render.print_evaluation, ("json",)),
+    Command("insight", insight.insight, render.print_insight, ("json",)),
+    Command("show", versions.show, render.print_document_status, ("json",)),
+    Command("versions", versions.versions, render.print_versions, ("json",)),
+    Command("use", versions.use_version, render.print_version_in_use),
+    Command("export", versions.export, render.print_export),
+    Command("shards", data.shards, render.print_shards),
+    Command("export-data", data.export_data, render.print_data_export),
+    Command("verify", versions.verify, render.print_verification, ("json",)),
+    Command("gc", versions.gc, render.print_gc, ("json",)),
+    Command("doctor", versions.doctor, render.print_system_report, ("json",)),
 )
-
-OVERRIDES_PARAM = "overrides"  # the parameter that fields' options end in
+OVERRIDES_PARAM = "overrides"  # {field: value}, from --set and the fields' own options
+# parameters that the program passes itself
+CALLBACK_FACTORIES: dict[str, Callable[[], Callable[..., Any]]] = {
+    "progress": progress.make_progress_fn,
+    "stop": progress.stop_on_interrupt,
+}
 METAVARS = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
 
 def _make_home_option(*, hidden: bool) -> Any:
-    """`--home DIR`, told in the help of `dlm` and understood after every command."""
+    """`--home DIR`, shown in the help of `dlm` and understood after every command."""
     return typer.Option(
         "--home",
-        help="Where everything is kept; $DLM_HOME, or else ~/.dlm, when not said.",
+        help="Folder of the store, in place of $DLM_HOME; by default ~/.dlm.",
         metavar="DIR",
         hidden=hidden,
-        callback=lambda folder: None if folder is None else set_dlm_home(folder),
+        callback=lambda folder: None if folder is None else set_home_env(folder),
     )
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        print_line(f"dlm {dlm.__version__}")
+        raise typer.Exit
+
+
 HomeOption = Annotated[Path | None, _make_home_option(hidden=False)]
+ProgramVersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version", help="Print the version of dlm.", callback=_print_version, is_eager=True
+    ),
+]
 HOME_PARAMETER = inspect.Parameter(
     "home",
     inspect.Parameter.KEYWORD_ONLY,
@@ -93,26 +112,31 @@ HOME_PARAMETER = inspect.Parameter(
 
 
 def main() -> None:
-    """Run a command; a mistake ends in one line and exit 1 or 2."""
-    words = sys.argv[1:] or ["--help"]
-    live.setup_logging()
+    """Run the command in `sys.argv`; an error ends in one line and exit code 1 or 2."""
+    argv = sys.argv[1:] or ["--help"]
+    progress.setup_logging()
     try:
-        sys.exit(build_app(words)(words, prog_name="dlm", standalone_mode=False))
+        sys.exit(build_app(argv)(argv, prog_name="dlm", standalone_mode=False))
     except DlmError as error:
-        tell.print_error(error)
+        render.print_error(error)
         raise SystemExit(error.exit_code) from error
-    except typer.TyperException as error:  # of the command line itself
-        verb = f"{words[0]} " if words[0] in {command.name for command in COMMANDS} else ""
-        what = error.format_message().rstrip(".")
-        mistake = UsageError(what, hint=f"see `dlm {verb}--help`", code="usage.arguments")
-        tell.print_error(mistake)
-        raise SystemExit(mistake.exit_code) from mistake
+    except typer.TyperException as error:  # the command line cannot be parsed
+        command = f"{argv[0]} " if argv[0] in {command.name for command in COMMANDS} else ""
+        usage_error = UsageError(
+            error.format_message().rstrip("."),
+            hint=f"see `dlm {command}--help`",
+            code="usage.arguments",
+        )
+        render.print_error(usage_error)
+        raise SystemExit(usage_error.exit_code) from usage_error
 
 
 def build_app(argv: Sequence[str] | None = None) -> typer.Typer:
-    """The commands, built from the verbs; those that `words` do not name without fields' options.
+    """Build the program.
 
-    Reading those from the document's settings takes as long as everything else.
+    Args:
+        argv: arguments; only commands named in them get the options of the document's fields,
+            whose schema takes as long to import as all the rest. None for all commands.
     """
     app = typer.Typer(
         no_args_is_help=True,
@@ -123,95 +147,107 @@ def build_app(argv: Sequence[str] | None = None) -> typer.Typer:
     )
     app.callback()(_root_callback)
     for command in COMMANDS:
-        whole = argv is None or command.name in argv
-        app.command(command.name, help=inspect.getdoc(command.function))(
-            _make_callback(command, whole)
-        )
+        callback = _make_callback(command, with_fields=argv is None or command.name in argv)
+        description = (inspect.getdoc(command.function) or "").partition("\n\nArgs:")[0]
+        app.command(command.name, help=description)(callback)
     return app
 
 
-def _root_callback(home: HomeOption = None) -> None:
-    """Options before the command; their callbacks have seen to them."""
+def _root_callback(home: HomeOption = None, version: ProgramVersionOption = False) -> None:
+    """Options before the command, which their own callbacks handle."""
 
 
-def _make_callback(command: Command, with_field_options: bool) -> Callable[..., None]:
-    """What Typer calls: the verb's own parameters, fields' options, and a flag for each form."""
-    lent = {"progress": live.make_progress_fn, "stop": live.stop_on_interrupt}
-
-    def run(**given: Any) -> None:
-        given.pop("home")  # its callback has seen to it
-        wanted = [each for each in command.output_formats if given.pop(each)]
-        for name in inspect.signature(command.function).parameters:
-            if name in lent:
-                given[name] = lent[name]()
-        if OVERRIDES_PARAM in given:
-            said = {name: given.pop(option.name) for name, option in fields.items()}
-            given[OVERRIDES_PARAM] = overrides.collect_overrides(
-                given["path"], given[OVERRIDES_PARAM], said
-            )
-        if "question" in given and given["question"] is None and not sys.stdin.isatty():
-            given["question"] = sys.stdin.buffer.read().decode("utf-8", "replace")
-        if len(wanted) > 1:
-            raise UsageError(f"--{wanted[0]} and --{wanted[1]} exclude each other")
-        code = command.render_fn(command.function(**given), wanted[0] if wanted else "text")
-        raise typer.Exit(code)
-
+def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None]:
+    """Make what Typer calls: the function's parameters, fields' options and output formats."""
     parameters = inspect.signature(command.function).parameters
-    kept = [_to_typer_parameter(each) for name, each in parameters.items() if name not in lent]
-    fields = dict(_field_options()) if with_field_options and OVERRIDES_PARAM in parameters else {}
-    rest = [*fields.values(), *map(_output_format_flag, command.output_formats), HOME_PARAMETER]
-    vars(run)["__signature__"] = inspect.Signature([*kept, *rest])
-    return run
+    annotations = command.function.__annotations__
+    has_overrides = OVERRIDES_PARAM in parameters
+    field_options = _make_field_parameters() if with_fields and has_overrides else {}
+
+    def run_command(**args: Any) -> None:
+        args.pop("home")  # its callback has set it
+        formats = [name for name in command.output_formats if args.pop(name)]
+        if has_overrides:
+            values = {field: args.pop(option.name) for field, option in field_options.items()}
+            args[OVERRIDES_PARAM] = collect_overrides(args["path"], args[OVERRIDES_PARAM], values)
+        if "question" in args and args["question"] is None and not sys.stdin.isatty():
+            args["question"] = sys.stdin.buffer.read().decode("utf-8", "replace")
+        if len(formats) > 1:
+            raise make_exclusive_error(f"--{formats[0]}", f"--{formats[1]}")
+        callbacks = {
+            name: make() for name, make in CALLBACK_FACTORIES.items() if name in parameters
+        }
+        result = command.function(**args, **callbacks)
+        raise typer.Exit(command.render_fn(result, formats[0] if formats else "text"))
+
+    typer_parameters = [
+        *(
+            _make_typer_parameter(parameter, *get_args(annotations[name])[:2])
+            for name, parameter in parameters.items()
+            if name not in CALLBACK_FACTORIES
+        ),
+        *field_options.values(),
+        *map(_make_format_parameter, command.output_formats),
+        HOME_PARAMETER,
+    ]
+    vars(run_command)["__signature__"] = inspect.Signature(typer_parameters)
+    return run_command
 
 
-def _to_typer_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A verb's parameter in Typer's words."""
-    kind, said = get_args(parameter.annotation)[:2]
-    if get_origin(kind) is tuple:
-        kind = GenericAlias(list, get_args(kind)[0])
+def _make_typer_parameter(
+    parameter: inspect.Parameter, annotation: Any, info: ParamInfo
+) -> inspect.Parameter:
+    """Describe a function's parameter to Typer."""
+    value_type, is_repeatable, is_optional = _parse_annotation(annotation)
+    default = parameter.default
     if parameter.name == OVERRIDES_PARAM:
-        kind, parameter = list[str], parameter.replace(default=())
-    default = [] if parameter.default == () else parameter.default
+        value_type, is_repeatable, default = str, True, ()
+    metavar = None if value_type is bool else info.metavar or METAVARS[value_type]
+    option: Any
     if parameter.kind is parameter.KEYWORD_ONLY:
-        flags = said.flags or (f"--{parameter.name.replace('_', '-')}",)
-        told = typer.Option(
-            *flags, help=said.help, metavar=_get_metavar(parameter), hidden=said.hidden
-        )
+        flags = info.flags or (f"--{parameter.name.replace('_', '-')}",)
+        option = typer.Option(*flags, help=info.help, metavar=metavar, hidden=info.hidden)
     else:
-        told = typer.Argument(help=said.help, metavar=_get_metavar(parameter))
+        option = typer.Argument(help=info.help, metavar=metavar)
+    typer_type: Any = value_type | None if is_optional else value_type
+    if is_repeatable:
+        typer_type = GenericAlias(list, value_type)
+        default = [] if default == () else default
     return parameter.replace(
-        kind=parameter.KEYWORD_ONLY, annotation=Annotated[kind, told], default=default
+        kind=parameter.KEYWORD_ONLY, annotation=Annotated[typer_type, option], default=default
     )
 
 
-def _get_metavar(parameter: inspect.Parameter) -> str | None:
-    """What stands for a parameter's value in the help; None for a flag, which has none."""
-    kind, said = get_args(parameter.annotation)[:2]
-    kinds = {kind, *get_args(kind)}
-    if bool in kinds:
-        return None
-    return said.metavar or next(name for each, name in METAVARS.items() if each in kinds)
+def _parse_annotation(annotation: Any) -> tuple[type, bool, bool]:
+    """The type of one value, whether it is repeatable, whether it may be None."""
+    members = get_args(annotation) or (annotation,)
+    sequences = [member for member in (annotation, *members) if get_origin(member) is Sequence]
+    if sequences:
+        (members,) = (get_args(get_args(each)[0]) or get_args(each) for each in sequences[:1])
+    value_type = Path if Path in members else next(each for each in members if each is not NoneType)
+    return value_type, bool(sequences), NoneType in members
 
 
-def _field_options() -> Iterator[tuple[str, inspect.Parameter]]:
-    """Every field of the document that has an option of its own, and that option."""
-    for each in overrides.list_field_options():
-        told = typer.Option(*each.flags, help=each.help, metavar=each.metavar or None)
-        kind, default = (str | None, None) if each.metavar else (bool, False)
-        yield (
-            each.field,
-            inspect.Parameter(
-                each.field.replace(".", "_"),
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[kind, told],
-            ),
+def _make_field_parameters() -> dict[str, inspect.Parameter]:
+    """The parameter of every field of the document that has an option of its own."""
+    parameters = {}
+    for option in list_field_options():
+        typer_option = typer.Option(*option.flags, help=option.help, metavar=option.metavar or None)
+        value_type, default = (str | None, None) if option.metavar else (bool, False)
+        parameters[option.field] = inspect.Parameter(
+            option.field.replace(".", "_"),
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[value_type, typer_option],
         )
+    return parameters
 
 
-def _output_format_flag(output_format: str) -> inspect.Parameter:
-    told = typer.Option(f"--{output_format}", help=f"Print {output_format.upper()}.")
-    keyword = inspect.Parameter.KEYWORD_ONLY
+def _make_format_parameter(output_format: str) -> inspect.Parameter:
+    option = typer.Option(f"--{output_format}", help=f"Print {output_format.upper()}.")
     return inspect.Parameter(
-        output_format, keyword, default=False, annotation=Annotated[bool, told]
+        output_format,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, option],
     )

@@ -1,13 +1,16 @@
-"""check: what can be known of a document before it is learned, and what a model hears in it."""
+"""The command `check`: everything wrong with a document's data before training, and its labels.
+
+With `--listen` a model transcribes clips, to find transcripts that belong to other recordings.
+"""
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from dlm.commands.infer import InferenceTarget
+from dlm.commands.infer import InferenceTarget, resolve_inference_target
 from dlm.commands.options import (
+    AnyPath,
     BaseOnlyOption,
     DeviceOption,
     DocumentArg,
@@ -25,30 +28,35 @@ if TYPE_CHECKING:
     from dlm.data.types import Example
     from dlm.inference.label_check import TranscriptionCheck
 
-
-DEFAULT_TRANSCRIBED_EXAMPLES = 200  # a few minutes for a small base without an accelerator
+DEFAULT_TRANSCRIBED_EXAMPLES = 200  # a few minutes for a small base on a CPU
+HTML_SUFFIXES = (".html", ".htm")
 
 
 def check(
     path: DocumentArg,
     *,
     show_labels: Annotated[
-        bool, ParamInfo("Decode one clip's row: what of it is learned.")
+        bool, ParamInfo("Print the tokens of one clip and which of them carry loss.")
     ] = False,
-    full: Annotated[bool, ParamInfo("Decode every sound, also where there are thousands.")] = False,
+    full: Annotated[
+        bool, ParamInfo("Decode every recording, also where there are thousands.")
+    ] = False,
     listen: Annotated[
         bool,
-        ParamInfo("Let the version in use, or else the base, transcribe clips: finds wrong texts."),
+        ParamInfo(
+            "Transcribe clips with the version in use, or else the base, to find wrong transcripts."
+        ),
     ] = False,
     clips: Annotated[
         int | None,
-        ParamInfo(f"Listen to so many clips; {DEFAULT_TRANSCRIBED_EXAMPLES} when not said."),
+        ParamInfo(f"Number of clips to transcribe; {DEFAULT_TRANSCRIBED_EXAMPLES} by default."),
     ] = None,
     version: VersionOption = None,
     bare: BaseOnlyOption = False,
     device: DeviceOption = None,
     page: Annotated[
-        Path | None, ParamInfo("Write all of it as a page with players.", metavar="FILE.html")
+        AnyPath | None,
+        ParamInfo("Write the results as a page with audio players.", metavar="FILE.html"),
     ] = None,
     overrides: OverridesOption = None,
     progress: ProgressFn | None = None,
@@ -56,117 +64,96 @@ def check(
     """Find every problem that can be known before training."""
     from dlm.commands.preflight import run_preflight
 
-    _validate_listen_options(
-        listen=listen, num_examples=clips, has_model_option=bool(version or bare or device)
-    )
-    _require_html_path(page)
-    listener = (
-        _resolve_check_target(path, version, base_only=bare, device=device) if listen else None
-    )
-    checked = run_preflight(path, overrides=overrides, progress=progress, full_scan=full)
-    if show_labels:
-        checked = replace(checked, label_view=_view_labels(checked))
-    if listener is not None:
-        heard = _check_transcripts(
-            checked, listener, clips or DEFAULT_TRANSCRIBED_EXAMPLES, progress
-        )
-        problems = (*checked.issues, *heard.iter_issues())
-        checked = replace(checked, transcription_check=heard, issues=problems)
-    return _write_report(checked, page) if page is not None else checked
-
-
-def _validate_listen_options(
-    *, listen: bool, num_examples: int | None, has_model_option: bool
-) -> None:
-    """Refuse options that only mean something beside --listen."""
-    require_range("--clips", num_examples, minimum=1)
-    if not listen and (has_model_option or num_examples is not None):
+    path, report_path = Path(path), Path(page) if page is not None else None
+    require_range("--clips", clips, minimum=1)
+    if not listen and (version or bare or device or clips is not None):
         what = "--clips, --version, --base and --device are about what --listen hears"
-        raise UsageError(what, hint="add --listen")
+        raise UsageError(what, hint="add --listen", code="usage.listen_missing")
+    if report_path is not None:
+        _require_html_path(report_path)
+    target = None
+    if listen:
+        target = resolve_inference_target(
+            path, version, base_only=bare, device=device, base_is_fallback=True
+        )
+    preflight = run_preflight(path, overrides=overrides, progress=progress, full_scan=full)
+    if show_labels:
+        preflight = replace(preflight, label_view=_view_labels(preflight))
+    if target is not None:
+        max_examples = clips or DEFAULT_TRANSCRIBED_EXAMPLES
+        transcription_check = _check_transcripts(preflight, target, max_examples, progress)
+        preflight = replace(
+            preflight,
+            transcription_check=transcription_check,
+            issues=(*preflight.issues, *transcription_check.iter_issues()),
+        )
+    return _write_report(preflight, report_path) if report_path is not None else preflight
 
 
-def _require_html_path(report_path: Path | None) -> None:
-    """Refuse a page that could not be written, or would overwrite something else."""
-    if report_path is None:
-        return
+def _require_html_path(report_path: Path) -> None:
+    """Refuse a path for the page that may be a document or a recording."""
     from dlm.reports.data_report import require_data_report_extra
 
     require_data_report_extra()
-    if report_path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(
-            f"--page {report_path} is no .html file", hint="name one, such as clips.html"
-        )
+    if report_path.suffix.lower() not in HTML_SUFFIXES:
+        what, hint = f"--page {report_path} is no .html file", "name one, such as clips.html"
+        raise UsageError(what, hint=hint, code="usage.not_html")
 
 
 def _view_labels(preflight: "Preflight") -> "LabelView | None":
-    """The first row with sound as it is learned, through the base's tokenizer alone."""
+    """The labels of the first usable example, with audio where there is one."""
     from dlm.batching.inspect_labels import make_label_view
     from dlm.batching.mistral_chat import build_chat_encoder
     from dlm.models.load import load_tokenizer
 
-    bad = {problem.where for problem in preflight.fatal_issues}
-    fine = [clip for clip in preflight.train_examples if clip.location not in bad]
-    clip = next((clip for clip in fine if clip.audio_segments), fine[0] if fine else None)
-    if clip is None:
+    bad_locations = {issue.where for issue in preflight.fatal_issues}
+    usable = [each for each in preflight.train_examples if each.location not in bad_locations]
+    if not usable:
         return None
-    base, taken_in = preflight.spec, preflight.document.config.training.audio
-    chat = build_chat_encoder(load_tokenizer(base), base)
-    return make_label_view(clip, chat, base.audio_spec, taken_in.max_windows)
-
-
-def _resolve_check_target(
-    path: Path, version_name: str | None, *, base_only: bool, device: str | None
-) -> InferenceTarget:
-    """The version that is named or in use; else the base alone, which needs no training."""
-    from dlm.commands.preflight import resolve_document, resolve_version
-    from dlm.plan.hardware import choose_device, detect_hardware
-    from dlm.store.layout import get_dlm_home
-    from dlm.store.versions import open_store
-
-    if base_only and version_name:
-        raise UsageError("--base and --version exclude each other", hint="give one of them")
-    chosen = choose_device(device, detect_hardware(get_dlm_home()))
-    document, base = resolve_document(path)
-    if not base_only and (version_name or open_store(document.config.dlm_id).get_current_version()):
-        document, base, kept = resolve_version(path, version_name)
-        return InferenceTarget(document, base, kept.path, chosen)
-    return InferenceTarget(document, base, None, chosen)
+    example = next((each for each in usable if each.audio_segments), usable[0])
+    spec, audio_config = preflight.spec, preflight.document.config.training.audio
+    chat_encoder = build_chat_encoder(load_tokenizer(spec), spec)
+    return make_label_view(example, chat_encoder, spec.audio_spec, audio_config.max_windows)
 
 
 def _check_transcripts(
     preflight: "Preflight", target: InferenceTarget, max_examples: int, progress: ProgressFn | None
 ) -> "TranscriptionCheck":
-    """What a model hears in clips that say what is said, `most` of them."""
-    clips = _transcribable_examples(preflight)
-    if not clips:
-        mend = "mend what is wrong with them, or add clips with a transcript"
-        where = str(preflight.document.path)
-        raise DataError("no clip to listen to", where=where, hint=mend)
+    """Compare the transcripts of up to `max_examples` random examples with a model's."""
+    examples = _list_transcribable_examples(preflight)
+    if not examples:
+        raise DataError(
+            "no clip to listen to",
+            where=str(preflight.document.path),
+            hint="mend what is wrong with them, or add clips with a transcript",
+            code="data.nothing_to_transcribe",
+        )
 
-    from dlm.inference.engine import load_engine
     from dlm.inference.label_check import check_transcripts
 
-    drawn = sorted(random.Random(0).sample(range(len(clips)), min(max_examples, len(clips))))
-    base, version = target.spec, target.version_dir
-    model = f"{version.name} of {base.key}" if version else f"{base.key} as it was released"
-    asked = preflight.document.config.training
-    using = load_engine(base, version, device=target.device, config=asked)
-    chosen = [clips[at] for at in drawn]
+    num_drawn = min(max_examples, len(examples))
+    indices = sorted(random.Random(0).sample(range(len(examples)), num_drawn))
+    spec, version_dir = target.spec, target.version_dir
+    released = f"{spec.key} as it was released"
     return check_transcripts(
-        using, chosen, model_name=model, num_candidates=len(clips), progress=progress
+        target.load_engine(),
+        [examples[index] for index in indices],
+        model_name=f"{version_dir.name} of {spec.key}" if version_dir else released,
+        num_candidates=len(examples),
+        progress=progress,
     )
 
 
-def _transcribable_examples(preflight: "Preflight") -> "Sequence[Example]":
-    """Clips with a transcript whose sounds can be heard."""
-    bad = {problem.where for problem in preflight.fatal_issues}
-    both = (*preflight.train_examples, *preflight.held_out_examples)
+def _list_transcribable_examples(preflight: "Preflight") -> "list[Example]":
+    """The examples that are a transcript and whose audio can be decoded."""
+    bad_locations = {issue.where for issue in preflight.fatal_issues}
+    unusable = preflight.validation.unusable_segments
     return [
-        clip
-        for clip in both
-        if clip.task == "transcribe"
-        and clip.location not in bad
-        and not preflight.validation.unusable_segments.intersection(clip.audio_segments)
+        example
+        for example in (*preflight.train_examples, *preflight.held_out_examples)
+        if example.task == "transcribe"
+        and example.location not in bad_locations
+        and not unusable.intersection(example.audio_segments)
     ]
 
 
@@ -174,11 +161,12 @@ def _write_report(preflight: "Preflight", report_path: Path) -> "Preflight":
     from dlm.reports.data_report import ReportHeader, write_data_report
     from dlm.store.versions import get_utc_timestamp
 
-    about = ReportHeader(
-        preflight.document.path.name, preflight.spec.key, get_utc_timestamp()[:16].replace("T", " ")
-    )
-    told, heard = preflight.issues, preflight.transcription_check
+    created_at = get_utc_timestamp()[:16].replace("T", " ")
     write_data_report(
-        report_path, about, preflight.validation, issues=told, transcription_check=heard
+        report_path,
+        ReportHeader(preflight.document.path.name, preflight.spec.key, created_at),
+        preflight.validation,
+        issues=preflight.issues,
+        transcription_check=preflight.transcription_check,
     )
     return replace(preflight, report_path=report_path)

@@ -1,4 +1,7 @@
-"""prompt, transcribe, eval: using what was learned."""
+"""The commands `prompt`, `transcribe` and `eval`: a version, or the base alone, used on recordings.
+
+Audio, options and context length are checked before any weights are loaded.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,116 +9,150 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dlm.commands.options import (
+    AnyPath,
     BaseOnlyOption,
     DeviceOption,
     DocumentArg,
     ParamInfo,
     ProgressFn,
     VersionOption,
+    make_exclusive_error,
     require_range,
+    to_paths,
 )
 from dlm.data.types import LANGUAGE_CODE_HINT, LANGUAGE_CODE_RE, AudioSegment
-from dlm.errors import DataError, UsageError
+from dlm.errors import AudioError, DataError, UsageError
 
 if TYPE_CHECKING:
     from dlm.config.parser import Document
     from dlm.config.schema import TrainingConfig
     from dlm.data.load import SourceReport
     from dlm.data.types import Example
+    from dlm.inference.engine import InferenceEngine
     from dlm.inference.evaluate import EvaluationReport
     from dlm.inference.transcribe import Transcript
     from dlm.plan.model_spec import ModelSpec
+    from dlm.store.records import Version
 
 
 @dataclass(frozen=True)
 class InferenceTarget:
-    """A document with the version to use: None is the bare base."""
+    """The model that a command uses.
+
+    Attributes:
+        document: as it was when the version was trained.
+        spec: the base.
+        version: None for the base alone.
+        device: "cpu" or "cuda".
+    """
 
     document: "Document"
     spec: "ModelSpec"
-    version_dir: Path | None
+    version: "Version | None"
     device: str
 
     @property
     def training_config(self) -> "TrainingConfig":
-        """What the document asks of training, and so of everything that comes after it."""
+        """The training settings, which hold for inference too."""
         return self.document.config.training
+
+    @property
+    def version_dir(self) -> Path | None:
+        """The folder of the version."""
+        return self.version.path if self.version else None
+
+    def load_engine(self, *, cache_encoder_output: bool = False) -> "InferenceEngine":
+        """Load the model. Raises ModelError."""
+        from dlm.inference.engine import load_engine
+
+        return load_engine(
+            self.spec,
+            self.version_dir,
+            device=self.device,
+            config=self.training_config,
+            cache_encoder_output=cache_encoder_output,
+        )
 
 
 def prompt(
     path: DocumentArg,
     question: Annotated[
-        str | None, ParamInfo("What to ask; read from stdin when not said.", metavar="QUESTION")
+        str | None, ParamInfo("The question; read from stdin by default.", metavar="QUESTION")
     ] = None,
     *,
     audio: Annotated[
-        tuple[Path, ...], ParamInfo("A recording; say it again for each of several.")
+        AnyPath | Sequence[AnyPath], ParamInfo("A recording; repeatable for several.")
     ] = (),
-    max_tokens: Annotated[int, ParamInfo("The longest answer, in tokens.")] = 256,
+    max_tokens: Annotated[int, ParamInfo("Maximum length of the answer, in tokens.")] = 256,
     temperature: Annotated[
         float,
         ParamInfo(
-            "0 takes the likeliest word, 1 draws words by their shares, more is livelier.",
+            "0 takes the most likely token, 1 samples from the model's probabilities, more"
+            " flattens them.",
             ("--temperature", "--temp"),
         ),
     ] = 0.0,
-    top_p: Annotated[float, ParamInfo("Draw from the likeliest words up to this share.")] = 1.0,
+    top_p: Annotated[
+        float, ParamInfo("Sample from the most likely tokens of this total probability.")
+    ] = 1.0,
     top_k: Annotated[
-        int | None, ParamInfo("Draw from so many of the likeliest words; from all when not said.")
+        int | None, ParamInfo("Sample from this many most likely tokens; from all by default.")
     ] = None,
-    seed: Annotated[int, ParamInfo("The seed of what is drawn.")] = 0,
+    seed: Annotated[int, ParamInfo("Random seed of sampling.")] = 0,
     version: VersionOption = None,
     bare: BaseOnlyOption = False,
     device: DeviceOption = None,
-    image: Annotated[tuple[Path, ...], ParamInfo("Images are not seen.", hidden=True)] = (),
+    image: Annotated[
+        AnyPath | Sequence[AnyPath], ParamInfo("Images are not supported.", hidden=True)
+    ] = (),
 ) -> Iterator[str]:
     """Ask about one or more recordings; the answer is streamed."""
-    if image and audio:
+    audio_paths = to_paths(audio)
+    if to_paths(image) and audio_paths:
         what = "--image and --audio cannot be combined (each targets a different modality)"
-        raise UsageError(what, hint="drop --image")
-    if not audio:
-        raise UsageError(
-            "audio-language base requires at least one --audio PATH", hint="add --audio clip.wav"
-        )
-    _require_files(audio)
+        raise UsageError(what, hint="drop --image", code="usage.image_option")
+    if not audio_paths:
+        what = "audio-language base requires at least one --audio PATH"
+        raise UsageError(what, hint="add --audio clip.wav", code="usage.audio_missing")
+    _require_audio_files(audio_paths)
     if not question or not question.strip():
-        raise UsageError("empty query", hint="pass a question, or pipe one on stdin")
+        hint = "pass a question, or pipe one on stdin"
+        raise UsageError("empty query", hint=hint, code="usage.empty_question")
     _validate_sampling(max_tokens, temperature, top_p)
     require_range("--top-k", top_k, minimum=1)
     require_range("--seed", seed, minimum=0)
-    opened = _resolve_target(path, version, base_only=bare, device=device)
-    heard = [AudioSegment(each) for each in audio]
-    validate_audio_inputs(heard, opened)
-    _check_context_length(heard, opened)
+    target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
+    segments = [AudioSegment(audio_path) for audio_path in audio_paths]
+    validate_audio_inputs(segments, target)
+    _check_context_length(segments, target)
 
-    from dlm.inference.engine import build_prompt_messages, load_engine, stream_answer
+    from dlm.inference.engine import build_prompt_messages, stream_answer
     from dlm.models.generate import GenerationConfig
 
-    system = opened.document.config.system_prompt
-    turns = build_prompt_messages(question, list(audio), opened.spec, system)
-    how = GenerationConfig(max_tokens, temperature, top_p, top_k, seed)
-    using = load_engine(
-        opened.spec, opened.version_dir, device=opened.device, config=opened.training_config
+    messages = build_prompt_messages(
+        question, audio_paths, target.spec, target.document.config.system_prompt
     )
-    yield from stream_answer(using, turns, how)
+    generation_config = GenerationConfig(max_tokens, temperature, top_p, top_k, seed)
+    yield from stream_answer(target.load_engine(), messages, generation_config)
 
 
 def transcribe(
     path: DocumentArg,
     recordings: Annotated[
-        list[Path], ParamInfo("Recordings, or folders of them.", metavar="FILE|DIR")
+        AnyPath | Sequence[AnyPath],
+        ParamInfo("Recordings, or folders of them.", metavar="FILE|DIR"),
     ],
     *,
     language: Annotated[
         str | None,
         ParamInfo(
-            "Spoken in them, such as fr, for a base that is told it; detected when not said."
+            "Language spoken in them, such as fr, for a base that takes one; detected by default."
         ),
     ] = None,
     segment: Annotated[
         str,
         ParamInfo(
-            "Cut a long recording where it is quiet, where nobody speaks, or every so often.",
+            "Cut long recordings at low energy, where silero finds no speech, or evenly.",
             metavar="energy|silero|none",
         ),
     ] = "energy",
@@ -126,39 +163,38 @@ def transcribe(
     """Write down what is said in recordings of any length."""
     from dlm.data.segmentation import SEGMENTATION_METHODS, find_vad_weights
 
-    _require_files(recordings)
+    paths = to_paths(recordings)
+    _require_audio_files(paths)
     if language is not None and not LANGUAGE_CODE_RE.fullmatch(language):
         what = f"'{language}' is not a language code of ISO 639-1"
-        raise UsageError(what, hint=LANGUAGE_CODE_HINT)
+        raise UsageError(what, hint=LANGUAGE_CODE_HINT, code="usage.bad_language")
     if segment not in SEGMENTATION_METHODS:
-        raise UsageError(
-            f"--segment is {segment}", hint=f"choose {' or '.join(SEGMENTATION_METHODS)}"
-        )
+        hint = f"choose {' or '.join(SEGMENTATION_METHODS)}"
+        raise UsageError(f"--segment is {segment}", hint=hint, code="usage.unknown_choice")
     if segment == "silero":
-        find_vad_weights()
-    files = [file for recording in recordings for file in _list_audio_files(recording)]
-    opened = _resolve_target(path, version, base_only=bare, device=device)
-    validate_audio_inputs([AudioSegment(each) for each in files], opened, any_length=True)
+        find_vad_weights()  # raises MissingExtra
+    files = [file for recording in paths for file in _list_audio_files(recording)]
+    target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
+    validate_audio_inputs(map(AudioSegment, files), target, any_length=True)
 
-    from dlm.inference.engine import load_engine
-    from dlm.inference.transcribe import transcribe_files as heard
+    from dlm.inference.transcribe import transcribe_files
 
-    using = load_engine(
-        opened.spec, opened.version_dir, device=opened.device, config=opened.training_config
+    yield from transcribe_files(
+        target.load_engine(), files, segmentation=segment, language=language
     )
-    yield from heard(using, files, segmentation=segment, language=language)
 
 
 def evaluate(
     path: DocumentArg,
     *,
     data: Annotated[
-        Path | None, ParamInfo("Other clips: a folder, or a file that lists them.")
+        AnyPath | None, ParamInfo("Other clips: a folder, or a file that lists them.")
     ] = None,
     manual_loss: Annotated[
         str | None,
         ParamInfo(
-            "Tell the loss of each token of one clip: its place or recording.", metavar="CLIP"
+            "Print the loss of each token of one clip, named by its location or recording.",
+            metavar="CLIP",
         ),
     ] = None,
     version: VersionOption = None,
@@ -166,102 +202,137 @@ def evaluate(
     device: DeviceOption = None,
     progress: ProgressFn | None = None,
 ) -> "EvaluationReport":
-    """Count the words it gets wrong on clips it did not learn from."""
-    opened = _resolve_target(path, version, base_only=bare, device=device)
-    clips, sources = _load_eval_examples(opened, data, example_name=manual_loss)
-    validate_audio_inputs([sound for clip in clips for sound in clip.audio_segments], opened)
+    """Measure word errors and losses on clips that were not trained on."""
+    target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
+    data_path = Path(data) if data is not None else None
+    examples, sources = _load_eval_examples(target, data_path, example_name=manual_loss)
+    validate_audio_inputs((each for example in examples for each in example.audio_segments), target)
 
-    from dlm.inference.engine import load_engine
-    from dlm.inference.evaluate import EvaluationReport
-    from dlm.inference.evaluate import compute_token_losses as by_hand
-    from dlm.inference.evaluate import evaluate_model as scored
+    from dlm.inference.evaluate import EvaluationReport, compute_token_losses, evaluate_model
 
-    using = load_engine(
-        opened.spec, opened.version_dir, device=opened.device, config=opened.training_config
-    )
-    if manual_loss:
-        row = by_hand(using, clips[0])
-        return EvaluationReport(
-            1, None, None, (), {"loss": row.trainer_loss}, sources, example_loss=row
-        )
-    return replace(scored(using, clips, progress=progress), sources=sources)
+    engine = target.load_engine()
+    if not manual_loss:
+        return replace(evaluate_model(engine, examples, progress=progress), sources=sources)
+    example_loss = compute_token_losses(engine, examples[0])
+    scores = {"loss": example_loss.trainer_loss}
+    return EvaluationReport(1, None, None, (), scores, sources, example_loss=example_loss)
 
 
-def _resolve_target(
-    path: Path, version_name: str | None, *, base_only: bool, device: str | None
+def resolve_inference_target(
+    path: Path,
+    version_name: str | None,
+    *,
+    base_only: bool,
+    device: str | None,
+    base_is_fallback: bool = False,
 ) -> InferenceTarget:
-    """The document, its base and the version to use, before anything heavy is loaded."""
+    """Find the version or base to use, before any weights are loaded.
+
+    Args:
+        path: the document.
+        version_name: None for the version in use.
+        base_only: use the base alone.
+        device: None for the fastest one.
+        base_is_fallback: use the base alone where there is no version yet.
+
+    Raises:
+        UsageError: both a version and the base were asked for (`usage.exclusive_options`).
+        StoreError: there is no such version.
+    """
     from dlm.commands.preflight import resolve_document, resolve_version
+    from dlm.config.parser import read_document
     from dlm.plan.hardware import choose_device, detect_hardware
     from dlm.store.layout import get_dlm_home
+    from dlm.store.versions import open_store
 
-    chosen = choose_device(device, detect_hardware(get_dlm_home()))
+    if base_only and version_name:
+        raise make_exclusive_error("--base", "--version")
+    chosen_device = choose_device(device, detect_hardware(get_dlm_home()))
+    if base_is_fallback and not version_name:
+        store = open_store(read_document(path).config.dlm_id)
+        base_only = base_only or store.get_current_version() is None
     if base_only:
-        if version_name:
-            raise UsageError("--base and --version exclude each other", hint="give one of them")
-        return InferenceTarget(*resolve_document(path), None, chosen)
-    document, base, version = resolve_version(
+        return InferenceTarget(*resolve_document(path), None, chosen_device)
+    document, spec, version = resolve_version(
         path, version_name, hint_suffix=", or ask the bare base with --base"
     )
-    return InferenceTarget(document, base, version.path, chosen)
-
-
-def _require_files(recordings: Iterable[Path]) -> None:
-    """Refuse recordings that are not there: the command line is mistaken."""
-    for recording in recordings:
-        try:
-            recording.stat()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise UsageError(f"audio not found: {recording}", hint="check the path") from error
-        except OSError:
-            continue  # it is told when the recording is opened
-
-
-def _validate_sampling(max_tokens: int, temperature: float, top_p: float) -> None:
-    """Refuse a way of answering that cannot be."""
-    if max_tokens < 1:
-        raise UsageError(f"--max-tokens is {max_tokens}", hint="1 is the least")
-    if not temperature >= 0:
-        raise UsageError(f"--temperature is {temperature:g}", hint="0 is the least")
-    if not 0 < top_p <= 1:
-        raise UsageError(f"--top-p is {top_p:g}", hint="choose a share above 0, at most 1")
+    return InferenceTarget(document, spec, version, chosen_device)
 
 
 def validate_audio_inputs(
-    segments: "Iterable[AudioSegment]", target: InferenceTarget, *, any_length: bool = False
+    segments: Iterable[AudioSegment], target: InferenceTarget, *, any_length: bool = False
 ) -> None:
-    """Refuse what cannot be heard, before the model is loaded; a `whole` sound has any length."""
+    """Refuse audio that the model cannot take, before its weights are loaded.
+
+    Args:
+        segments: spans of recordings.
+        target: the model.
+        any_length: whether audio longer than a window is cut later.
+
+    Raises:
+        AudioError: it cannot be opened, is at another sample rate, or is too long
+            (`audio.too_long`).
+    """
     from dlm.data.audio_io import choose_resampler, make_sample_rate_error, open_audio
     from dlm.data.quality_checks import describe_long_audio
 
-    rate, longest = target.spec.audio_spec.sample_rate, target.spec.audio_spec.window_seconds
-    policy = target.training_config.audio.long_clips
-    for sound in dict.fromkeys(segments):
-        with open_audio(sound) as span:
-            native, seconds = span.info.sample_rate, span.num_samples / span.info.sample_rate
-        if policy == "error" and seconds > longest and not any_length:
-            what, mend = describe_long_audio(seconds, longest, policy)
-            raise DataError(what, where=sound.name, hint=mend)
-        if native != rate and not target.training_config.audio.auto_resample:
-            raise make_sample_rate_error(sound.name, native, rate)
-        if native != rate:
-            choose_resampler()
+    audio_spec, audio_config = target.spec.audio_spec, target.training_config.audio
+    for segment in dict.fromkeys(segments):
+        with open_audio(segment) as stream:
+            sample_rate = stream.info.sample_rate
+            seconds = stream.num_samples / sample_rate
+        too_long = seconds > audio_spec.window_seconds and not any_length
+        if audio_config.long_clips == "error" and too_long:
+            what, hint = describe_long_audio(
+                seconds, audio_spec.window_seconds, audio_config.long_clips
+            )
+            raise AudioError(what, where=segment.name, hint=hint, code="audio.too_long")
+        if sample_rate != audio_spec.sample_rate:
+            if not audio_config.auto_resample:
+                raise make_sample_rate_error(segment.name, sample_rate, audio_spec.sample_rate)
+            choose_resampler()  # raises where no library resamples
 
 
-def _check_context_length(segments: "Sequence[AudioSegment]", target: InferenceTarget) -> None:
-    """Refuse more sound than the base can think of at once."""
+def _require_audio_files(paths: Iterable[Path]) -> None:
+    """Refuse recordings that are not there (`usage.audio_not_found`)."""
+    for path in paths:
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            what = f"audio not found: {path}"
+            raise UsageError(what, hint="check the path", code="usage.audio_not_found") from error
+        except OSError:
+            continue  # opening it raises the reason
+
+
+def _validate_sampling(max_tokens: int, temperature: float, top_p: float) -> None:
+    """Refuse values that no sampling can use, NaN among them (`usage.out_of_range`)."""
+    for flag, value, is_valid, hint in (
+        ("--max-tokens", max_tokens, max_tokens >= 1, "1 is the least"),
+        ("--temperature", temperature, temperature >= 0, "0 is the least"),
+        ("--top-p", top_p, 0 < top_p <= 1, "choose a share above 0, at most 1"),
+    ):
+        if not is_valid:
+            raise UsageError(f"{flag} is {value:g}", hint=hint, code="usage.out_of_range")
+
+
+def _check_context_length(segments: Sequence[AudioSegment], target: InferenceTarget) -> None:
+    """Refuse more audio than the model's context holds (`usage.too_much_audio`)."""
     from dlm.data.audio_io import open_audio
     from dlm.plan.audio_lengths import count_audio_tokens
 
-    base, most = target.spec, target.training_config.audio.max_windows
-    count = 0
-    for sound in segments:
-        with open_audio(sound) as span:
-            samples = round(span.num_samples / span.info.sample_rate * base.audio_spec.sample_rate)
-        count += count_audio_tokens(samples, base.audio_spec, most)
-    if count > base.context_length:
-        what = f"the sound takes {count:,} tokens, and {base.key} thinks of {base.context_length:,}"
-        raise UsageError(what, hint="give fewer or shorter recordings")
+    spec, max_windows = target.spec, target.training_config.audio.max_windows
+    num_tokens = 0
+    for segment in segments:
+        with open_audio(segment) as stream:
+            seconds = stream.num_samples / stream.info.sample_rate
+        num_samples = round(seconds * spec.audio_spec.sample_rate)
+        num_tokens += count_audio_tokens(num_samples, spec.audio_spec, max_windows)
+    if num_tokens > spec.context_length:
+        what = f"the sound takes {num_tokens:,} tokens"
+        what += f", and {spec.key} thinks of {spec.context_length:,}"
+        hint = "give fewer or shorter recordings"
+        raise UsageError(what, hint=hint, code="usage.too_much_audio")
 
 
 def _list_audio_files(path: Path) -> list[Path]:
@@ -270,18 +341,19 @@ def _list_audio_files(path: Path) -> list[Path]:
         return [path]
     from dlm.data.file_globs import is_audio_file, list_files
 
-    found = [each for each in list_files(path).files if is_audio_file(each)]
-    if not found:
-        raise DataError("no recordings in this folder", where=str(path), hint="name another")
-    return found
+    files = [file for file in list_files(path).files if is_audio_file(file)]
+    if not files:
+        what = "no recordings in this folder"
+        raise DataError(what, where=str(path), hint="name another", code="data.no_recordings")
+    return files
 
 
 def _load_eval_examples(
-    target: InferenceTarget, data: Path | None, *, example_name: str | None = None
+    target: InferenceTarget, data: Path | None, *, example_name: str | None
 ) -> "tuple[list[Example], tuple[SourceReport, ...]]":
-    """The held-out clips of the document, or all those of a source and what it left out.
+    """The held-out examples of the document, or all of `data` and its report.
 
-    Or, of all of them, the `one` that is named.
+    With `example_name`, the one of all examples that it names.
     """
     from dlm.commands.preflight import filter_usable_examples
     from dlm.config.data_schema import SourceConfig
@@ -290,27 +362,29 @@ def _load_eval_examples(
     from dlm.data.split import select_examples, train_eval_split
 
     if data is None:
-        gathered = load_examples(target.document)
-        clips = (
-            gathered.examples
-            if example_name
-            else train_eval_split(gathered, target.training_config)[1]
-        )
-        mend = "set training.held_out, or give clips with --data FOLDER"
+        loaded = load_examples(target.document)
+        examples = loaded.examples
+        if not example_name:
+            examples = train_eval_split(loaded, target.training_config)[1]
+        hint = "set training.held_out, or give clips with --data FOLDER"
     else:
         if not data.exists():
-            raise UsageError(f"clips not found: {data}", hint="name a folder or a list of clips")
+            what, hint = f"clips not found: {data}", "name a folder or a list of clips"
+            raise UsageError(what, hint=hint, code="usage.data_not_found")
         document = apply_overrides(target.document, {"training.sources_policy": "permissive"})
-        gathered = load_source_examples(document, SourceConfig(path=str(data.absolute())))
-        clips = gathered.examples
-        mend = "put recordings and their .txt transcripts there"
-    if example_name:  # what is wrong with it is told when it is opened
-        filter_usable_examples(target.document, target.spec, gathered, ())
-        clips = select_examples(clips, [example_name])[:1]
-        mend = "name a clip's place, such as my.dlm:12, or its recording"
+        loaded = load_source_examples(document, SourceConfig(path=str(data.absolute())))
+        examples, hint = loaded.examples, "put recordings and their .txt transcripts there"
+    if example_name:
+        filter_usable_examples(target.document, target.spec, loaded, ())  # raises fatal issues
+        examples = select_examples(examples, [example_name])[:1]
+        hint = "name a clip's place, such as my.dlm:12, or its recording"
     else:
-        clips = filter_usable_examples(target.document, target.spec, gathered, clips)
-    if not clips:
-        where = str(data or target.document.path)
-        raise DataError("no clips to evaluate on", where=where, hint=mend)
-    return list(clips), gathered.sources if data else ()
+        examples = filter_usable_examples(target.document, target.spec, loaded, examples)
+    if not examples:
+        raise DataError(
+            "no clips to evaluate on",
+            where=str(data or target.document.path),
+            hint=hint,
+            code="data.nothing_to_evaluate",
+        )
+    return list(examples), loaded.sources if data else ()

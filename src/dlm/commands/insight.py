@@ -1,4 +1,4 @@
-"""insight: a page that shows whether a version listens."""
+"""The command `insight`: a page with curves, scores and pictures of what a version attends to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from dlm.commands.infer import InferenceTarget, validate_audio_inputs
 from dlm.commands.options import (
+    AnyPath,
     DeviceOption,
     DocumentArg,
     ParamInfo,
@@ -17,17 +18,24 @@ from dlm.commands.options import (
 if TYPE_CHECKING:
     from dlm.config.parser import Document
     from dlm.data.types import Example
-    from dlm.plan.model_spec import ModelSpec
     from dlm.reports.insight import RunCurves
     from dlm.store.records import Version
 
-
-MAX_TRAIN_INSIGHT_EXAMPLES = 32  # that it learned from, where none are held out
+MAX_TRAIN_INSIGHT_EXAMPLES = 32  # training examples to show where none are held out
 
 
 @dataclass(frozen=True)
 class InsightResult:
-    """The page and its pictures, and what was measured for them."""
+    """The page of a version.
+
+    Attributes:
+        page: path of the HTML file.
+        pictures: paths of its pictures, PNG.
+        version: name of the version.
+        clips: number of clips the scores are of.
+        held_out: whether these were held out.
+        scores: by name, as of `eval`.
+    """
 
     page: Path
     pictures: tuple[Path, ...]
@@ -41,9 +49,9 @@ def insight(
     path: DocumentArg,
     *,
     into: Annotated[
-        Path | None, ParamInfo("A folder for it; one beside the document when not said.")
+        AnyPath | None, ParamInfo("Folder of the page; by default one beside the document.")
     ] = None,
-    clips: Annotated[int, ParamInfo("Look closely at so many clips.")] = 8,
+    clips: Annotated[int, ParamInfo("Number of clips to show in detail.")] = 8,
     version: VersionOption = None,
     device: DeviceOption = None,
     progress: ProgressFn | None = None,
@@ -59,56 +67,54 @@ def insight(
     )
     from dlm.store.layout import get_dlm_home
 
+    path = Path(path)
     require_range("--clips", clips, minimum=1)
     require_insight_extra()
-    chosen = choose_device(device, detect_hardware(get_dlm_home()))
-    document, base, kept = resolve_version(path, version)
-    opened = InferenceTarget(document, base, kept.path, chosen)
-    tried, held_out = _select_insight_examples(document, base)
-    validate_audio_inputs([sound for clip in tried for sound in clip.audio_segments], opened)
-    folder = (into or path.with_name(f"{path.stem}-insight-{kept.name}")).absolute()
+    chosen_device = choose_device(device, detect_hardware(get_dlm_home()))
+    document, spec, record = resolve_version(path, version)
+    target = InferenceTarget(document, spec, record, chosen_device)
+    examples, held_out = _select_insight_examples(target)
+    validate_audio_inputs((each for example in examples for each in example.audio_segments), target)
+    folder = Path(into or path.with_name(f"{path.stem}-insight-{record.name}")).absolute()
     prepare_insight_dir(folder)
 
-    from dlm.inference.engine import load_engine
     from dlm.reports.insight import compute_insight
     from dlm.store.versions import get_utc_timestamp
 
-    using = load_engine(
-        base, kept.path, device=chosen, config=opened.training_config, cache_encoder_output=True
-    )
-    found = compute_insight(using, tried, num_examples=clips, progress=progress)
-    about = InsightHeader(
+    engine = target.load_engine(cache_encoder_output=True)
+    report = compute_insight(engine, examples, num_examples=clips, progress=progress)
+    header = InsightHeader(
         document=path.name,
-        base_model=base.key,
-        version=kept.name,
+        base_model=spec.key,
+        version=record.name,
         created_at=get_utc_timestamp()[:16].replace("T", " "),
-        num_steps=kept.steps,
+        num_steps=record.steps,
         split_label="held out" if held_out else "it learned from",
     )
-    page, *drawn = write_insight_page(about, _load_run_curves(document, kept), found, folder)
-    return InsightResult(page, tuple(drawn), kept.name, len(tried), held_out, found.report.scores)
+    page, *pictures = write_insight_page(header, _load_run_curves(document, record), report, folder)
+    scores = report.report.scores
+    return InsightResult(page, tuple(pictures), record.name, len(examples), held_out, scores)
 
 
-def _select_insight_examples(
-    document: "Document", spec: "ModelSpec"
-) -> "tuple[list[Example], bool]":
-    """The clips to try it on, and whether they were held out."""
+def _select_insight_examples(target: InferenceTarget) -> "tuple[list[Example], bool]":
+    """The held-out examples, or else some training examples, and whether they were held out."""
     from dlm.commands.preflight import filter_usable_examples
     from dlm.data.load import load_examples
     from dlm.data.split import train_eval_split
 
-    gathered, asked = load_examples(document), document.config.training
-    learn, held_out = train_eval_split(gathered, asked)
-    tried = held_out or learn[: asked.train_count][:MAX_TRAIN_INSIGHT_EXAMPLES]
-    return list(filter_usable_examples(document, spec, gathered, tried)), bool(held_out)
+    loaded, config = load_examples(target.document), target.training_config
+    train, held_out = train_eval_split(loaded, config)
+    examples = held_out or train[: config.train_count][:MAX_TRAIN_INSIGHT_EXAMPLES]
+    usable = filter_usable_examples(target.document, target.spec, loaded, examples)
+    return list(usable), bool(held_out)
 
 
 def _load_run_curves(document: "Document", version: "Version") -> "RunCurves":
-    """What the run of a version said; nothing where its log is gone."""
+    """The losses in the log of the version's run; empty where the log is gone."""
     from dlm.reports.insight import parse_run_curves
     from dlm.store.runs import list_runs, read_run_log
     from dlm.store.versions import open_store
 
-    left = list_runs(open_store(document.config.dlm_id))
-    run = next((each for each in left if each.id == version.run), None)
+    runs = list_runs(open_store(document.config.dlm_id))
+    run = next((run for run in runs if run.id == version.run), None)
     return parse_run_curves(read_run_log(run) if run else ())

@@ -1,79 +1,106 @@
-"""What the command line says of the parameters that verbs share.
+"""Parameters that commands share, and `--set` and the fields' own options as overrides.
 
-What the command line asks for over the document: `--set FIELD=VALUE`, and a field's own option.
-
-Both end as {dotted name: value}, which the verbs take as `overrides`.
+--set training.lora_r=16   --lora-r 16   ->   {"training.lora_r": 16}
 """
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from dlm.errors import UsageError
 
 if TYPE_CHECKING:
     from dlm.config.overrides import ConfigOption
 
-
 INT32_LIMIT = 1 << 31
-ProgressFn = Callable[[int, int], None]  # done, of how many
+AnyPath = str | Path
+ProgressFn = Callable[[int, int], None]  # number done, total
 
 
 @dataclass(frozen=True)
 class ParamInfo:
-    """A parameter's help, the flags it answers to, and what stands for its value in the help."""
+    """What the help of a parameter shows.
+
+    Attributes:
+        help: a sentence.
+        flags: the option's names; the parameter's own when empty.
+        metavar: what stands for the value; the name of its type when empty.
+        hidden: left out of the help; the option exists to be refused.
+    """
 
     help: str
-    flags: tuple[str, ...] = ()  # its own name when empty
-    metavar: str = ""  # the name of its type when empty
-    hidden: bool = False  # from the help: what is only there to be refused
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    hidden: bool = False
 
 
-DocumentArg = Annotated[Path, ParamInfo("The document, a .dlm file.", metavar="DOCUMENT")]
+DocumentArg = Annotated[AnyPath, ParamInfo("The document, a .dlm file.", metavar="DOCUMENT")]
+OutputDirArg = Annotated[AnyPath, ParamInfo("An empty or new folder.", metavar="FOLDER")]
 DeviceOption = Annotated[
-    str | None, ParamInfo("Where to run; the fastest there is when not said.", metavar="cpu|cuda")
+    str | None, ParamInfo("Device to run on; by default the fastest one.", metavar="cpu|cuda")
 ]
 BaseOnlyOption = Annotated[
-    bool, ParamInfo("Use the base alone, without what was learned.", ("--base",))
+    bool, ParamInfo("Use the base without an adapter, as it was released.", ("--base",))
 ]
 VersionOption = Annotated[
-    str | None, ParamInfo("Another version than the one in use, such as v0002.", metavar="VERSION")
+    str | None,
+    ParamInfo("A version such as v0002; by default the one in use.", metavar="VERSION"),
+]
+OverridesOption = Annotated[
+    Mapping[str, Any] | None,
+    ParamInfo(
+        "Set a field of the document for this run, such as training.lora_r=16; repeatable.",
+        ("--set",),
+        metavar="FIELD=VALUE",
+    ),
 ]
 
 
-def set_dlm_home(home: Path) -> None:
-    """Keep everything in `home`, as if $DLM_HOME said so."""
-    from dlm.store.layout import set_home_env as move
+def describe_parameters(function: Callable[..., object]) -> None:
+    """Give a command's function the signature and the `Args:` that `help()` shows."""
+    signature = inspect.signature(function)
+    parameters, lines = [], []
+    for parameter in signature.parameters.values():
+        if get_origin(parameter.annotation) is Annotated:
+            annotation, info = get_args(parameter.annotation)[:2]
+            parameter = parameter.replace(annotation=annotation)
+            if not info.hidden:
+                lines.append(f"    {parameter.name}: {info.help}")
+        parameters.append(parameter)
+    vars(function)["__signature__"] = signature.replace(parameters=parameters)
+    function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *lines])
 
-    move(home)
 
-
-def as_jsonable(value: object) -> object:
-    """A record in the words of JSON: paths as text, what is not a number as null."""
-    from dlm.store.records import to_jsonable as in_json
-
-    return in_json(value)
+def to_paths(paths: AnyPath | Sequence[AnyPath]) -> list[Path]:
+    """Turn one path or several into a list."""
+    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def require_range(flag: str, number: int | None, *, minimum: int) -> None:
-    """Refuse a number that no run can have."""
+    """Refuse a number below `minimum`, or one that does not fit 32 bits (`usage.out_of_range`)."""
     if number is not None and not minimum <= number < INT32_LIMIT:
-        raise UsageError(f"{flag} is {number}", hint=f"choose {minimum} or more, below 2^31")
+        hint = f"choose {minimum} or more, below 2^31"
+        raise UsageError(f"{flag} is {number}", hint=hint, code="usage.out_of_range")
 
 
-SET_OPTION_HELP = (
-    "Set any field of the document for this once, such as training.lora_r=16; say it again."
-)
+def require_choice(flag: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of `choices` (`usage.unknown_choice`)."""
+    if value not in choices:
+        hint = f"choose one of {', '.join(choices)}"
+        raise UsageError(f"{flag} is '{value}'", hint=hint, code="usage.unknown_choice")
 
-OverridesOption = Annotated[
-    Mapping[str, Any] | None, ParamInfo(SET_OPTION_HELP, ("--set",), metavar="FIELD=VALUE")
-]
+
+def make_exclusive_error(first_flag: str, second_flag: str) -> UsageError:
+    """Make the error for two options that cannot be given together."""
+    what = f"{first_flag} and {second_flag} exclude each other"
+    return UsageError(what, hint="give one of them", code="usage.exclusive_options")
 
 
 def list_field_options() -> "tuple[ConfigOption, ...]":
-    """Every field that has an option of its own."""
+    """List the document's fields that have an option of their own."""
     from dlm.config.overrides import iter_config_options
 
     return tuple(iter_config_options())
@@ -82,32 +109,51 @@ def list_field_options() -> "tuple[ConfigOption, ...]":
 def collect_overrides(
     document_path: Path, set_args: Sequence[str], field_args: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `--set` said and what was `given` to fields' own options (by field), as overrides."""
+    """Merge the values of `--set` and of fields' own options.
+
+    Args:
+        document_path: the document; paths are written relative to its folder.
+        set_args: texts such as "training.lora_r=16".
+        field_args: value by field; None and False where the option was not given.
+
+    Raises:
+        UsageError: a text without "=" (`usage.bad_set`), or a field given twice
+            (`usage.repeated_field`).
+    """
     from dlm.config.overrides import parse_option_value
 
-    found: dict[str, Any] = {}
-    for each in list_field_options():
-        written = field_args.get(each.field)
-        if written not in (None, False):
-            value = _relative_to_document(document_path, written) if each.is_path else written
-            plain = each.is_path or written is True
-            found[each.field] = value if plain else parse_option_value(written, each.flags[0])
-    for each_said in set_args:
-        name, equals, written = each_said.partition("=")
+    overrides: dict[str, Any] = {}
+    for option in list_field_options():
+        value = field_args.get(option.field)
+        if value is None or value is False:
+            continue
+        if option.is_path:
+            value = _make_relative_path(document_path, value)
+        elif value is not True:
+            value = parse_option_value(value, option.flags[0])
+        overrides[option.field] = value
+    for set_arg in set_args:
+        name, equals, text = set_arg.partition("=")
+        name = name.strip()
         if not equals:
-            mend = "write it as --set training.lora_r=16"
-            raise UsageError(f"'{each_said}' has no '='", where="--set", hint=mend)
-        if name.strip() in found:
-            mend = "say it once"
-            raise UsageError(f"{name.strip()} is set twice", where="--set", hint=mend)
-        found[name.strip()] = parse_option_value(written, "--set")
-    return found
+            raise UsageError(
+                f"'{set_arg}' has no '='",
+                where="--set",
+                hint="write it as --set training.lora_r=16",
+                code="usage.bad_set",
+            )
+        if name in overrides:
+            what, hint = f"{name} is set twice", "give it once"
+            raise UsageError(what, where="--set", hint=hint, code="usage.repeated_field")
+        overrides[name] = parse_option_value(text, "--set")
+    return overrides
 
 
-def _relative_to_document(document_path: Path, value: str) -> str:
-    """A path as the document would write it; what is no path here stays as it is."""
+def _make_relative_path(document_path: Path, value: str) -> str:
+    """Write an existing path relative to the document; leave a catalog key or hub name as it is."""
     from dlm.plan.model_spec import MODEL_CATALOG
 
     path = Path(value).expanduser()
-    here = path.exists() and value not in MODEL_CATALOG
-    return os.path.relpath(path, document_path.parent) if here else value
+    if value in MODEL_CATALOG or not path.exists():
+        return value
+    return os.path.relpath(path, document_path.parent)

@@ -346,6 +346,7 @@ def init(
     from dlm.plan.model_spec import BUNDLED_MODEL, DEFAULT_AUDIO_MODEL
     from dlm.store.versions import open_store
 
+    path = Path(path)
     if multimodal:
         raise _image_option_error(audio)
     if path.exists() and not force:
@@ -406,6 +407,7 @@ def train(
     from dlm.store.versions import open_store
     from dlm.training.events import TrainingFinished
 
+    path = Path(path)
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other", hint="give one of them")
     require_range("--steps", steps, minimum=1)

@@ -1,17 +1,15 @@
-"""show, versions, use_version, export, verify, doctor: what is kept, and what there is.
-
-stitch: what a document joins, as one folder that others can name.
-
-gc: letting go of what the store keeps and nobody needs.
+"""The commands about what is stored: `show`, `versions`, `use`, `export`, `verify`, `stitch`, `gc`;
+and `doctor`, about this machine and a base's weights.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dlm.commands.options import (
+    AnyPath,
     DocumentArg,
     OverridesOption,
     ParamInfo,
@@ -33,10 +31,25 @@ if TYPE_CHECKING:
     from dlm.store.gc import GarbageItem
     from dlm.store.records import ExportInfo, Version
 
+EMPTY_OUT_HINT = "name an empty folder with --out"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class DocumentStatus:
-    """A document, its sources, and what its store holds."""
+    """A document, its sources, and what its store holds.
+
+    Attributes:
+        document: the document, with the overrides of the version in use.
+        spec: its base.
+        num_examples: number of examples, of a stream those that were read.
+        sources: what each source gave.
+        versions: oldest first.
+        current: name of the version in use; None before the first training.
+        exports: versions that were exported.
+        store: folder of the store.
+        size_bytes: size of the store.
+        requested_version: the version that was asked for.
+    """
 
     document: "Document"
     spec: "ModelSpec"
@@ -47,12 +60,25 @@ class DocumentStatus:
     exports: "tuple[ExportInfo, ...]"
     store: Path
     size_bytes: int
-    requested_version: "Version | None" = None  # whose recordings are to be told
+    requested_version: "Version | None" = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(version.name for version in self.versions)
+        return (
+            f"DocumentStatus('{self.document.path}', base_model='{self.spec.key}', "
+            f"num_examples={self.num_examples:,}, versions=[{names}], current={self.current})"
+        )
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """How many files were looked at, and a line for each that is not as it was written."""
+    """The files of an export or of a document's versions, hashed again.
+
+    Attributes:
+        path: the exported folder, or the document.
+        files: number of files.
+        differences: a line for each file that changed.
+    """
 
     path: Path
     files: int
@@ -61,42 +87,87 @@ class VerifyResult:
 
 @dataclass(frozen=True)
 class SystemReport:
-    """What this machine has, and what a document's plan needs of it."""
+    """What this machine has, and what a document's plan needs of it.
+
+    Attributes:
+        machine: CPU, memory, disk and GPUs.
+        decoder: the library that decodes audio.
+        resampler: the library that resamples audio.
+        cache: folder of the hub's cache.
+        cached: keys of catalog models that are complete there.
+        home: folder of the stores.
+        plan: the plan of the document; empty without one.
+        complaint: why the document has no plan.
+        fits: what each model takes on the GPU that was asked about.
+        weights: what the weight files of a base hold.
+    """
 
     machine: "Hardware"
     decoder: str
     resampler: str
-    cache: Path  # of the hub
-    cached: tuple[str, ...]  # bases that lie there, whole
+    cache: Path
+    cached: tuple[str, ...]
     home: Path
     plan: "tuple[SummaryLine, ...]"
-    complaint: str | None  # why there is no plan
-    fits: "tuple[FitRow, ...]" = ()  # on the card one thinks of
-    weights: "CheckpointReport | None" = None  # of the base one asks about
+    complaint: str | None
+    fits: "tuple[FitRow, ...]" = ()
+    weights: "CheckpointReport | None" = None
+
+
+@dataclass(frozen=True)
+class StitchResult:
+    """A composed base that was written as one folder.
+
+    Attributes:
+        folder: path of the folder.
+        spec: the base.
+        size_bytes: size of the folder.
+    """
+
+    folder: Path
+    spec: "ModelSpec" = field(repr=False)
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class GcResult:
+    """What nothing in a store needs.
+
+    Attributes:
+        document: the document.
+        unneeded: files and folders.
+        removed: whether they were removed.
+    """
+
+    document: Path
+    unneeded: "tuple[GarbageItem, ...]"
+    removed: bool
 
 
 def show(
     path: DocumentArg,
     *,
     version: Annotated[
-        str | None, ParamInfo("Tell which recordings a version learned from.", metavar="VERSION")
+        str | None,
+        ParamInfo("List the recordings that a version was trained on.", metavar="VERSION"),
     ] = None,
 ) -> DocumentStatus:
-    """Tell what a document holds and what was learned from it."""
+    """Show a document's clips, sources, versions and exports."""
     from dlm.commands.preflight import resolve_document
     from dlm.config.parser import read_document
     from dlm.data.load import load_examples
     from dlm.store.versions import open_store
 
+    path = Path(path)
     store = open_store(read_document(path).config.dlm_id)
     current = store.get_current_version()
-    document, base = resolve_document(path, current.overrides if current else None)
-    gathered = load_examples(document)
+    document, spec = resolve_document(path, current.overrides if current else None)
+    loaded = load_examples(document)
     return DocumentStatus(
         document=document,
-        spec=base,
-        num_examples=len(gathered.examples),
-        sources=gathered.sources,
+        spec=spec,
+        num_examples=len(loaded.examples),
+        sources=loaded.sources,
         versions=store.list_versions(),
         current=current.name if current else None,
         exports=store.list_exports(),
@@ -107,7 +178,7 @@ def show(
 
 
 def versions(path: DocumentArg) -> DocumentStatus:
-    """List what each training left, and which version is in use."""
+    """List the versions that training left, and which one is in use."""
     return show(path)
 
 
@@ -121,73 +192,138 @@ def use_version(
     from dlm.config.parser import read_document
     from dlm.store.versions import open_store
 
-    return open_store(read_document(path).config.dlm_id).set_current_version(version)
+    return open_store(read_document(Path(path)).config.dlm_id).set_current_version(version)
 
 
 def export(
     path: DocumentArg,
     *,
     out: Annotated[
-        Path | None, ParamInfo("An empty folder; one in the store when not said.")
+        AnyPath | None, ParamInfo("An empty folder; by default one in the store.")
     ] = None,
     version: VersionOption = None,
 ) -> "ExportInfo":
-    """Write what was learned as a folder to hand on."""
+    """Write a version as a folder that other programs load."""
     from dlm.commands.preflight import resolve_version
     from dlm.exporters.manifest import get_export_name
     from dlm.store.atomic_dirs import replace_dir, require_empty_dir
     from dlm.store.versions import open_store
 
-    document, base, chosen = resolve_version(path, version)
+    document, spec, record = resolve_version(Path(path), version)
     store = open_store(document.config.dlm_id)
     if out:
-        require_empty_dir(out, hint="name an empty folder with --out")
-    folder = (out or store.layout.exports_dir / get_export_name(base, chosen)).absolute()
+        require_empty_dir(Path(out), hint=EMPTY_OUT_HINT)
+    folder = Path(out or store.layout.exports_dir / get_export_name(spec, record)).absolute()
 
-    from dlm.exporters.merged import export_version as write
+    from dlm.exporters.merged import export_version
 
-    replace_dir(folder, partial(write, base, chosen, document.config.system_prompt))
-    return store.record_export(folder, kind=base.kind, version_name=chosen.name)
+    replace_dir(folder, partial(export_version, spec, record, document.config.system_prompt))
+    return store.record_export(folder, kind=spec.kind, version_name=record.name)
 
 
 def verify(
     path: Annotated[
-        Path,
+        AnyPath,
         ParamInfo(
             "An exported folder; or a document, for its versions.", metavar="FOLDER|DOCUMENT"
         ),
     ],
 ) -> VerifyResult:
-    """Hash every file again, and name those that changed."""
+    """Hash every file again, and list those that changed."""
     from dlm.config.parser import read_document
     from dlm.exporters.manifest import verify_export
     from dlm.store.versions import open_store
 
+    path = Path(path)
     if path.is_dir():
         return VerifyResult(path, *verify_export(path))
     store = open_store(read_document(path).config.dlm_id)
-    kept = store.list_versions()
-    if not kept:
-        raise StoreError("nothing was learned yet", where=str(path), hint=f"run `dlm train {path}`")
-    return VerifyResult(path, sum(len(each.hashes) for each in kept), store.verify_versions())
+    records = store.list_versions()
+    if not records:
+        what, hint = "nothing was learned yet", f"run `dlm train {path}`"
+        raise StoreError(what, where=str(path), hint=hint, code="store.no_version")
+    num_files = sum(len(record.hashes) for record in records)
+    return VerifyResult(path, num_files, store.verify_versions())
+
+
+def stitch(
+    path: DocumentArg,
+    *,
+    out: Annotated[AnyPath, ParamInfo("An empty folder to write it to.")],
+    overrides: OverridesOption = None,
+) -> StitchResult:
+    """Write the composed base of a document as one folder."""
+    from dlm.commands.preflight import resolve_document
+    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
+
+    path, out = Path(path), Path(out)
+    document, spec = resolve_document(path, overrides)
+    if spec.composition is None:
+        raise UsageError(
+            f"{spec.key} is a base already",
+            where=str(path),
+            hint="name parts: base_model: {encoder: ..., projector: ..., lm: ...}",
+            code="usage.not_composed",
+        )
+    require_empty_dir(out, hint=EMPTY_OUT_HINT)
+
+    from dlm.exporters.merged import write_composed_model
+    from dlm.models.load import load_base_model
+
+    replace_dir(out.absolute(), lambda folder: write_composed_model(load_base_model(spec), folder))
+    size_bytes = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return StitchResult(out.absolute(), spec, size_bytes)
+
+
+def gc(
+    path: DocumentArg,
+    *,
+    dry_run: Annotated[bool, ParamInfo("Only list what would be removed.")] = False,
+    progress: ProgressFn | None = None,
+) -> GcResult:
+    """Remove what the store keeps of clips that were taken out of the document.
+
+    What a version was trained on stays.
+    """
+    from dlm.config.overrides import apply_overrides
+    from dlm.config.parser import read_document
+    from dlm.store.gc import find_garbage, remove_garbage
+    from dlm.store.versions import open_store
+
+    path = Path(path)
+    # nothing is trained on here
+    document = apply_overrides(read_document(path), {"training.allow_test_split": True})
+    store = open_store(document.config.dlm_id)
+    current = store.get_current_version()
+    segments = _list_recordings(document)
+    if current and current.overrides:
+        segments += _list_recordings(apply_overrides(document, current.overrides))
+    used_hashes = _hash_recordings(segments, progress)
+    if dry_run:
+        return GcResult(path, find_garbage(store, used_hashes), removed=False)
+    with store.lock():
+        garbage = find_garbage(store, used_hashes)
+        remove_garbage(store, garbage)
+    return GcResult(path, garbage, removed=True)
 
 
 def doctor(
     path: Annotated[
-        Path | None, ParamInfo("To see what its plan needs of it.", metavar="DOCUMENT")
+        AnyPath | None, ParamInfo("A document, to see what its plan needs.", metavar="DOCUMENT")
     ] = None,
     *,
     gpu: Annotated[
-        int | None, ParamInfo("As if a card of so many GiB were here.", metavar="GIB")
+        int | None, ParamInfo("Plan for a GPU with this much memory.", metavar="GIB")
     ] = None,
     weights: Annotated[
         str | None,
         ParamInfo(
-            "Read every number of a base, or of the one a document names.", metavar="BASE|DOCUMENT"
+            "Check every weight of a base, or of the one a document names.",
+            metavar="BASE|DOCUMENT",
         ),
     ] = None,
 ) -> SystemReport:
-    """Look at this machine, and at what a document needs of it."""
+    """Show this machine, and what a document needs of it."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from dlm.commands.preflight import run_preflight
@@ -199,149 +335,81 @@ def doctor(
     from dlm.plan.model_spec import MODEL_CATALOG
     from dlm.store.layout import get_dlm_home
 
-    released = [base for base in MODEL_CATALOG.values() if base.kind == "native"]
     require_range("--gpu", gpu, minimum=1)
-    machine = detect_hardware(get_dlm_home())
+    hardware = detect_hardware(get_dlm_home())
     if gpu:
-        machine = replace(machine, gpus=(make_fake_gpu(gpu),))
-    checked, means = run_preflight(path, hardware=machine) if path else None, get_audio_backends()
-    found = checked.plan if checked else None
+        hardware = replace(hardware, gpus=(make_fake_gpu(gpu),))
+    preflight = run_preflight(Path(path), hardware=hardware) if path else None
+    plan = preflight.plan if preflight else None
+    specs = (preflight.spec,) if preflight else MODEL_CATALOG.values()
+    backends = get_audio_backends()
+    cached = (
+        spec.key
+        for spec in MODEL_CATALOG.values()
+        if spec.kind == "native" and find_cached_model(spec.source, spec.revision)
+    )
     return SystemReport(
-        machine=machine,
-        decoder=means["decoder"]
+        machine=hardware,
+        decoder=backends["decoder"]
         + ("" if is_pyav_installed() else f"; m4a, webm, video: {PYAV_INSTALL_HINT}"),
-        resampler=means.get("resampler", "none: pip install soxr"),
+        resampler=backends.get("resampler", "none: pip install soxr"),
         cache=Path(HF_HUB_CACHE),
-        cached=tuple(
-            base.key for base in released if find_cached_model(base.source, base.revision)
-        ),
+        cached=tuple(cached),
         home=get_dlm_home(),
-        plan=found.summary if found else (),
-        complaint=str(checked.fatal_issues[0]) if checked and checked.fatal_issues else None,
-        fits=build_fit_table((checked.spec,) if checked else MODEL_CATALOG.values(), machine)
-        if gpu
-        else (),
+        plan=plan.summary if plan else (),
+        complaint=str(preflight.fatal_issues[0]) if preflight and preflight.fatal_issues else None,
+        fits=build_fit_table(specs, hardware) if gpu else (),
         weights=_inspect_checkpoint(weights) if weights else None,
     )
 
 
 def _inspect_checkpoint(base_model: str) -> "CheckpointReport":
-    """What lies in the files of a base, named as in a document or by one."""
+    """Read the weight files of a base, named as in a document or by one."""
     from dlm.commands.preflight import resolve_document
     from dlm.plan.resolve import resolve_model_spec
 
-    base = (
-        resolve_document(Path(base_model))[1]
-        if base_model.endswith(".dlm")
-        else resolve_model_spec(base_model, Path())
-    )
+    if base_model.endswith(".dlm"):
+        spec = resolve_document(Path(base_model))[1]
+    else:
+        spec = resolve_model_spec(base_model, Path())
 
     from dlm.models.inspect_checkpoint import inspect_checkpoint
 
-    return inspect_checkpoint(base)
+    return inspect_checkpoint(spec)
 
 
-@dataclass(frozen=True)
-class StitchResult:
-    """The folder that was written, and the base it holds."""
-
-    folder: Path
-    spec: "ModelSpec"
-    size_bytes: int
-
-
-def stitch(
-    path: DocumentArg,
-    *,
-    out: Annotated[Path, ParamInfo("An empty folder to write it into.")],
-    overrides: OverridesOption = None,
-) -> StitchResult:
-    """Write the base a document stitches as one folder."""
-    from dlm.commands.preflight import resolve_document
-    from dlm.store.atomic_dirs import replace_dir, require_empty_dir
-
-    document, base = resolve_document(path, overrides)
-    if base.composition is None:
-        mend = "name parts: base_model: {encoder: ..., projector: ..., lm: ...}"
-        raise UsageError(f"{base.key} is a base already", where=str(path), hint=mend)
-    require_empty_dir(out, hint="name an empty folder with --out")
-
-    from dlm.exporters.merged import write_composed_model
-    from dlm.models.load import load_base_model
-
-    replace_dir(out.absolute(), lambda folder: write_composed_model(load_base_model(base), folder))
-    size = sum(each.stat().st_size for each in out.rglob("*") if each.is_file())
-    return StitchResult(out.absolute(), base, size)
-
-
-@dataclass(frozen=True)
-class GcResult:
-    """What nobody needs, and whether it is gone."""
-
-    document: Path
-    unneeded: "tuple[GarbageItem, ...]"
-    removed: bool
-
-
-def gc(
-    path: DocumentArg,
-    *,
-    dry_run: Annotated[bool, ParamInfo("Only tell what would be removed.")] = False,
-    progress: ProgressFn | None = None,
-) -> GcResult:
-    """Remove what is kept of clips that were taken out.
-
-    What a version learned from stays.
-    """
-    from dlm.config.overrides import apply_overrides
-    from dlm.config.parser import read_document
-    from dlm.store.gc import find_garbage, remove_garbage
-    from dlm.store.versions import open_store
-
-    document = apply_overrides(
-        read_document(path), {"training.allow_test_split": True}
-    )  # nothing is learned
-    store = open_store(document.config.dlm_id)
-    used = store.get_current_version()
-    sounds = _collect_recordings(document)
-    if used and used.overrides:
-        sounds += _collect_recordings(apply_overrides(document, used.overrides))
-    named = _hash_named_recordings(sounds, progress)
-    if dry_run:
-        return GcResult(path, find_garbage(store, named), removed=False)
-    with store.lock():
-        found = find_garbage(store, named)
-        remove_garbage(store, found)
-    return GcResult(path, found, removed=True)
-
-
-def _collect_recordings(document: "Document") -> "list[AudioSegment]":
-    """A sound of every recording that the document names. Raises ClipError if some are away."""
+def _list_recordings(document: "Document") -> "list[AudioSegment]":
+    """A segment of each recording in the document. Raises DataError where some are missing."""
     from dlm.data.bad_examples import filter_bad_examples
     from dlm.data.load import load_examples
 
-    gathered, name = load_examples(document), document.path.name
-    sifted = filter_bad_examples(document.config.training, gathered, gathered.issues, where=name)
-    first = next((problem for problem in sifted.issues if problem.fatal), None)
-    if first:
-        raise DataError(first.what, where=first.where, hint=first.hint)
-    sounds = (sound for clip in gathered.examples for sound in clip.audio_segments)
-    return list({sound.recording: sound for sound in sounds}.values())
+    loaded = load_examples(document)
+    filtered = filter_bad_examples(
+        document.config.training, loaded, loaded.issues, where=document.path.name
+    )
+    fatal = next((issue for issue in filtered.issues if issue.fatal), None)
+    if fatal:
+        raise DataError(fatal.what, where=fatal.where, hint=fatal.hint, code=fatal.code)
+    segments = (segment for example in loaded.examples for segment in example.audio_segments)
+    return list({segment.recording: segment for segment in segments}.values())
 
 
-def _hash_named_recordings(
-    segments: "Sequence[AudioSegment]", progress: ProgressFn | None
-) -> set[str]:
-    """The sha256 of the recordings: of one that is away, its copy could not be told from others."""
+def _hash_recordings(segments: "Sequence[AudioSegment]", progress: ProgressFn | None) -> set[str]:
+    """The sha256 of the recordings. Raises DataError: the copy of a missing one is not known."""
     from dlm.data.audio_io import hash_recording
 
     hashes = set()
-    for done, sound in enumerate(segments, start=1):
+    for num_done, segment in enumerate(segments, start=1):
         try:
-            hashes.add(hash_recording(sound))
+            hashes.add(hash_recording(segment))
         except DataError as error:
-            mend = "put it back, or take it out of the document: what is kept of it cannot be told"
-            raise DataError(error.what, where=sound.name, hint=mend) from error
+            raise DataError(
+                error.what,
+                where=segment.name,
+                hint="put it back, or take it out of the document: what is kept of it"
+                " cannot be told",
+                code=error.code,
+            ) from error
         if progress is not None:
-            progress(done, len(segments))
+            progress(num_done, len(segments))
     return hashes
