@@ -121,7 +121,7 @@ def test_in_a_terminal_it_asks(said: str, code: int) -> None:
         _, told = child.communicate(timeout=60)
     os.close(ours)
     os.close(theirs)
-    assert told.startswith("write this into my.dlm? [y/N] ")
+    assert told.startswith("write this into my.dlm? [y/N]")
     assert child.returncode == code
     assert (Path("my.dlm").read_text() == HEAD) == bool(code)
 

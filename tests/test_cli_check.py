@@ -112,7 +112,7 @@ def test_what_is_held_out_and_learned_is_told(document: Path) -> None:
     document.write_text(re.sub('transcript=".*?"', 'transcript="we meet again at nine"', text))
     done = dlm("check", document)
     assert done.code == 0
-    assert len(re.findall("it is held out, and my.dlm:.* says the same", done.err)) == 2
+    assert len(re.findall("it is held out, and my.dlm:.* has the same transcript", done.err)) == 2
     assert "my.dlm:10: its transcript is that of 6 recordings; check" in done.err
 
 

@@ -50,10 +50,10 @@ def test_an_answer_is_on_stdout_and_ends_its_line(document: Path) -> None:
 
 
 def test_an_answer_is_streamed(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr("dlm.cli.render.print_result", lambda text="", end="\n": told.append(text))
+    chunks: list[str] = []
+    monkeypatch.setattr("dlm.cli.render.print_text", chunks.append)
     prompt(document, "What?")
-    assert len([piece for piece in told if piece]) > 2
+    assert len([chunk for chunk in chunks if chunk]) > 2
 
 
 def test_several_recordings_and_where_they_stand(document: Path) -> None:

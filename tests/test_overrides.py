@@ -105,7 +105,7 @@ REFUSED = {
     "--set training.warmup_ratio=2": "--set: training.warmup_ratio is 2; it must be less",
     "--set dlm_id=x": "--set: dlm_id is the document's own; leave it as it is",
     "--set training.seed=1 --set training.seed=2": "--set: training.seed is set twice",
-    "--lora-r 4 --set training.lora_r=8": "--set: training.lora_r is set twice; say it once",
+    "--lora-r 4 --set training.lora_r=8": "--set: training.lora_r is set twice; give it once",
     "--set training.lora.where=[ear]": "--set: training.lora.where[0] is 'ear'; it must be 'lm'",
     "--set a.b.c.d=1": "--set: unknown field 'a.b.c.d'",
 }

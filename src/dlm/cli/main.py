@@ -206,7 +206,8 @@ def _make_typer_parameter(
     option: Any
     if parameter.kind is parameter.KEYWORD_ONLY:
         flags = info.flags or (f"--{parameter.name.replace('_', '-')}",)
-        option = typer.Option(*flags, help=info.help, metavar=metavar, hidden=info.hidden)
+        text = f"{info.help.removesuffix('.')}; repeatable." if is_repeatable else info.help
+        option = typer.Option(*flags, help=text, metavar=metavar, hidden=info.hidden)
     else:
         option = typer.Argument(help=info.help, metavar=metavar)
     typer_type: Any = value_type | None if is_optional else value_type

@@ -112,17 +112,15 @@ def import_source(
     prompt: Annotated[str | None, ParamInfo("Question asked about each clip.")] = None,
     column: Annotated[
         Sequence[str],
-        ParamInfo(
-            "Name of a column in the source: text=sentence; repeatable.", metavar="OURS=THEIRS"
-        ),
+        ParamInfo("Name of a column in the source: text=sentence.", metavar="OURS=THEIRS"),
     ] = (),
     audio: Annotated[
         AnyPath | None, ParamInfo("Folder of the recordings, if elsewhere.", metavar="DIR")
     ] = None,
     include: Annotated[
-        Sequence[str], ParamInfo("Take only files like this, such as **/*.wav; repeatable.")
+        Sequence[str], ParamInfo("Take only files like this, such as **/*.wav.")
     ] = (),
-    exclude: Annotated[Sequence[str], ParamInfo("Skip files like this; repeatable.")] = (),
+    exclude: Annotated[Sequence[str], ParamInfo("Skip files like this.")] = (),
     max_files: Annotated[int | None, ParamInfo("Maximum number of clips.")] = None,
     weight: Annotated[float | None, ParamInfo("How often its clips come in an epoch.")] = None,
     stream: Annotated[bool, ParamInfo("Read it while training, row by row.")] = False,
@@ -179,7 +177,7 @@ def export_data(
     part: Annotated[str, ParamInfo("Which clips.", metavar="all|learn|held-out")] = "all",
     progress: ProgressFn | None = None,
 ) -> "ExportSummary":
-    """Write the document's clips as a folder: recordings and their transcripts."""
+    """Write clips as a folder: recordings and transcripts."""
     from dlm.data.export import EXPORT_FORMATS, export_examples
     from dlm.store.atomic_dirs import replace_dir, require_empty_dir
 
@@ -227,7 +225,7 @@ def shards(
     overrides: OverridesOption = None,
     progress: ProgressFn | None = None,
 ) -> "FeatureShardIndex":
-    """Write the frozen encoder's output of every clip as shards of webdataset."""
+    """Write the frozen encoder's output as webdataset shards."""
     from dlm.commands.preflight import run_preflight
     from dlm.exporters.feature_shards import ShardLimits, make_lazy_encode_fn, write_feature_shards
     from dlm.features.extractor import AudioFeatureExtractor

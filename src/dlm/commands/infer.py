@@ -80,9 +80,7 @@ def prompt(
         str | None, ParamInfo("The question; read from stdin by default.", metavar="QUESTION")
     ] = None,
     *,
-    audio: Annotated[
-        AnyPath | Sequence[AnyPath], ParamInfo("A recording; repeatable for several.")
-    ] = (),
+    audio: Annotated[AnyPath | Sequence[AnyPath], ParamInfo("A recording, or several.")] = (),
     max_tokens: Annotated[int, ParamInfo("Maximum length of the answer, in tokens.")] = 256,
     temperature: Annotated[
         float,
@@ -202,7 +200,7 @@ def evaluate(
     device: DeviceOption = None,
     progress: ProgressFn | None = None,
 ) -> "EvaluationReport":
-    """Measure word errors and losses on clips that were not trained on."""
+    """Measure word errors and losses on held-out clips."""
     target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
     data_path = Path(data) if data is not None else None
     examples, sources = _load_eval_examples(target, data_path, example_name=manual_loss)

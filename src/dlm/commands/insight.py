@@ -56,7 +56,10 @@ def insight(
     device: DeviceOption = None,
     progress: ProgressFn | None = None,
 ) -> InsightResult:
-    """Show on one page whether it listens: curves, scores, alignment, attention, worst clips."""
+    """Show on one page whether a version listens to the audio.
+
+    The page has loss curves, scores, alignment, attention and the worst clips.
+    """
     from dlm.commands.preflight import resolve_version
     from dlm.plan.hardware import choose_device, detect_hardware
     from dlm.reports.insight_page import (

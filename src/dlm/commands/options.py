@@ -52,7 +52,7 @@ VersionOption = Annotated[
 OverridesOption = Annotated[
     Mapping[str, Any] | None,
     ParamInfo(
-        "Set a field of the document for this run, such as training.lora_r=16; repeatable.",
+        "Set a field of the document for this run, such as training.lora_r=16.",
         ("--set",),
         metavar="FIELD=VALUE",
     ),

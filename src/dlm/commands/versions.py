@@ -178,7 +178,7 @@ def show(
 
 
 def versions(path: DocumentArg) -> DocumentStatus:
-    """List the versions that training left, and which one is in use."""
+    """List the versions, and which one is in use."""
     return show(path)
 
 
@@ -281,7 +281,7 @@ def gc(
     dry_run: Annotated[bool, ParamInfo("Only list what would be removed.")] = False,
     progress: ProgressFn | None = None,
 ) -> GcResult:
-    """Remove what the store keeps of clips that were taken out of the document.
+    """Remove stored data of clips no longer in the document.
 
     What a version was trained on stays.
     """
