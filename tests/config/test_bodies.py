@@ -33,8 +33,8 @@ def test_headings_in_code_and_other_headings_are_text() -> None:
         ("", 5, "this ::instruction:: is empty; write ### Q and ### A below it"),
         ("\n\n", 5, "this ::instruction:: is empty"),
         ("What?\n### Q\na\n### A\nb", 6, "text before the first heading of ::instruction::"),
-        ("### Q\n### A\nb", 6, "nothing stands under this ### Q; write its text below"),
-        ("### Q\na\n### A\n\n", 8, "nothing stands under this ### A"),
+        ("### Q\n### A\nb", 6, "there is no text under this ### Q; write its text below"),
+        ("### Q\na\n### A\n\n", 8, "there is no text under this ### A"),
         ("### A\na\n### Q\nb", 6, "this ### A answers no ### Q; write ### Q and ### A in turn"),
         ("### Q\na\n### Q\nb\n### A\nc", 8, "this ### Q follows a ### Q without its ### A"),
         ("### Q\na\n### A\nb\n### A\nc", 10, "this ### A answers no ### Q"),
@@ -58,7 +58,7 @@ def test_instructions_that_cannot_be(body: str, line: int, words: str) -> None:
 
 def test_sound_in_a_question_is_an_error() -> None:
     message = refusal(ASK + "### Q\nIn <audio>a.wav</audio>?\n### A\nb")
-    assert "my.dlm:7:4: a question of ::instruction:: holds no sound; put the fence" in message
+    assert "my.dlm:7:4: a question of ::instruction:: holds no audio; put the fence" in message
 
 
 def test_turns_of_text_and_sound() -> None:
@@ -98,7 +98,7 @@ def test_a_turn_may_be_sound_alone_and_tags_in_code_are_text() -> None:
         ("### Assistant\na", "6:1", "a conversation cannot begin with ### Assistant; begin"),
         ("### User\na", "6:1", "the conversation ends with ### User; write ### Assistant"),
         ("### User\na\n### Assistant\nb\n### User\nc", "10:1", "ends with ### User"),
-        ("### User\n\n### Assistant\nb", "6:1", "nothing stands under this ### User"),
+        ("### User\n\n### Assistant\nb", "6:1", "there is no text under this ### User"),
         ("### user\na\n### Assistant\nb", "6:1", "'### user' is not a heading of ::conversation"),
         ("## User\na\n### Assistant\nb", "6:1", "'## User' is not a heading"),
         ("### User:\na\n### Assistant\nb", "6:1", "'### User:' is not a heading"),
@@ -108,8 +108,8 @@ def test_a_turn_may_be_sound_alone_and_tags_in_code_are_text() -> None:
         ("### User\n<Audio>a</Audio>\n### Assistant\nb", "7:1", "write <audio>clips/a.wav</audio>"),
         ('### User\n<audio src="a">\n### Assistant\nb', "7:1", "cannot read the tag '<audio src="),
         ("### User\n<audio> </audio>\n### Assistant\nb", "7:1", "this <audio> tag is empty"),
-        ("### User\na\n### Assistant\n<audio>b</audio>", "9:1", "sound in a ### Assistant turn"),
-        ("### System\n<audio>b\n### User\nc", "7:1", "sound in a ### System turn; only ### User"),
+        ("### User\na\n### Assistant\n<audio>b</audio>", "9:1", "audio in a ### Assistant turn"),
+        ("### System\n<audio>b\n### User\nc", "7:1", "audio in a ### System turn; only ### User"),
     ],
 )
 def test_conversations_that_cannot_be(body: str, place: str, words: str) -> None:

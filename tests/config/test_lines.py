@@ -68,7 +68,7 @@ def test_a_pair_taken_out_by_a_note_is_not_learnt() -> None:
 def test_an_open_note_is_an_error_where_it_opens() -> None:
     message = refusal(f"Text.\nMore <!-- note\n{CLIP}\n")
     assert message == (
-        "my.dlm:6:6: this note is never closed; end it with -->, or put <!-- in backticks"
+        "my.dlm:6:6: this comment is never closed; end it with -->, or put <!-- in backticks"
     )
 
 

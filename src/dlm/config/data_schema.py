@@ -85,8 +85,7 @@ class AugmentationConfig(BaseConfig):
         description="Range of the reverberation time in seconds, to a decay of 60 dB.",
     )
     noise: NonEmptyStr | None = Field(
-        default=None,
-        description="Noise to add: synthetic, or a folder of recordings of noise.",
+        default=None, description="Noise to add: synthetic, or a folder of recordings of noise."
     )
     snr: SnrRange = Field(
         default=DEFAULT_SNR_DB, description="Range of the signal-to-noise ratio, in dB."

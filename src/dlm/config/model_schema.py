@@ -57,8 +57,7 @@ class WeightSource(BaseConfig):
         default=None, description="Base or model to take it from, such as sparrow or hf:org/name."
     )
     from_scratch: dict[str, Any] | None = Field(
-        default=None,
-        description="Random weights for this config: model_type and its fields.",
+        default=None, description="Random weights for this config: model_type and its fields."
     )
 
     @field_validator("from_scratch")
@@ -94,13 +93,10 @@ class ProjectorConfig(BaseConfig):
         default=None, description="Base or version to take a trained projector from."
     )
     stride: int | None = Field(
-        default=None,
-        ge=1,
-        description="Encoder frames for one token, or one window of qformer.",
+        default=None, ge=1, description="Encoder frames for one token, or one window of qformer."
     )
     tokens_per_second: PositiveFloat | None = Field(
-        default=None,
-        description="Tokens per second, in place of stride; the nearest is taken.",
+        default=None, description="Tokens per second, in place of stride; the nearest is taken."
     )
     hidden: int | None = Field(default=None, ge=1, description="Width of the hidden layer.")
     scale: ProjectorScale = Field(

@@ -107,12 +107,9 @@ def _enter_group(group: dict[str, Any], key: str, name: str) -> dict[str, Any]:
         nested = {}
     if not isinstance(nested, dict):
         parent = name.rpartition(".")[0]
-        raise UsageError(
-            f"{parent} is a list here",
-            where=SET_OPTION,
-            hint=f"set it whole: {parent}=[{{...}}, {{...}}]",
-            code="usage.field_list",
-        )
+        what = f"{parent} is a list here"
+        hint = f"set it whole: {parent}=[{{...}}, {{...}}]"
+        raise UsageError(what, where=SET_OPTION, hint=hint, code="usage.field_list")
     group[key] = nested
     return nested
 
@@ -123,20 +120,14 @@ def _check_field_name(name: str) -> None:
     if name in known:
         return
     if name in PROTECTED_FIELDS:
-        raise UsageError(
-            f"{name} is the document's own",
-            where=SET_OPTION,
-            hint="leave it as it is",
-            code="usage.protected_field",
-        )
+        what = f"{name} is the document's own"
+        hint = "leave it as it is"
+        raise UsageError(what, where=SET_OPTION, hint=hint, code="usage.protected_field")
     inside = [field for field in known if field.startswith(f"{name}.")]
     if inside:
-        raise UsageError(
-            f"{name} is a group of fields",
-            where=SET_OPTION,
-            hint=f"set one of its fields, such as {inside[0]}",
-            code="usage.field_group",
-        )
+        what = f"{name} is a group of fields"
+        hint = f"set one of its fields, such as {inside[0]}"
+        raise UsageError(what, where=SET_OPTION, hint=hint, code="usage.field_group")
     parent, _, last = name.rpartition(".")
     hint = suggest_key(parent, last)
     raise UsageError(

@@ -61,10 +61,11 @@ class Frontmatter:
 
     def locate_offset(self, offset: int) -> str:
         """Return `path:line:column` of an offset in the YAML."""
-        return _format_location(self.path, self.text, self.start + offset)
+        return format_location(self.path, self.text, self.start + offset)
 
 
-def _format_location(path: Path, text: str, offset: int) -> str:
+def format_location(path: Path, text: str, offset: int) -> str:
+    """Return `path:line:column` of an offset in a document, in characters."""
     breaks = list(LINE_BREAK_RE.finditer(text, 0, offset))
     column = offset - (breaks[-1].end() if breaks else 0) + 1
     return f"{path}:{len(breaks) + 1}:{column}"
@@ -80,7 +81,7 @@ def parse_frontmatter(text: str, path: Path) -> Frontmatter:
     if end - start > MAX_FRONTMATTER_CHARS:
         raise DocumentError(
             "the frontmatter is longer than 256 KiB",
-            where=_format_location(path, text, start),
+            where=format_location(path, text, start),
             hint="shorten it",
             code="document.frontmatter_too_long",
         )
@@ -99,7 +100,7 @@ def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
         elif content.rstrip() == "---":
             raise DocumentError(
                 "there are blanks after '---'",
-                where=_format_location(path, text, line.start()),
+                where=format_location(path, text, line.start()),
                 hint="remove them",
                 code="document.stray_blanks",
             )
@@ -107,13 +108,13 @@ def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
             quoted = quote_value(content)
             raise DocumentError(
                 f"a document begins with '---' alone on its first line, not {quoted}",
-                where=_format_location(path, text, 0),
+                where=format_location(path, text, 0),
                 hint="dlm init writes a document to start from",
                 code="document.no_frontmatter",
             )
     raise DocumentError(
         "the frontmatter is never closed",
-        where=_format_location(path, text, 0),
+        where=format_location(path, text, 0),
         hint="put '---' alone on a line below it",
         code="document.frontmatter_not_closed",
     )
@@ -137,18 +138,16 @@ class _StrictLoader(yaml.BaseLoader):
         event = self.peek_event()
         offset = event.start_mark.index
         if isinstance(event, yaml.AliasEvent):
+            what = f"aliases such as *{event.anchor} are not read"
+            hint = "write the value out"
             raise DocumentError(
-                f"aliases such as *{event.anchor} are not read",
-                where=self._locate(offset),
-                hint="write the value out",
-                code="document.yaml_alias",
+                what, where=self._locate(offset), hint=hint, code="document.yaml_alias"
             )
         if isinstance(event, yaml.CollectionStartEvent) and self._depth == MAX_YAML_DEPTH:
+            what = "nested too deep"
+            hint = "no field is this deep"
             raise DocumentError(
-                "nested too deep",
-                where=self._locate(offset),
-                hint="no field is this deep",
-                code="document.yaml_too_deep",
+                what, where=self._locate(offset), hint=hint, code="document.yaml_too_deep"
             )
         self._depth += 1
         node = super().compose_node(parent, index)
@@ -160,7 +159,7 @@ def _compose_yaml(text: str, path: Path, *, start: int, end: int) -> yaml.Mappin
     """Compose the nodes of the YAML, without values."""
 
     def locate(offset: int) -> str:
-        return _format_location(path, text, start + offset)
+        return format_location(path, text, start + offset)
 
     try:
         root = _StrictLoader(text[start:end], locate).get_single_node()
@@ -170,35 +169,29 @@ def _compose_yaml(text: str, path: Path, *, start: int, end: int) -> yaml.Mappin
         line_start = text.rfind("\n", 0, start + offset) + 1
         has_tab = "\t" in text[line_start : start + offset + 1]
         check_hint = "check the colons, quotes and indentation here and in the line above"
+        what = f"invalid YAML: {' '.join(str(error.problem or error.context).split())}"
+        hint = "indent with blanks, not tabs" if has_tab else check_hint
         raise DocumentError(
-            f"invalid YAML: {' '.join(str(error.problem or error.context).split())}",
-            where=locate(offset),
-            hint="indent with blanks, not tabs" if has_tab else check_hint,
-            code="document.invalid_yaml",
+            what, where=locate(offset), hint=hint, code="document.invalid_yaml"
         ) from error
     except yaml.reader.ReaderError as error:
+        what = f"invalid YAML: the character {quote_value(chr(error.character))} is not allowed"
+        hint = "remove it"
         raise DocumentError(
-            f"invalid YAML: the character {quote_value(chr(error.character))} is not allowed",
-            where=locate(error.position),
-            hint="remove it",
-            code="document.invalid_yaml",
+            what, where=locate(error.position), hint=hint, code="document.invalid_yaml"
         ) from error
     except (ValueError, OverflowError) as error:
+        what = "invalid YAML: an escape names no character"
+        hint = "correct the \\U escape"
         raise DocumentError(
-            "invalid YAML: an escape names no character",
-            where=locate(0),
-            hint="correct the \\U escape",
-            code="document.invalid_yaml",
+            what, where=locate(0), hint=hint, code="document.invalid_yaml"
         ) from error
     if root is None:
         return yaml.MappingNode(ALLOWED_YAML_TAGS[2], [])
     if not isinstance(root, yaml.MappingNode):
-        raise DocumentError(
-            "the frontmatter holds no keys",
-            where=locate(0),
-            hint="write 'key: value'",
-            code="document.no_keys",
-        )
+        what = "the frontmatter holds no keys"
+        hint = "write 'key: value'"
+        raise DocumentError(what, where=locate(0), hint=hint, code="document.no_keys")
     return root
 
 
@@ -241,18 +234,16 @@ def _convert_mapping(
     for key, value in node.value:
         offset = key.start_mark.index
         if not isinstance(key, yaml.ScalarNode):
+            what = "a list or mapping cannot be a key"
+            hint = "write 'key: value'"
             raise DocumentError(
-                "a list or mapping cannot be a key",
-                where=front.locate_offset(offset),
-                hint="write 'key: value'",
-                code="document.bad_key",
+                what, where=front.locate_offset(offset), hint=hint, code="document.bad_key"
             )
         if key.value in mapping:
+            what = f"{quote_value(key.value)} is written twice"
+            hint = "remove one"
             raise DocumentError(
-                f"{quote_value(key.value)} is written twice",
-                where=front.locate_offset(offset),
-                hint="remove one",
-                code="document.duplicate_key",
+                what, where=front.locate_offset(offset), hint=hint, code="document.duplicate_key"
             )
         positions[(*key_path, key.value)] = offset
         mapping[key.value] = _convert_node(front, value, (*key_path, key.value), positions)
@@ -298,10 +289,9 @@ def validate_config(front: Frontmatter) -> DlmConfig:
             what,
             where=front.locate_offset(_find_position(first["loc"], positions)),
             hint=hint,
-            code={
-                "extra_forbidden": "document.unknown_key",
-                "missing": "document.missing_key",
-            }.get(first["type"], "document.bad_value"),
+            code={"extra_forbidden": "document.unknown_key", "missing": "document.missing_key"}.get(
+                first["type"], "document.bad_value"
+            ),
         ) from error
 
 
