@@ -33,7 +33,7 @@ from dlm.config.yaml_loader import (
 from dlm.errors import DocumentError, make_name_hint, suggest_name
 
 FenceKind = Literal["audio", "instruction", "conversation"]
-Role = Literal["system", "user", "assistant"]
+MessageRole = Literal["system", "user", "assistant"]
 FENCE_KINDS: tuple[FenceKind, ...] = ("audio", "instruction", "conversation")
 AUDIO_ATTRIBUTES = ("path", "transcript", "language", "start", "end", "prompt")
 BLOCK_HEADINGS = {"instruction": ("Q", "A"), "conversation": ("System", "User", "Assistant")}
@@ -83,7 +83,7 @@ class MessageBlock:
         line: of the heading.
     """
 
-    role: Role
+    role: MessageRole
     content: tuple[str | Path, ...]
     line: int
 
@@ -607,7 +607,9 @@ def _parse_message_blocks(fence: _Fence, body: Sequence[_SourceLine]) -> tuple[M
         raise blocks[-1].line.make_error(what, hint=hint, code="document.heading_order")
     return tuple(
         MessageBlock(
-            cast(Role, block.name.lower()), tuple(_split_text_and_audio(block)), block.line.number
+            cast(MessageRole, block.name.lower()),
+            tuple(_split_text_and_audio(block)),
+            block.line.number,
         )
         for block in blocks
     )
