@@ -25,7 +25,7 @@ from typing import Literal, cast
 from dlm.config.schema import DlmConfig
 from dlm.config.yaml_loader import (
     MAX_QUOTED_CHARS,
-    format_location,
+    locate_offset_in_text,
     parse_frontmatter,
     quote_value,
     validate_config,
@@ -211,7 +211,7 @@ def parse_document(text: str, path: Path) -> Document:
 def _locate_end(path: Path, text: str) -> str:
     """Return `path:line:column` of what follows `text`, the head of a file."""
     text = text.removeprefix(BOM)
-    return format_location(path, text, len(text))
+    return locate_offset_in_text(path, text, len(text))
 
 
 @dataclass(frozen=True)

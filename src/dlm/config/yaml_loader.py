@@ -61,10 +61,10 @@ class Frontmatter:
 
     def locate_offset(self, offset: int) -> str:
         """Return `path:line:column` of an offset in the YAML."""
-        return format_location(self.path, self.text, self.start + offset)
+        return locate_offset_in_text(self.path, self.text, self.start + offset)
 
 
-def format_location(path: Path, text: str, offset: int) -> str:
+def locate_offset_in_text(path: Path, text: str, offset: int) -> str:
     """Return `path:line:column` of an offset in a document, in characters."""
     breaks = list(LINE_BREAK_RE.finditer(text, 0, offset))
     column = offset - (breaks[-1].end() if breaks else 0) + 1
@@ -81,7 +81,7 @@ def parse_frontmatter(text: str, path: Path) -> Frontmatter:
     if end - start > MAX_FRONTMATTER_CHARS:
         raise DocumentError(
             "the frontmatter is longer than 256 KiB",
-            where=format_location(path, text, start),
+            where=locate_offset_in_text(path, text, start),
             hint="shorten it",
             code="document.frontmatter_too_long",
         )
@@ -100,7 +100,7 @@ def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
         elif content.rstrip() == "---":
             raise DocumentError(
                 "there are blanks after '---'",
-                where=format_location(path, text, line.start()),
+                where=locate_offset_in_text(path, text, line.start()),
                 hint="remove them",
                 code="document.stray_blanks",
             )
@@ -108,13 +108,13 @@ def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
             quoted = quote_value(content)
             raise DocumentError(
                 f"a document begins with '---' alone on its first line, not {quoted}",
-                where=format_location(path, text, 0),
+                where=locate_offset_in_text(path, text, 0),
                 hint="dlm init writes a document to start from",
                 code="document.no_frontmatter",
             )
     raise DocumentError(
         "the frontmatter is never closed",
-        where=format_location(path, text, 0),
+        where=locate_offset_in_text(path, text, 0),
         hint="put '---' alone on a line below it",
         code="document.frontmatter_not_closed",
     )
@@ -159,7 +159,7 @@ def _compose_yaml(text: str, path: Path, *, start: int, end: int) -> yaml.Mappin
     """Compose the nodes of the YAML, without values."""
 
     def locate(offset: int) -> str:
-        return format_location(path, text, start + offset)
+        return locate_offset_in_text(path, text, start + offset)
 
     try:
         root = _StrictLoader(text[start:end], locate).get_single_node()
