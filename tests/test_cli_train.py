@@ -178,7 +178,7 @@ def test_a_version_says_what_it_learned_from(document: Path) -> None:
     paths = {each["path"] for each in version["train_recordings"]}
     assert len(paths) == 4
     assert paths < {f"clips/{number}.wav" for number in range(6)}
-    assert version["base_model"] == "tiny"
+    assert version["base"] == "tiny"
     assert version["scores"].keys() == {"loss", "shuffled_loss", "gap", "wer", "cer"}
     blobs = Path(version["path"]).parents[2] / "blobs"
     assert {each["sha256"] for each in version["train_recordings"]} == {

@@ -71,11 +71,6 @@ COMMANDS = (
     Command("doctor", versions.doctor, render.print_system_report, ("json",)),
 )
 OVERRIDES_PARAM = "overrides"  # {field: value}, from --set and the fields' own options
-# parameters that the program passes itself
-CALLBACK_FACTORIES: dict[str, Callable[[], Callable[..., Any]]] = {
-    "progress": progress.make_progress_fn,
-    "stop": progress.stop_on_interrupt,
-}
 METAVARS = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
 
@@ -163,6 +158,8 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
     annotations = command.function.__annotations__
     has_overrides = OVERRIDES_PARAM in parameters
     field_options = _make_field_parameters() if with_fields and has_overrides else {}
+    # parameters that are no options: the program passes a function for each
+    factories = {"progress": progress.make_progress_fn, "stop": progress.stop_on_interrupt}
 
     def run_command(**args: Any) -> None:
         args.pop("home")  # its callback has set it
@@ -174,9 +171,7 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
             args["question"] = sys.stdin.buffer.read().decode("utf-8", "replace")
         if len(formats) > 1:
             raise make_exclusive_error(f"--{formats[0]}", f"--{formats[1]}")
-        callbacks = {
-            name: make() for name, make in CALLBACK_FACTORIES.items() if name in parameters
-        }
+        callbacks = {name: make() for name, make in factories.items() if name in parameters}
         result = command.function(**args, **callbacks)
         raise typer.Exit(command.render_fn(result, formats[0] if formats else "text"))
 
@@ -184,7 +179,7 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
         *(
             _make_typer_parameter(parameter, *get_args(annotations[name])[:2])
             for name, parameter in parameters.items()
-            if name not in CALLBACK_FACTORIES
+            if name not in factories
         ),
         *field_options.values(),
         *map(_make_format_parameter, command.output_formats),
