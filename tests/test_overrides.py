@@ -120,7 +120,7 @@ def test_what_cannot_be_set_is_told_with_its_option(words: str, document: Path, 
 
 def test_nothing_would_learn(document: Path) -> None:
     words = "--adapter lora --freeze-audio-tower --set training.lora.where=[encoder]".split()
-    dlm("train", document, *words).refused("nothing would learn", "freeze_encoder")
+    dlm("train", document, *words).refused("nothing would be trained", "freeze_encoder")
 
 
 def test_a_run_goes_on_only_as_it_was_asked(document: Path) -> None:

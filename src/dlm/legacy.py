@@ -170,10 +170,11 @@ EVENTS: Mapping[str, tuple[str, Names]] = {
     "Saved": ("CheckpointSaved", {"final": "is_final"}),
     "Finished": ("TrainingFinished", {"steps": "num_steps"}),
 }
+RENAMED_VALUES = {("pad_mode", "heard"): "uncounted"}  # (name of today, old value): new value
 
 
 def upgrade(record: Any, names: Names) -> Any:
-    """Give the fields of a record, or of each record of a list, the names of today.
+    """Give the fields of a record, or of each record of a list, the names and values of today.
 
     Args:
         record: what JSON holds at this place; anything but objects and lists of them is kept.
@@ -185,7 +186,12 @@ def upgrade(record: Any, names: Names) -> Any:
         return record
     nested = {new: table for new, table in map(_split, names.values()) if table}
     renamed = {_split(names.get(name, name))[0]: value for name, value in record.items()}
-    return {name: upgrade(value, nested.get(name, {})) for name, value in renamed.items()}
+    return {
+        name: RENAMED_VALUES.get((name, value), value)
+        if isinstance(value, str)
+        else upgrade(value, nested.get(name, {}))
+        for name, value in renamed.items()
+    }
 
 
 def upgrade_event(record: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dlm.io import sha256_file
 from tests.data.gathering import faults, gathered
 from tests.data.keepers_trees import audiofolder_csv, rows_with_bytes
 from tests.data.said import SAID
-from tests.hub import Answer, Hub, Repository, serve
+from tests.fake_hub import FakeHub, HubRequestHandler, Repository, serve_hub
 
 ASK = """
 import hashlib, json, sys
@@ -42,34 +42,34 @@ for source in json.load(sys.stdin):
 """
 
 
-class Datasets(Answer):
+class Datasets(HubRequestHandler):
     """What a hub says of datasets: what is in a folder, and the files."""
 
-    def answer(self) -> None:
+    def handle_request(self) -> None:
         asked = urlsplit(self.path)
-        hub: Hub = self.server.hub
+        hub: FakeHub = self.server.hub
         kind, _, rest = unquote(asked.path).lstrip("/").removeprefix("api/").partition("/")
         words = rest.split("/")
         repository = hub.repositories.get("/".join(words[:2])) if kind == "datasets" else None
-        hub.asked.append(f"{self.command} {asked.path}")
+        hub.requests.append(f"{self.command} {asked.path}")
         if repository is None:
-            self.refuse(404, "RepoNotFound")
+            self.send_failure(404, "RepoNotFound")
         elif repository.gated:
-            self.refuse(403, "GatedRepo")
+            self.send_failure(403, "GatedRepo")
         elif words[3:4] not in ([], ["main"], [repository.commit]):
-            self.refuse(404, "RevisionNotFound")
+            self.send_failure(404, "RevisionNotFound")
         elif words[2:3] == ["resolve"]:
-            self.file(repository, "/".join(words[4:]))
+            self.send_file(repository, "/".join(words[4:]))
         elif words[2:3] == ["tree"] and not _listed(repository, "/".join(words[4:])):
-            self.refuse(404, "EntryNotFound", commit=repository.commit)
+            self.send_failure(404, "EntryNotFound", commit=repository.commit)
         elif words[2:3] == ["tree"]:
-            self.give(json.dumps(_listed(repository, "/".join(words[4:]))).encode())
+            self.send_data(json.dumps(_listed(repository, "/".join(words[4:]))).encode())
         else:
             files = (path for path in repository.folder.rglob("*") if path.is_file())
             names = [path.relative_to(repository.folder).as_posix() for path in files]
             siblings = [{"rfilename": name} for name in names]
             known = {"id": "/".join(words[:2]), "sha": repository.commit, "siblings": siblings}
-            self.give(json.dumps({**known, "tags": [], "private": False}).encode())
+            self.send_data(json.dumps({**known, "tags": [], "private": False}).encode())
 
 
 def _listed(repository: Repository, below: str) -> list[dict[str, object]]:
@@ -97,14 +97,14 @@ def laid_out(folder: Path) -> Path:
     return folder
 
 
-def ask(hub: Hub, folder: Path, *sources: dict[str, Any], **more: str) -> list[dict[str, Any]]:
+def ask(hub: FakeHub, folder: Path, *sources: dict[str, Any], **more: str) -> list[dict[str, Any]]:
     """What documents give in a process that asks this hub, one with each of the sources."""
     (folder / "home").mkdir(exist_ok=True)
     cache = str(folder / "cache/datasets")
     done = subprocess.run(
         [sys.executable, "-c", ASK, str(folder / "home")],
         input=json.dumps(sources),
-        env=hub.environment(folder / "cache", HF_DATASETS_CACHE=cache, **more),
+        env=hub.make_environment(folder / "cache", HF_DATASETS_CACHE=cache, **more),
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -133,16 +133,16 @@ def test_a_dataset_of_the_hub(tmp_path: Path) -> None:
     away = pyarrow.Table.from_pylist([{"audio": {"path": "/etc/hosts"}, "text": "Hi."}])
     (tmp_path / "away").mkdir()
     pyarrow.parquet.write_table(away, tmp_path / "away/0.parquet")
-    with serve(Datasets) as site:
+    with serve_hub(Datasets) as site:
         for name in ("org/words", "google/fleurs", "org/shut"):
             site.repositories[name] = Repository(folder, gated=name == "org/shut")
         site.repositories["org/away"] = Repository(tmp_path / "away")
         audiofolder_csv(tmp_path)
         site.repositories["org/files"] = Repository(tmp_path / "corpus")
         found = ask(site, tmp_path, *asked)
-        seen = len(site.asked)
+        seen = len(site.requests)
         again, new = ask(site, tmp_path, asked[0], {"path": "hf:org/new"}, HF_HUB_OFFLINE="1")
-        assert len(site.asked) == seen
+        assert len(site.requests) == seen
     plain, other, test, out, files, stream = found[:6]
     assert plain["problems"] == [] and [each[1:4] for each in plain["clips"]] == wanted(folder)
     assert [each[0] for each in plain["clips"]] == [f"hf:org/words/train:{n}" for n in (1, 2, 3)]

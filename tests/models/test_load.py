@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from dlm.models.load import get_checkpoint_dir, load_tokenizer
 from dlm.plan.resolve import resolve_model_spec
 from tests.cli_runner import make_environment, run_process
-from tests.hub import COMMIT, Hub, Repository, serve
+from tests.fake_hub import COMMIT, FakeHub, Repository, serve_hub
 from tests.pretrained_twins import write_pretrained_twin
 from tests.tiny_models import write_tone
 
@@ -42,18 +42,20 @@ def ear(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(ear: Path):
     """A hub with that repository."""
-    with serve() as hub:
+    with serve_hub() as hub:
         hub.repositories["me/ear"] = Repository(ear)
         yield hub
 
 
-def test_only_what_is_needed_is_fetched_and_only_once(hub: Hub, ear: Path, tmp_path: Path) -> None:
+def test_only_what_is_needed_is_fetched_and_only_once(
+    hub: FakeHub, ear: Path, tmp_path: Path
+) -> None:
     first, place, again = fetched(hub, tmp_path, "me/ear", "me/ear")
     assert first == "fetching me/ear (0.5 MB)"
     assert place == again == str(tmp_path / "hub" / "models--me--ear" / "snapshots" / COMMIT)
     names = {path.name for path in Path(place).iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
-    assert hub.fetched() == names
+    assert hub.downloaded_files() == names
     assert not names & {"pytorch_model.bin", "consolidated.safetensors", "modeling_ear.py"}
     assert (
         load_file(Path(place) / "model.safetensors").keys()
@@ -61,26 +63,26 @@ def test_only_what_is_needed_is_fetched_and_only_once(hub: Hub, ear: Path, tmp_p
     )
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
-    hub.repositories["me/ear"].cut["model.safetensors"] = 100_000
+def test_a_download_that_breaks_off_goes_on_where_it_was(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories["me/ear"].breaks_off_at["model.safetensors"] = 100_000
     *_, place = fetched(hub, tmp_path, "me/ear")
-    gets = [line for line in hub.asked if line.startswith("GET") and "model.safetensors" in line]
+    gets = [line for line in hub.requests if line.startswith("GET") and "model.safetensors" in line]
     assert len(gets) == 2
     assert load_file(Path(place) / "model.safetensors")
 
 
-def test_a_download_that_stays_short_leaves_nothing_to_load(hub: Hub, tmp_path: Path) -> None:
-    hub.repositories["me/ear"].short = ("model.safetensors",)
+def test_a_download_that_stays_short_leaves_nothing_to_load(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories["me/ear"].truncated_files = ("model.safetensors",)
     told = fetched(hub, tmp_path, "me/ear")[-1]
     assert told.startswith(f"hf:me/ear: is not in {tmp_path / 'hub'} and cannot be fetched: there")
     assert told.endswith(" (what came is kept), or use base_model: sparrow")
     assert not list((tmp_path / "hub").rglob("snapshots/*/model.safetensors"))
-    hub.repositories["me/ear"].short = ()
+    hub.repositories["me/ear"].truncated_files = ()
     place = fetched(hub, tmp_path, "me/ear")[-1]
     assert load_file(Path(place) / "model.safetensors")
 
 
-def test_a_base_that_does_not_come_is_one_line(hub: Hub, ear: Path, tmp_path: Path) -> None:
+def test_a_base_that_does_not_come_is_one_line(hub: FakeHub, ear: Path, tmp_path: Path) -> None:
     hub.repositories["me/gated"] = Repository(ear, gated=True)
     told = fetched(hub, tmp_path, "me/gated", "me/none", HF_TOKEN="hf_secret")
     assert told == [
@@ -92,18 +94,18 @@ def test_a_base_that_does_not_come_is_one_line(hub: Hub, ear: Path, tmp_path: Pa
     assert "Bearer hf_secret" in hub.tokens
 
 
-def test_a_disk_without_room_is_told_before(hub: Hub, ear: Path, tmp_path: Path) -> None:
-    hub.repositories["me/vast"] = Repository(ear, claimed={"model.safetensors": 1 << 60})
+def test_a_disk_without_room_is_told_before(hub: FakeHub, ear: Path, tmp_path: Path) -> None:
+    hub.repositories["me/vast"] = Repository(ear, claimed_bytes={"model.safetensors": 1 << 60})
     (told,) = fetched(hub, tmp_path / "cache", "me/vast")
     assert told.startswith("me/vast: takes 1152921504.6 GB and ")
     assert told.endswith(" are free; free some, or set HF_HOME to a folder on a larger disk")
-    assert "model.safetensors" not in hub.fetched()
+    assert "model.safetensors" not in hub.downloaded_files()
 
 
-def test_the_command_fetches_tells_it_and_answers(hub: Hub, tmp_path: Path) -> None:
+def test_the_command_fetches_tells_it_and_answers(hub: FakeHub, tmp_path: Path) -> None:
     """From a name of the hub to an answer; then its revision is known without a network."""
     write_tone(tmp_path / "a.wav", hertz=200, seconds=0.3)
-    around = hub.environment(tmp_path / "cache")
+    around = hub.make_environment(tmp_path / "cache")
     made = run_process("init", "my.dlm", "--base", "hf:me/ear", folder=tmp_path, env=around)
     assert made.code == 0, made.err
     assert "hf:me/ear" in (tmp_path / "my.dlm").read_text()
@@ -122,9 +124,9 @@ def test_a_folder_is_loaded_from_where_it_lies(ear: Path) -> None:
     assert load_tokenizer(base).convert_tokens_to_ids("<|AUDIO|>") == 260
 
 
-def fetched(hub: Hub, cache: Path, *names: str, **more: str) -> list[str]:
+def fetched(hub: FakeHub, cache: Path, *names: str, **more: str) -> list[str]:
     """What a process of its own says while it fetches, line by line."""
     command = [sys.executable, "-c", FETCH, *names]
-    around = hub.environment(cache, **more)
+    around = hub.make_environment(cache, **more)
     done = subprocess.run(command, env=around, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

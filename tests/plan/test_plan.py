@@ -245,7 +245,7 @@ def test_a_frozen_encoder_cannot_be_all_that_learns() -> None:
     assert (
         drawn.model.adapter.components == ("projector", "lm") and drawn.batches.use_cached_features
     )
-    with pytest.raises(PlanError, match="nothing would learn"):
+    with pytest.raises(PlanError, match="nothing would be trained"):
         plan(adapter="lora", lora={"where": ["encoder"]}, freeze_encoder=True)
 
 

@@ -135,9 +135,9 @@ def test_packed_weights_learn_on_a_recipe(tmp_path: Path) -> None:
     ("asked", "words"),
     [
         ({"freeze_encoder": True, "train_encoder": True}, "exclude each other"),
-        ({"train_encoder": True, "lora": {"where": ["encoder"]}}, "both teach the encoder"),
-        ({"top_layers": 1, "adapter": "full"}, "adapter: full learns every layer"),
-        ({"top_layers": 1, "adapter": "qlora"}, "adapter: qlora packs"),
+        ({"train_encoder": True, "lora": {"where": ["encoder"]}}, "both train the encoder"),
+        ({"top_layers": 1, "adapter": "full"}, "adapter: full trains every layer"),
+        ({"top_layers": 1, "adapter": "qlora"}, "adapter: qlora quantizes"),
         ({"top_layers": 3}, "training.top_layers is 3, and .* has 2"),
     ],
 )

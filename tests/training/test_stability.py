@@ -146,7 +146,7 @@ def test_the_projector_waits(folder: Path, clips: list[Example]) -> None:
             }
             assert moved == ({"lora"} if waits else {"lora", "projector"})
             assert ("projector" in event.component_grad_norms) != waits
-    with pytest.raises(PlanError, match="nothing would learn while the projector waits"):
+    with pytest.raises(PlanError, match="nothing would be trained while the projector is frozen"):
         taught(folder, clips, adapter="projector", stability={"freeze_projector_steps": 2})
 
 

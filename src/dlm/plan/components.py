@@ -1,24 +1,16 @@
-"""What thinks in a stitched base: a language model, from its source or its config.
+"""A ModelSpec composed of an encoder, a projector and a language model, without loading them.
 
-a stitched base      its language model
-a model that hears   its language model (text_config)
-a language model     itself
-from_scratch         random weights of a config, with a tokenizer of bytes or another's
+    component      from a composed model   from an audio LM    from its own model   from_scratch
+    encoder        its encoder             its audio_config    itself               random weights
+    lm             its language model      its text_config     itself               random weights
 
-What hears in a stitched base: an encoder, from its source or its config.
+    encoders    input and rates; the first sets the rate      plan/encoder_lm_specs.py
+    projector   frames per token, its own size                plan/projector_spec.py
+    lm          shape, vocabulary, tokenizer, chat format     plan/encoder_lm_specs.py
 
-a stitched base      its encoder
-a model that hears   its tower (audio_config)
-an encoder           itself
-from_scratch         random weights of a config
-
-A base from its parts: what each part tells, and what follows when they are joined.
-
-    encoders    what they take, how fast they read: the first sets the rate    plan/parts.py
-    projector   frames of a token, its own size                                plan/projectors.py
-    lm          its shape, its words, its form of conversation                 plan/minds.py
-
-Nothing is loaded here: config files and the heads of weight files tell all of it.
+Refuses an encoder and a language model that are swapped, classes that are not supported, a
+tokenizer of another vocabulary, and a missing chat template. Configs and the headers of weight
+files say all of it.
 """
 
 import hashlib
@@ -49,24 +41,31 @@ from dlm.plan.encoder_lm_specs import (
     derive_encoder_spec,
     derive_lm_spec,
 )
-from dlm.plan.hub import TensorIndex, download_tokenizer, find_local_model
+from dlm.plan.hub import (
+    count_tensor_bytes,
+    download_tokenizer,
+    find_local_model,
+    iter_tensor_infos,
+    make_damaged_checkpoint_error,
+    read_json_object,
+)
 from dlm.plan.model_ref import (
     COMPONENT_PATTERNS,
+    LM_CLASS_SUFFIXES,
     HfConfig,
     ModelRef,
     derive_spec_from_checkpoint,
     find_family_spec,
+    get_architecture_name,
     get_model_family,
     get_subconfig,
     inherit_components,
-    read_json_object,
     resolve_model_ref,
 )
 from dlm.plan.model_spec import (
     MODEL_CATALOG,
     ComponentRef,
     CompositionSpec,
-    LayerSelection,
     ModelSpec,
     ParameterCounts,
     TransformerShape,
@@ -83,232 +82,66 @@ ChatFormat = Literal["template", "plain"]
 
 BYTE_TOKENIZER = "bytes"
 OWN_TOKENIZER = "own"
-BYTE_VOCAB_SIZE = 260  # 256 bytes, the end of a text, both ends of a turn, sound
-SPECIAL_TOKEN_ID_KEYS = (
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)  # which are the tokenizer's to say
-TEXT_MODEL_TYPES = {
+BYTE_VOCAB_SIZE = 260  # 256 bytes, end of text, both ends of a turn, audio
+SPECIAL_TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")  # the tokenizer has them
+TOKENIZER_CONFIG_FILE, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
+CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+SCRATCH_KEY_PREFIX = "new-"  # in keys: before the model type of a component with random weights
+AUDIO_LM_FAMILIES = {spec.family for spec in MODEL_CATALOG.values() if spec.kind == "native"}
+TEXT_MODEL_TYPES = {  # of the language model inside an audio LM
     "audioflamingo3": "qwen2",
     "glmasr": "llama",
     "qwen2_audio": "qwen2",
+    "qwen3_asr": "qwen3",
     "voxtral": "llama",
 }
-TEXT_MODEL_TYPES |= {"qwen3_asr": "qwen3"}
-TOKENIZER_CONFIG_FILE, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
-CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+
+DEFAULT_AUDIO_TOKEN = "<|audio|>"
+DEFAULT_AUDIO_PROMPT = "Transcribe the audio."
+DEFAULT_AUDIO_PREFIX = "Listen: "
+DEFAULT_AUDIO_SUFFIX = "\n"
+DEFAULT_COMPOSED_EPOCHS = 10
+DEFAULT_PROJECTOR_KIND = "mlp"  # the kind whose loss falls first
+PROJECTOR_BYTES_PER_PARAMETER = 4  # of a new projector
 
 
 @dataclass(frozen=True)
 class LanguageModelComponent:
-    """What thinks; `bytes` are those of its files, `facts` those of the stitched base it is from.
+    """The language model of a composed model.
 
-    `tokenizer` is as a Recipe has it.
+    Attributes:
+        component_ref: its source and config.
+        key: its part of the composed model's key.
+        lm_spec: its shape and vocabulary.
+        tokenizer: as CompositionSpec.tokenizer.
+        chat_format: its template, or plain text.
+        license: as its model card names it.
+        num_bytes: of its weight files.
+        source_spec: the spec of the composed model that it is from.
     """
 
     component_ref: ComponentRef
     key: str
     lm_spec: LanguageModelSpec
-    tokenizer: str
-    chat_format: ChatFormat
+    tokenizer: str = OWN_TOKENIZER
+    chat_format: ChatFormat = "template"
     license: str = ""
     num_bytes: int = 0
     source_spec: ModelSpec | None = None
 
 
 @dataclass(frozen=True)
-class _TokenizerSpec:
-    """A tokenizer: where it lies, whether it has a template, the form that is usual with it."""
-
-    tokenizer: str
-    has_chat_template: bool
-    default_chat_format: ChatFormat | None
-    vocab_size: int = 0  # 0: not counted
-
-
-def build_lm_component(
-    lm_config: LanguageModelConfig, chat_format: ChatFormat | None, folder: Path
-) -> LanguageModelComponent:
-    """What the plan needs of a language model that is to speak in this form, or in its own.
-
-    Raises BaseError where it is none, or has not that form.
-    """
-    origin = resolve_model_ref(lm_config.source, folder) if lm_config.source else None
-    words = _resolve_tokenizer(lm_config, origin, folder)
-    mind = (
-        _make_pretrained_lm(origin)
-        if origin
-        else _make_scratch_lm(dict(lm_config.from_scratch or {}), words.vocab_size)
-    )
-    form = chat_format or words.default_chat_format
-    if form is None or (form == "template" and not words.has_chat_template):
-        where = origin.name if origin and words.tokenizer == OWN_TOKENIZER else lm_config.tokenizer
-        mend = "set base_model.chat to plain, or name an instruct model"
-        raise ModelError("has no chat template", where=where, hint=mend)
-    return replace(mind, tokenizer=words.tokenizer, chat_format=form)
-
-
-def _resolve_tokenizer(
-    lm_config: LanguageModelConfig, model_ref: ModelRef | None, folder: Path
-) -> _TokenizerSpec:
-    """The tokenizer that is asked for, or the one that goes with the model."""
-    if lm_config.tokenizer == BYTE_TOKENIZER or (model_ref is None and lm_config.tokenizer is None):
-        return _TokenizerSpec(BYTE_TOKENIZER, True, "plain", BYTE_VOCAB_SIZE)
-    if lm_config.tokenizer is not None:
-        return _resolve_named_tokenizer(lm_config.tokenizer, folder, from_scratch=model_ref is None)
-    template = model_ref is not None and any(map(model_ref.find_file, CHAT_TEMPLATE_FILES))
-    settings = model_ref.find_file(TOKENIZER_CONFIG_FILE) if model_ref and not template else None
-    template = template or (settings is not None and "chat_template" in read_json_object(settings))
-    plain = (
-        model_ref is not None
-        and model_ref.spec is not None
-        and model_ref.spec.chat_format == "plain"
-    )
-    return _TokenizerSpec(
-        OWN_TOKENIZER, template, "plain" if plain else "template" if template else None
-    )
-
-
-def _resolve_named_tokenizer(name: str, folder: Path, *, from_scratch: bool) -> _TokenizerSpec:
-    """A tokenizer in a folder of this machine, or of a base that is here."""
-    place = (folder / Path(name).expanduser()).absolute()
-    if not place.is_dir():
-        origin = resolve_model_ref(name, folder)
-        place = find_local_model(origin.source, origin.revision) or download_tokenizer(
-            origin.source, origin.revision
-        )
-    settings, vocabulary = place / TOKENIZER_CONFIG_FILE, place / TOKENIZER_FILE
-    if not (settings.is_file() or vocabulary.is_file()):
-        what = "holds no tokenizer"
-        raise ModelError(
-            what, where=name, hint="name a folder that save_pretrained wrote, or bytes"
-        )
-    template = any((place / each).is_file() for each in CHAT_TEMPLATE_FILES)
-    template = template or (settings.is_file() and "chat_template" in read_json_object(settings))
-    usual: ChatFormat | None = "template" if template else "plain" if from_scratch else None
-    return _TokenizerSpec(str(place), template, usual, _count_tokenizer_tokens(vocabulary))
-
-
-def _count_tokenizer_tokens(tokenizer_path: Path) -> int:
-    """How many tokens a tokenizer.json holds, those that were added among them."""
-    if not tokenizer_path.is_file():
-        return 0
-    read = read_json_object(tokenizer_path)
-    own = get_subconfig(read, "model").get("vocab") or ()
-    last: int = max(own.values(), default=-1) if isinstance(own, dict) else len(own) - 1
-    added = (each["id"] for each in read.get("added_tokens", ()))
-    most: int = max([last, *added])
-    return most + 1
-
-
-def _make_scratch_lm(config: HfConfig, vocab_size: int) -> LanguageModelComponent:
-    """Random weights, with as many words as the tokenizer has where the config does not say."""
-    kind = config["model_type"]
-    where = f"from_scratch: {kind}"
-    _check_is_language_model(config, where, check_architecture=False)
-    if vocab_size:
-        config = {"vocab_size": vocab_size, **config}
-    if config.get("vocab_size", vocab_size) < vocab_size - 1:  # sound needs no row
-        what = f"has {config['vocab_size']} words, and its tokenizer {vocab_size}"
-        raise ModelError(what, where=where, hint="take vocab_size out")
-    config = {**dict.fromkeys(SPECIAL_TOKEN_ID_KEYS), **config}
-    part = ComponentRef("", None, config)
-    return LanguageModelComponent(
-        part,
-        SCRATCH_KEY_PREFIX + kind,
-        derive_lm_spec(config, where=where),
-        BYTE_TOKENIZER,
-        "plain",
-    )
-
-
-def _make_pretrained_lm(model_ref: ModelRef) -> LanguageModelComponent:
-    """A language model with weights, in the shape that its files tell."""
-    if model_ref.spec is not None:
-        return _make_lm_from_composed(model_ref, model_ref.spec)
-    weights, config = model_ref.tensor_index, model_ref.config
-    if is_audio_lm_config(config):
-        config, thinking = _extract_text_config(
-            model_ref,
-            derive_spec_from_checkpoint(find_family_spec(config, model_ref.name), config, weights),
-        )
-    else:
-        _check_is_language_model(config, model_ref.name)
-        own, words = count_lm_parameters(weights)
-        thinking = derive_lm_spec(config, where=model_ref.name)
-        tower = replace(thinking.shape, num_parameters=own)
-        thinking = replace(thinking, shape=tower, embedding=words)
-    return LanguageModelComponent(
-        component_ref=ComponentRef(model_ref.source, model_ref.revision, config),
-        key=model_ref.key,
-        lm_spec=thinking,
-        tokenizer=OWN_TOKENIZER,
-        chat_format="template",
-        license=model_ref.license,
-        num_bytes=count_tensor_bytes(weights),
-    )
-
-
-def _make_lm_from_composed(model_ref: ModelRef, spec: ModelSpec) -> LanguageModelComponent:
-    sizes = spec.sizes
-    return LanguageModelComponent(
-        component_ref=ComponentRef(model_ref.source, model_ref.revision, model_ref.config["lm"]),
-        key=model_ref.key,
-        lm_spec=LanguageModelSpec(sizes.lm, sizes.embedding, sizes.vocab_size, spec.context_length),
-        tokenizer=OWN_TOKENIZER,
-        chat_format="template",
-        license=model_ref.license,
-        num_bytes=spec.megabytes * 10**6,
-        source_spec=spec,
-    )
-
-
-def _extract_text_config(
-    model_ref: ModelRef, spec: ModelSpec
-) -> tuple[HfConfig, LanguageModelSpec]:
-    """What thinks in a model that does more, in the sizes of the whole."""
-    family = get_model_family(model_ref.config)
-    if family not in TEXT_MODEL_TYPES:
-        what = f"the language model of {family} cannot be taken out of it"
-        raise ModelError(what, where=model_ref.name, hint="name a language model by itself")
-    text = {
-        "model_type": TEXT_MODEL_TYPES[family],
-        **get_subconfig(model_ref.config, "text_config"),
-    }
-    sizes = spec.sizes
-    text["tie_word_embeddings"] = sizes.embedding == sizes.vocab_size * sizes.lm.hidden_size
-    return text, LanguageModelSpec(sizes.lm, sizes.embedding, sizes.vocab_size, spec.context_length)
-
-
-def _check_is_language_model(
-    config: Mapping[str, Any], where: str, *, check_architecture: bool = True
-) -> None:
-    """Refuse what is no language model, by its name; one from nothing names no class."""
-    kind = str(config.get("model_type", "unknown"))
-    if kind in ENCODER_MODEL_TYPES or "encoder_layers" in config:
-        what = f"is an encoder ({kind}), not a language model"
-        raise ModelError(what, where=where, hint="name it under encoder: the two are swapped")
-    if (
-        kind in LM_DEFAULTS
-        or not check_architecture
-        or get_architecture_name(config).endswith(LM_CLASS_SUFFIXES)
-    ):
-        return
-    what = f"is no language model ({kind}, {get_architecture_name(config) or 'no class'})"
-    raise ModelError(what, where=where, hint="name one that goes on with text, as hf:Qwen/Qwen3-4B")
-
-
-SCRATCH_KEY_PREFIX = (
-    "new-"  # before the class of a part with random weights, in the key of its base
-)
-LM_CLASS_SUFFIXES = ("ForCausalLM", "LMHeadModel")  # how the classes of language models end
-AUDIO_LM_FAMILIES = {base.family for base in MODEL_CATALOG.values() if base.kind == "native"}
-
-
-@dataclass(frozen=True)
 class EncoderComponent:
-    """What hears; `bytes` are those of its files. `counted` when silence up to a window counts."""
+    """An encoder of a composed model.
+
+    Attributes:
+        component_ref: its source, config and layer.
+        key: its part of the composed model's key.
+        encoder_spec: its input, rates and shape.
+        counts_padding: whether silence up to a whole window has tokens.
+        license: as its model card names it.
+        num_bytes: of its weight files.
+    """
 
     component_ref: ComponentRef
     key: str
@@ -318,154 +151,15 @@ class EncoderComponent:
     num_bytes: int = 0
 
 
-def build_encoder_component(encoder_config: EncoderConfig, folder: Path) -> EncoderComponent:
-    """What the plan needs of an encoder. Raises BaseError where it is none."""
-    if encoder_config.from_scratch is not None:
-        kind = encoder_config.from_scratch["model_type"]
-        where = f"from_scratch: {kind}"
-        _check_is_encoder(encoder_config.from_scratch, where)
-        hearing = derive_encoder_spec(
-            encoder_config.from_scratch, encoder_config.layer, where=where
-        )
-        ear = EncoderComponent(
-            ComponentRef("", None, encoder_config.from_scratch, encoder_config.layer),
-            SCRATCH_KEY_PREFIX + kind,
-            hearing,
-        )
-    else:
-        ear = _make_pretrained_encoder(
-            resolve_model_ref(str(encoder_config.source), folder), encoder_config
-        )
-    return _with_window_padding(ear) if encoder_config.pad else ear
-
-
-def count_tensor_bytes(tensor_index: TensorIndex) -> int:
-    """Bytes of all tensors."""
-    return sum(each.end - each.start for file in tensor_index.values() for each in file.values())
-
-
-def is_audio_lm_config(config: Mapping[str, Any]) -> bool:
-    """Whether a config is that of a model that hears and thinks."""
-    return get_model_family(dict(config)) in AUDIO_LM_FAMILIES
-
-
-def _make_pretrained_encoder(
-    model_ref: ModelRef, encoder_config: EncoderConfig
-) -> EncoderComponent:
-    if model_ref.spec is not None:
-        return _make_encoder_from_composed(model_ref, encoder_config)
-    weights = model_ref.tensor_index
-    if is_audio_lm_config(model_ref.config):
-        config = _extract_audio_config(model_ref.config, model_ref.name)
-        tensors = ((key, each) for file in weights.values() for key, each in file.items())
-        count = sum(
-            each.num_elements for key, each in tensors if COMPONENT_PATTERNS["encoder"].search(key)
-        )
-    else:
-        config, count = model_ref.config, count_encoder_parameters(weights)
-    _check_is_encoder(config, model_ref.name)
-    if config["model_type"] not in (*MEL_ENCODER_DEFAULTS, W2V_BERT_MODEL_TYPE):
-        config = {**config, **_read_normalization_config(model_ref)}
-    found = derive_encoder_spec(config, encoder_config.layer, where=model_ref.name)
-    return EncoderComponent(
-        component_ref=ComponentRef(
-            model_ref.source, model_ref.revision, config, encoder_config.layer
-        ),
-        key=model_ref.key,
-        encoder_spec=replace(found, shape=replace(found.shape, num_parameters=count)),
-        license=model_ref.license,
-        num_bytes=count_tensor_bytes(weights),
-    )
-
-
-def _make_encoder_from_composed(
-    model_ref: ModelRef, encoder_config: EncoderConfig
-) -> EncoderComponent:
-    """The encoder of a stitched base, heard as it was there."""
-    parts, facts = model_ref.config["encoders"], model_ref.spec
-    if len(parts) != 1 or facts is None:
-        what = "has two encoders, which cannot be taken apart"
-        raise ModelError(what, where=model_ref.name, hint="name the two by their own sources")
-    (part,) = parts
-    layer: LayerSelection = (
-        encoder_config.layer if "layer" in encoder_config.model_fields_set else part["layer"]
-    )
-    found = derive_encoder_spec(part["config"], layer, where=model_ref.name)
-    tower = replace(found.shape, num_parameters=facts.sizes.encoder.num_parameters)
-    return EncoderComponent(
-        component_ref=ComponentRef(model_ref.source, model_ref.revision, part["config"], layer),
-        key=model_ref.key,
-        encoder_spec=replace(found, shape=tower),
-        counts_padding=facts.audio_spec.pad_mode == "counted",
-        license=model_ref.license,
-        num_bytes=facts.megabytes * 10**6,
-    )
-
-
-def _extract_audio_config(config: HfConfig, where: str) -> HfConfig:
-    """The config of what hears in a model that does more."""
-    family = get_model_family(config)
-    whole = get_subconfig(config, "thinker_config") or config
-    tower = {"model_type": f"{family}_encoder", **get_subconfig(whole, "audio_config")}
-    if tower["model_type"] not in ENCODER_MODEL_TYPES:
-        what = f"the encoder of {family} cannot be taken out of it"
-        raise ModelError(
-            what, where=where, hint=f"known encoders are {', '.join(ENCODER_MODEL_TYPES)}"
-        )
-    return tower
-
-
-def _check_is_encoder(config: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no encoder of sound, by its name."""
-    kind = str(config.get("model_type", "unknown"))
-    if kind in ENCODER_MODEL_TYPES:
-        return
-    if kind in LM_DEFAULTS or get_architecture_name(config).endswith(LM_CLASS_SUFFIXES):
-        what = f"is a language model ({kind}), not an encoder of sound"
-        raise ModelError(what, where=where, hint="name it under lm: the two are swapped")
-    what = f"is of a class that is not known to hear ({kind})"
-    raise ModelError(what, where=where, hint=f"known encoders are {', '.join(ENCODER_MODEL_TYPES)}")
-
-
-def get_architecture_name(config: Mapping[str, Any]) -> str:
-    """The class that a config says it is of, as far as it says so."""
-    classes = config.get("architectures")
-    return str(classes[0]) if isinstance(classes, list) and classes else ""
-
-
-def _read_normalization_config(model_ref: ModelRef) -> HfConfig:
-    """Whether a wave is brought to a mean of 0 and a variance of 1, where that is told."""
-    path = model_ref.find_file("preprocessor_config.json")
-    told = read_json_object(path) if path else {}
-    return {key: told[key] for key in ("do_normalize",) if isinstance(told.get(key), bool)}
-
-
-def _with_window_padding(component: EncoderComponent) -> EncoderComponent:
-    """The same encoder, that hears every clip with silence up to 30 s."""
-    strides = component.encoder_spec.audio_spec
-    if component.encoder_spec.encoder_input != "mel":
-        what = "hears a clip as long as it is, and takes no pad"
-        raise ModelError(what, where=component.key, hint="take encoder.pad out")
-    if strides.window_seconds != 30:
-        what = f"hears {strides.window_seconds:g} s at once, not 30 s"
-        raise ModelError(what, where=component.key, hint="take encoder.pad out")
-    return replace(component, counts_padding=True)
-
-
-DEFAULT_AUDIO_TOKEN = "<|audio|>"
-DEFAULT_AUDIO_PROMPT = "Transcribe the audio."
-DEFAULT_AUDIO_PREFIX = "Listen: "
-DEFAULT_AUDIO_SUFFIX = "\n"
-DEFAULT_COMPOSED_EPOCHS = 10
-DEFAULT_PROJECTOR_KIND = "mlp"
-PROJECTOR_BYTES_PER_PARAMETER = 4  # of a fresh projector
-
-
 @dataclass(frozen=True)
 class ProjectorComponent:
-    """The projector between its parts: its shape, its strides, how many numbers it learns.
+    """The projector of a composed model.
 
-    `weights` says which those are, "" for fresh ones.
+    Attributes:
+        options: as CompositionSpec.projector.
+        weights_revision: of its weights; "" for new ones.
+        audio_spec: the rates of the encoders and of the projector.
+        num_parameters: its parameters.
     """
 
     options: dict[str, Any]
@@ -474,131 +168,470 @@ class ProjectorComponent:
     num_parameters: int
 
 
-def compose_model_spec(config: ComposedModelConfig, folder: Path) -> ModelSpec:
-    """The base that these parts make; paths are relative to `folder`.
+@dataclass(frozen=True)
+class _TokenizerSpec:
+    tokenizer: str
+    has_chat_template: bool
+    default_chat_format: ChatFormat | None
+    vocab_size: int = 0  # 0: not counted
 
-    Raises BaseError for a part that is not there, is of another kind, or does not fit the others.
+
+def compose_model_spec(config: ComposedModelConfig, folder: Path) -> ModelSpec:
+    """Return the spec of a model composed of the components of a config.
+
+    Args:
+        config: `base_model` of a document.
+        folder: what paths are relative to.
+
+    Raises:
+        ModelError: a component is missing, of another kind, or does not fit (`model.*`, `hub.*`).
     """
     config = inherit_components(config, folder)
-    ears = tuple(build_encoder_component(each, folder) for each in config.encoders)
-    mind = build_lm_component(config.lm or LanguageModelConfig(), config.chat, folder)
-    join = _build_projector_component(
-        _choose_projector_kind(config.projector or ProjectorConfig()), ears, mind, folder
+    encoders = tuple(build_encoder_component(encoder, folder) for encoder in config.encoders)
+    lm = build_lm_component(config.lm or LanguageModelConfig(), config.chat, folder)
+    projector = _build_projector_component(config.projector, encoders, lm, folder)
+    composition = CompositionSpec(
+        encoders=tuple(encoder.component_ref for encoder in encoders),
+        projector=projector.options,
+        lm=lm.component_ref,
+        tokenizer=lm.tokenizer,
     )
-    recipe = CompositionSpec(
-        encoders=tuple(ear.component_ref for ear in ears),
-        projector=join.options,
-        lm=mind.component_ref,
-        tokenizer=mind.tokenizer,
-    )
-    base = ModelSpec(
-        key="+".join([*(ear.key for ear in ears), join.options["kind"], mind.key]),
+    prefix, suffix, prompt = _get_default_texts(lm)
+    spec = ModelSpec(
+        key="+".join([*(encoder.key for encoder in encoders), projector.options["kind"], lm.key]),
         kind="stitched",
         family="stitched",
         source="",
         revision=None,
-        license=_combine_licenses(ears, mind),
-        audio_spec=join.audio_spec,
-        num_mel_bins=max(ear.encoder_spec.num_mel_bins for ear in ears),
+        license=_combine_licenses(encoders, lm),
+        audio_spec=projector.audio_spec,
+        num_mel_bins=max(encoder.encoder_spec.num_mel_bins for encoder in encoders),
         mel_before_chunking=True,
-        placeholder=mind.source_spec.placeholder if mind.source_spec else DEFAULT_AUDIO_TOKEN,
-        audio_prefix=_value_or_default(config.before, _choose_audio_prefix(mind)),
-        audio_suffix=_value_or_default(
-            config.after,
-            mind.source_spec.audio_suffix if mind.source_spec else DEFAULT_AUDIO_SUFFIX,
-        ),
-        default_prompt=_value_or_default(
-            config.prompt,
-            mind.source_spec.default_prompt if mind.source_spec else DEFAULT_AUDIO_PROMPT,
-        ),
-        chat_format=mind.chat_format,
+        placeholder=lm.source_spec.placeholder if lm.source_spec else DEFAULT_AUDIO_TOKEN,
+        audio_prefix=prefix if config.before is None else config.before,
+        audio_suffix=suffix if config.after is None else config.after,
+        default_prompt=prompt if config.prompt is None else config.prompt,
+        chat_format=lm.chat_format,
         sizes=ParameterCounts(
-            encoder=_combine_encoder_shapes(ears),
-            projector=join.num_parameters,
-            lm=mind.lm_spec.shape,
-            embedding=mind.lm_spec.embedding,
-            vocab_size=mind.lm_spec.vocab_size,
+            encoder=_combine_encoder_shapes(encoders),
+            projector=projector.num_parameters,
+            lm=lm.lm_spec.shape,
+            embedding=lm.lm_spec.embedding,
+            vocab_size=lm.lm_spec.vocab_size,
         ),
-        megabytes=_compute_megabytes(ears, mind, join),
-        context_length=mind.lm_spec.context_length,
-        default_adapter="projector" if mind.component_ref.source else "full",
-        default_learning_rate=get_projector_learning_rate(join.options),
+        megabytes=_compute_megabytes(encoders, lm, projector),
+        context_length=lm.lm_spec.context_length,
+        default_adapter="projector" if lm.component_ref.source else "full",
+        default_learning_rate=get_projector_learning_rate(projector.options),
         default_epochs=DEFAULT_COMPOSED_EPOCHS,
-        encoder_input="wave" if len(ears) > 1 else ears[0].encoder_spec.encoder_input,
-        composition=recipe,
+        encoder_input="wave" if len(encoders) > 1 else encoders[0].encoder_spec.encoder_input,
+        composition=composition,
     )
-    return replace(base, revision=_compute_composed_revision(base, recipe, join.weights_revision))
+    revision = _compute_composed_revision(spec, composition, projector.weights_revision)
+    return replace(spec, revision=revision)
 
 
-def _choose_audio_prefix(lm: LanguageModelComponent) -> str:
-    """What stands before a sound: something, for a projector may begin at nothing but zeros.
-
-    Where a model normalises what it reads, zeros from the first token on have no gradient.
-    """
+def _get_default_texts(lm: LanguageModelComponent) -> tuple[str, str, str]:
+    """Audio prefix, audio suffix and prompt of a config that gives none."""
     if lm.source_spec:
-        return lm.source_spec.audio_prefix
-    return DEFAULT_AUDIO_PREFIX if lm.chat_format == "plain" else ""
+        spec = lm.source_spec
+        return spec.audio_prefix, spec.audio_suffix, spec.default_prompt
+    # A projector may begin at zeros. Where a model normalizes its embeddings, zeros from the first
+    # token on have no gradient, and plain text has no other token before them.
+    prefix = DEFAULT_AUDIO_PREFIX if lm.chat_format == "plain" else ""
+    return prefix, DEFAULT_AUDIO_SUFFIX, DEFAULT_AUDIO_PROMPT
 
 
-def _choose_projector_kind(projector_config: ProjectorConfig) -> ProjectorConfig:
-    """The projector that is asked for; of no kind, that which was seen to listen soonest."""
-    return (
-        projector_config
-        if projector_config.kind or projector_config.source
-        else projector_config.model_copy(update={"kind": DEFAULT_PROJECTOR_KIND})
+def is_audio_lm_config(config: Mapping[str, Any]) -> bool:
+    """Tell whether a config is that of an audio language model."""
+    return get_model_family(dict(config)) in AUDIO_LM_FAMILIES
+
+
+def build_lm_component(
+    lm_config: LanguageModelConfig, chat_format: ChatFormat | None, folder: Path
+) -> LanguageModelComponent:
+    """Return what the plan needs of a language model.
+
+    Args:
+        lm_config: as a document gives it.
+        chat_format: as a document gives it; None for the model's own.
+        folder: what paths are relative to.
+
+    Raises:
+        ModelError: it is no language model (`model.not_a_language_model`), or has no chat template
+            where one is needed (`model.no_chat_template`).
+    """
+    model_ref = resolve_model_ref(lm_config.source, folder) if lm_config.source else None
+    tokenizer_spec = _resolve_tokenizer(lm_config, model_ref, folder)
+    lm = (
+        _make_pretrained_lm(model_ref)
+        if model_ref
+        else _make_scratch_lm(dict(lm_config.from_scratch or {}), tokenizer_spec.vocab_size)
     )
+    chat_format = chat_format or tokenizer_spec.default_chat_format
+    if chat_format is None or (chat_format == "template" and not tokenizer_spec.has_chat_template):
+        own = model_ref and tokenizer_spec.tokenizer == OWN_TOKENIZER
+        raise ModelError(
+            "has no chat template",
+            where=model_ref.name if model_ref and own else lm_config.tokenizer,
+            hint="set base_model.chat to plain, or name an instruct model",
+            code="model.no_chat_template",
+        )
+    return replace(lm, tokenizer=tokenizer_spec.tokenizer, chat_format=chat_format)
+
+
+def _resolve_tokenizer(
+    lm_config: LanguageModelConfig, model_ref: ModelRef | None, folder: Path
+) -> _TokenizerSpec:
+    """The tokenizer that a config names, or the one of the model."""
+    if lm_config.tokenizer not in (None, BYTE_TOKENIZER):
+        return _resolve_named_tokenizer(
+            str(lm_config.tokenizer), folder, from_scratch=model_ref is None
+        )
+    if lm_config.tokenizer == BYTE_TOKENIZER or model_ref is None:
+        return _TokenizerSpec(BYTE_TOKENIZER, True, "plain", BYTE_VOCAB_SIZE)
+    has_template = any(map(model_ref.find_file, CHAT_TEMPLATE_FILES))
+    if not has_template and (config_path := model_ref.find_file(TOKENIZER_CONFIG_FILE)):
+        has_template = "chat_template" in read_json_object(config_path)
+    if model_ref.spec is not None and model_ref.spec.chat_format == "plain":
+        return _TokenizerSpec(OWN_TOKENIZER, has_template, "plain")
+    return _TokenizerSpec(OWN_TOKENIZER, has_template, "template" if has_template else None)
+
+
+def _resolve_named_tokenizer(name: str, folder: Path, *, from_scratch: bool) -> _TokenizerSpec:
+    """A tokenizer in a folder of this machine, or of another model."""
+    path = (folder / Path(name).expanduser()).absolute()
+    if not path.is_dir():
+        model_ref = resolve_model_ref(name, folder)
+        source, revision = model_ref.source, model_ref.revision
+        path = find_local_model(source, revision) or download_tokenizer(source, revision)
+    config_path, tokenizer_path = path / TOKENIZER_CONFIG_FILE, path / TOKENIZER_FILE
+    if not (config_path.is_file() or tokenizer_path.is_file()):
+        raise ModelError(
+            "holds no tokenizer",
+            where=name,
+            hint="name a folder that save_pretrained wrote, or bytes",
+            code="model.no_tokenizer",
+        )
+    has_template = any((path / filename).is_file() for filename in CHAT_TEMPLATE_FILES)
+    if not has_template and config_path.is_file():
+        has_template = "chat_template" in read_json_object(config_path)
+    chat_format: ChatFormat | None = "plain" if from_scratch else None
+    return _TokenizerSpec(
+        str(path),
+        has_template,
+        "template" if has_template else chat_format,
+        _count_vocabulary(tokenizer_path) if tokenizer_path.is_file() else 0,
+    )
+
+
+def _count_vocabulary(tokenizer_path: Path) -> int:
+    """How many token ids a tokenizer.json needs, those of added tokens included."""
+    tokenizer = read_json_object(tokenizer_path)
+    vocabulary = get_subconfig(tokenizer, "model").get("vocab") or {}  # a list of Unigram models
+    try:
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added_ids = (token["id"] for token in tokenizer.get("added_tokens", ()))
+        return 1 + max(map(int, (*ids, *added_ids)), default=-1)
+    except (TypeError, ValueError, KeyError) as error:
+        raise make_damaged_checkpoint_error("is not a tokenizer", tokenizer_path) from error
+
+
+def _make_scratch_lm(config: HfConfig, vocab_size: int) -> LanguageModelComponent:
+    """A language model of random weights, with the tokenizer's vocabulary unless it has its own."""
+    model_type = config["model_type"]
+    where = f"from_scratch: {model_type}"
+    _check_is_language_model(config, where, check_architecture=False)
+    if vocab_size:
+        config = {"vocab_size": vocab_size, **config}
+    if config.get("vocab_size", vocab_size) < vocab_size - 1:  # the placeholder has no embedding
+        raise ModelError(
+            f"has {config['vocab_size']} tokens, and its tokenizer {vocab_size}",
+            where=where,
+            hint="take vocab_size out",
+            code="model.vocab_mismatch",
+        )
+    config = {**dict.fromkeys(SPECIAL_TOKEN_ID_KEYS), **config}
+    return LanguageModelComponent(
+        component_ref=ComponentRef("", None, config),
+        key=SCRATCH_KEY_PREFIX + model_type,
+        lm_spec=derive_lm_spec(config, where=where),
+    )
+
+
+def _make_pretrained_lm(model_ref: ModelRef) -> LanguageModelComponent:
+    if model_ref.spec is not None:
+        return LanguageModelComponent(
+            component_ref=ComponentRef(
+                model_ref.source, model_ref.revision, model_ref.config["lm"]
+            ),
+            key=model_ref.key,
+            lm_spec=_get_lm_spec(model_ref.spec),
+            license=model_ref.license,
+            num_bytes=model_ref.spec.megabytes * 10**6,
+            source_spec=model_ref.spec,
+        )
+    tensor_index, config = model_ref.tensor_index, model_ref.config
+    if is_audio_lm_config(config):
+        family_spec = find_family_spec(config, model_ref.name)
+        lm_spec = _get_lm_spec(derive_spec_from_checkpoint(family_spec, config, tensor_index))
+        config = _extract_text_config(model_ref, lm_spec)
+    else:
+        _check_is_language_model(config, model_ref.name)
+        layer_parameters, embedding = count_lm_parameters(tensor_index)
+        lm_spec = derive_lm_spec(config, where=model_ref.name)
+        shape = replace(lm_spec.shape, num_parameters=layer_parameters)
+        lm_spec = replace(lm_spec, shape=shape, embedding=embedding)
+    return LanguageModelComponent(
+        component_ref=ComponentRef(model_ref.source, model_ref.revision, config),
+        key=model_ref.key,
+        lm_spec=lm_spec,
+        license=model_ref.license,
+        num_bytes=count_tensor_bytes(tensor_index),
+    )
+
+
+def _get_lm_spec(spec: ModelSpec) -> LanguageModelSpec:
+    sizes = spec.sizes
+    return LanguageModelSpec(sizes.lm, sizes.embedding, sizes.vocab_size, spec.context_length)
+
+
+def _extract_text_config(model_ref: ModelRef, lm_spec: LanguageModelSpec) -> HfConfig:
+    """The config of the language model inside an audio LM."""
+    family = get_model_family(model_ref.config)
+    if family not in TEXT_MODEL_TYPES:
+        raise ModelError(
+            f"the language model of {family} cannot be taken out of it",
+            where=model_ref.name,
+            hint="name a language model by itself",
+            code="model.unsupported_class",
+        )
+    tied = lm_spec.embedding == lm_spec.vocab_size * lm_spec.shape.hidden_size
+    return {
+        "model_type": TEXT_MODEL_TYPES[family],
+        **get_subconfig(model_ref.config, "text_config"),
+        "tie_word_embeddings": tied,
+    }
+
+
+def _check_is_language_model(
+    config: Mapping[str, Any], where: str, *, check_architecture: bool = True
+) -> None:
+    """Refuse other classes; a config of random weights names no architecture to check."""
+    model_type = str(config.get("model_type", "unknown"))
+    if model_type in ENCODER_MODEL_TYPES or "encoder_layers" in config:
+        raise ModelError(
+            f"is an encoder ({model_type}), not a language model",
+            where=where,
+            hint="name it under encoder: the two are swapped",
+            code="model.not_a_language_model",
+        )
+    architecture = get_architecture_name(config)
+    known = model_type in LM_DEFAULTS or architecture.endswith(LM_CLASS_SUFFIXES)
+    if check_architecture and not known:
+        raise ModelError(
+            f"is no language model ({model_type}, {architecture or 'no class'})",
+            where=where,
+            hint="name one that continues text, such as hf:Qwen/Qwen3-4B",
+            code="model.not_a_language_model",
+        )
+
+
+def build_encoder_component(encoder_config: EncoderConfig, folder: Path) -> EncoderComponent:
+    """Return what the plan needs of an encoder.
+
+    Args:
+        encoder_config: as a document gives it.
+        folder: what paths are relative to.
+
+    Raises:
+        ModelError: it is no encoder (`model.not_an_encoder`), is not supported
+            (`model.unsupported_class`), or cannot be padded to 30 s (`model.bad_pad`).
+    """
+    if encoder_config.from_scratch is not None:
+        config = encoder_config.from_scratch
+        where = f"from_scratch: {config['model_type']}"
+        _check_is_encoder(config, where)
+        encoder = EncoderComponent(
+            component_ref=ComponentRef("", None, config, encoder_config.layer),
+            key=SCRATCH_KEY_PREFIX + config["model_type"],
+            encoder_spec=derive_encoder_spec(config, encoder_config.layer, where=where),
+        )
+    else:
+        model_ref = resolve_model_ref(str(encoder_config.source), folder)
+        encoder = _make_pretrained_encoder(model_ref, encoder_config)
+    if encoder_config.pad:
+        _check_padding(encoder)
+        return replace(encoder, counts_padding=True)
+    return encoder
+
+
+def _make_pretrained_encoder(
+    model_ref: ModelRef, encoder_config: EncoderConfig
+) -> EncoderComponent:
+    if model_ref.spec is not None:
+        return _make_encoder_from_composed(model_ref, model_ref.spec, encoder_config)
+    tensor_index, config = model_ref.tensor_index, model_ref.config
+    if is_audio_lm_config(config):
+        config = _extract_audio_config(config, model_ref.name)
+        num_parameters = sum(
+            tensor.num_elements
+            for name, tensor in iter_tensor_infos(tensor_index)
+            if COMPONENT_PATTERNS["encoder"].search(name)
+        )
+    else:
+        num_parameters = count_encoder_parameters(tensor_index)
+    _check_is_encoder(config, model_ref.name)
+    if config["model_type"] not in (*MEL_ENCODER_DEFAULTS, W2V_BERT_MODEL_TYPE):
+        config = {**config, **_read_normalization_config(model_ref)}
+    encoder_spec = derive_encoder_spec(config, encoder_config.layer, where=model_ref.name)
+    shape = replace(encoder_spec.shape, num_parameters=num_parameters)
+    return EncoderComponent(
+        component_ref=ComponentRef(
+            model_ref.source, model_ref.revision, config, encoder_config.layer
+        ),
+        key=model_ref.key,
+        encoder_spec=replace(encoder_spec, shape=shape),
+        license=model_ref.license,
+        num_bytes=count_tensor_bytes(tensor_index),
+    )
+
+
+def _make_encoder_from_composed(
+    model_ref: ModelRef, spec: ModelSpec, encoder_config: EncoderConfig
+) -> EncoderComponent:
+    """The encoder of a composed model, with the layer and padding it has there."""
+    encoders = model_ref.config["encoders"]
+    if len(encoders) != 1:
+        raise ModelError(
+            "has two encoders, which cannot be taken apart",
+            where=model_ref.name,
+            hint="name the two by their own sources",
+            code="model.two_encoders",
+        )
+    config, layer = encoders[0]["config"], encoders[0]["layer"]
+    if "layer" in encoder_config.model_fields_set:
+        layer = encoder_config.layer
+    encoder_spec = derive_encoder_spec(config, layer, where=model_ref.name)
+    shape = replace(encoder_spec.shape, num_parameters=spec.sizes.encoder.num_parameters)
+    return EncoderComponent(
+        component_ref=ComponentRef(model_ref.source, model_ref.revision, config, layer),
+        key=model_ref.key,
+        encoder_spec=replace(encoder_spec, shape=shape),
+        counts_padding=spec.audio_spec.pad_mode == "counted",
+        license=model_ref.license,
+        num_bytes=spec.megabytes * 10**6,
+    )
+
+
+def _extract_audio_config(config: HfConfig, where: str) -> HfConfig:
+    """The config of the encoder inside an audio LM."""
+    family = get_model_family(config)
+    config = get_subconfig(config, "thinker_config") or config
+    encoder_config = {"model_type": f"{family}_encoder", **get_subconfig(config, "audio_config")}
+    if encoder_config["model_type"] not in ENCODER_MODEL_TYPES:
+        raise ModelError(
+            f"the encoder of {family} cannot be taken out of it",
+            where=where,
+            hint=f"known encoders are {', '.join(ENCODER_MODEL_TYPES)}",
+            code="model.unsupported_class",
+        )
+    return encoder_config
+
+
+def _check_is_encoder(config: Mapping[str, Any], where: str) -> None:
+    model_type = str(config.get("model_type", "unknown"))
+    if model_type in ENCODER_MODEL_TYPES:
+        return
+    if model_type in LM_DEFAULTS or get_architecture_name(config).endswith(LM_CLASS_SUFFIXES):
+        raise ModelError(
+            f"is a language model ({model_type}), not an audio encoder",
+            where=where,
+            hint="name it under lm: the two are swapped",
+            code="model.not_an_encoder",
+        )
+    raise ModelError(
+        f"is of a class that is not supported as an encoder ({model_type})",
+        where=where,
+        hint=f"known encoders are {', '.join(ENCODER_MODEL_TYPES)}",
+        code="model.unsupported_class",
+    )
+
+
+def _read_normalization_config(model_ref: ModelRef) -> HfConfig:
+    """Whether waveforms are normalized to mean 0 and variance 1, where the checkpoint says it."""
+    path = model_ref.find_file("preprocessor_config.json")
+    value = read_json_object(path).get("do_normalize") if path else None
+    return {"do_normalize": value} if isinstance(value, bool) else {}
+
+
+def _check_padding(encoder: EncoderComponent) -> None:
+    """Refuse padding to 30 s where an encoder has no window of 30 s."""
+    window_seconds = encoder.encoder_spec.audio_spec.window_seconds
+    if encoder.encoder_spec.encoder_input != "mel":
+        what = "takes audio at its own length, and no padding"
+    elif window_seconds != 30:
+        what = f"takes {window_seconds:g} s at once, not 30 s"
+    else:
+        return
+    raise ModelError(what, where=encoder.key, hint="take encoder.pad out", code="model.bad_pad")
 
 
 def _build_projector_component(
-    projector_config: ProjectorConfig,
+    projector_config: ProjectorConfig | None,
     encoders: tuple[EncoderComponent, ...],
     lm: LanguageModelComponent,
     folder: Path,
 ) -> ProjectorComponent:
-    """The projector that is asked for, at the rate of the first encoder."""
-    heard = tuple(
-        (ear.encoder_spec.num_hidden_states, ear.encoder_spec.shape.hidden_size) for ear in encoders
+    """The projector of a config, at the rate of the first encoder."""
+    config = projector_config or ProjectorConfig()
+    if not (config.kind or config.source):
+        config = config.model_copy(update={"kind": DEFAULT_PROJECTOR_KIND})
+    audio_spec, out_features = _combine_audio_specs(encoders), lm.lm_spec.shape.hidden_size
+    encoder_dims = tuple(
+        (encoder.encoder_spec.num_hidden_states, encoder.encoder_spec.shape.hidden_size)
+        for encoder in encoders
     )
-    out, strides = lm.lm_spec.shape.hidden_size, _combine_audio_specs(encoders)
-    frames_per_second = strides.sample_rate / (strides.hop_length * strides.encoder_stride)
-    shape, weights = resolve_projector_options(
-        projector_config, ProjectorDims(heard, out, frames_per_second), folder
-    )
-    stride, queries = compute_projector_strides(shape, frames_per_second)
+    samples_per_frame = audio_spec.hop_length * audio_spec.encoder_stride
+    frames_per_second = audio_spec.sample_rate / samples_per_frame
+    dims = ProjectorDims(encoder_dims, out_features, frames_per_second)
+    options, weights_revision = resolve_projector_options(config, dims, folder)
+    stride, num_queries = compute_projector_strides(options, frames_per_second)
     return ProjectorComponent(
-        options=shape,
-        weights_revision=weights,
-        audio_spec=replace(strides, projector_stride=stride, num_queries=queries),
-        num_parameters=count_projector_parameters(shape, heard, stride=stride, out_features=out),
+        options=options,
+        weights_revision=weights_revision,
+        audio_spec=replace(audio_spec, projector_stride=stride, num_queries=num_queries),
+        num_parameters=count_projector_parameters(
+            options, encoder_dims, stride=stride, out_features=out_features
+        ),
     )
 
 
 def _combine_audio_specs(encoders: tuple[EncoderComponent, ...]) -> AudioTokenizerSpec:
-    """How the first encoder reads, by the wave where there are two; what both can hear at once."""
-    first, all_of_them = encoders[0].encoder_spec, [ear.encoder_spec.audio_spec for ear in encoders]
-    strides = first.audio_spec
-    if len(encoders) > 1 and first.encoder_input == "mel":
-        strides = replace(
-            strides, hop_length=1, encoder_stride=strides.encoder_stride * strides.hop_length
-        )
+    """The rates of the first encoder, in samples of the waveform where there are several."""
+    audio_specs = [encoder.encoder_spec.audio_spec for encoder in encoders]
+    audio_spec = audio_specs[0]
+    if len(encoders) > 1 and encoders[0].encoder_spec.encoder_input == "mel":
+        samples_per_frame = audio_spec.encoder_stride * audio_spec.hop_length
+        audio_spec = replace(audio_spec, hop_length=1, encoder_stride=samples_per_frame)
     return replace(
-        strides,
-        window_samples=min(each.window_samples for each in all_of_them),
-        min_samples=max(each.min_samples for each in all_of_them),
-        pad_mode="counted" if any(ear.counts_padding for ear in encoders) else "none",
+        audio_spec,
+        window_samples=min(spec.window_samples for spec in audio_specs),
+        min_samples=max(spec.min_samples for spec in audio_specs),
+        pad_mode="counted" if any(encoder.counts_padding for encoder in encoders) else "none",
     )
 
 
 def _combine_encoder_shapes(encoders: tuple[EncoderComponent, ...]) -> TransformerShape:
     """The largest encoder, with the parameters of all."""
-    towers = [ear.encoder_spec.shape for ear in encoders]
-    largest = max(towers, key=lambda tower: tower.hidden_size * tower.num_layers)
-    return replace(largest, num_parameters=sum(tower.num_parameters for tower in towers))
+    shapes = [encoder.encoder_spec.shape for encoder in encoders]
+    largest = max(shapes, key=lambda shape: shape.hidden_size * shape.num_layers)
+    return replace(largest, num_parameters=sum(shape.num_parameters for shape in shapes))
 
 
 def _combine_licenses(encoders: tuple[EncoderComponent, ...], lm: LanguageModelComponent) -> str:
-    named = [*(ear.license for ear in encoders), lm.license]
-    return " and ".join(dict.fromkeys(each for each in named if each)) or "none"
+    licenses = [*(encoder.license for encoder in encoders), lm.license]
+    return " and ".join(dict.fromkeys(filter(None, licenses))) or "none"
 
 
 def _compute_megabytes(
@@ -606,51 +639,41 @@ def _compute_megabytes(
     lm: LanguageModelComponent,
     projector: ProjectorComponent,
 ) -> int:
-    """What is fetched or lies on disk, a source of two parts once, and the projector."""
-    sources = {
-        lm.component_ref.source: lm.num_bytes,
-        **{ear.component_ref.source: ear.num_bytes for ear in encoders},
-    }
-    return max(
-        1,
-        round(
-            (sum(sources.values()) + projector.num_parameters * PROJECTOR_BYTES_PER_PARAMETER) / 1e6
-        ),
-    )
-
-
-def _value_or_default(value: str | None, default: str) -> str:
-    return default if value is None else value
+    """What is downloaded or on disk, a source of two components once, and the projector."""
+    source_bytes = {lm.component_ref.source: lm.num_bytes}
+    source_bytes |= {encoder.component_ref.source: encoder.num_bytes for encoder in encoders}
+    projector_bytes = projector.num_parameters * PROJECTOR_BYTES_PER_PARAMETER
+    return max(1, round((sum(source_bytes.values()) + projector_bytes) / 1e6))
 
 
 def _compute_composed_revision(
     spec: ModelSpec, composition: CompositionSpec, weights_revision: str
 ) -> str:
-    """Another one when any part, its config, the projector or the form is another.
+    """A hash of all components, their configs, the projector, the tokenizer and the chat format.
 
-    Where a part lies is no part of it: a folder may be moved.
+    Folders are left out, because they may be moved. The text that is hashed has the field names of
+    dlm 0.1: a composed model keeps the revision that its versions were trained on.
     """
-    spelled = ", ".join(
-        f"{old}={vars(spec.audio_spec)[new]!r}"
-        for old, new in AUDIO_SPEC.items()
-        if isinstance(new, str)
+    audio_values = ", ".join(
+        f"{old_name}={vars(spec.audio_spec)[name]!r}"
+        for old_name, name in AUDIO_SPEC.items()
+        if isinstance(name, str)
     )
     texts = (
-        spec.placeholder,
-        spec.audio_prefix,
-        spec.audio_suffix,
-        spec.chat_format,
-        spec.encoder_input,
+        *(spec.placeholder, spec.audio_prefix, spec.audio_suffix),
+        *(spec.chat_format, spec.encoder_input),
     )
-    parts = [
-        [bool(part.source), part.revision, part.config, part.layer]
-        for part in (*composition.encoders, composition.lm)
+    components = [
+        [bool(component.source), component.revision, component.config, component.layer]
+        for component in (*composition.encoders, composition.lm)
     ]
-    vocabulary = Path(composition.tokenizer) / TOKENIZER_FILE
-    words = vocabulary.read_bytes() if vocabulary.is_file() else composition.tokenizer.encode()
-    projector = {name: each for name, each in composition.projector.items() if name != "source"}
-    told = json.dumps(
-        [parts, projector, weights_revision, f"(Strides({spelled}), {repr(texts)[1:]}"],
+    tokenizer_path = Path(composition.tokenizer) / TOKENIZER_FILE
+    tokenizer = (
+        tokenizer_path.read_bytes() if tokenizer_path.is_file() else composition.tokenizer.encode()
+    )
+    projector = {name: value for name, value in composition.projector.items() if name != "source"}
+    text = json.dumps(
+        [components, projector, weights_revision, f"(Strides({audio_values}), {repr(texts)[1:]}"],
         sort_keys=True,
     )
-    return hashlib.sha256(told.encode() + words).hexdigest()[:40]
+    return hashlib.sha256(text.encode() + tokenizer).hexdigest()[:40]

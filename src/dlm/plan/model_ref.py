@@ -1,27 +1,23 @@
-"""A row for a checkpoint: that of its family, with what its own files tell.
+"""What a model's name or folder refers to, and its ModelSpec derived from its own files.
 
-config.json    the class, shapes, mel bins, window, context
-safetensors    parameters by part, bytes
-README.md      the licence
+    sparrow                  a key of the catalog        config.json    class, shapes, mel bins,
+    hf:org/name[@revision]   a model on the hub                         window, context length
+    ms:org/name[@revision]   a model on ModelScope       safetensors    parameters per component
+    ./folder                 on this machine             README.md      licence
 
-What lies at a source, before any of it is fetched: its class, its revision, its licence.
+`ModelRef` is the source, revision and config of a model before its weights are downloaded.
+`derive_spec_from_checkpoint` starts from the catalog's spec of the same family.
+`inherit_components` resolves `base_model: {like: ...}`: components that a document does not give
+are those of the model it names.
 
-sparrow                  a key of the catalogue
-hf:org/name[@revision]   a model on the hub
-ms:org/name[@revision]   a model on ModelScope
-./folder                 on this machine
-
-A base that is like another: the parts of that one, where none is given.
-
-{like: sparrow, projector: mlp}     sparrow's encoder and language model, a fresh projector
-{like: sparrow, encoder: {layer: 2}}     all of sparrow, whose second layer is heard
+    {like: sparrow, projector: mlp}        sparrow's encoder and language model, a new projector
+    {like: sparrow, encoder: {layer: 2}}   all of sparrow, with the encoder's second layer
 """
 
-import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,20 +31,22 @@ from dlm.config.model_schema import (
     ProjectorConfig,
     WeightSource,
 )
-from dlm.errors import ModelError
+from dlm.errors import ModelError, suggest_name
 from dlm.plan.audio_lengths import AudioTokenizerSpec
+from dlm.plan.encoder_lm_specs import ENCODER_CONFIG_KEYS, get_config_int
 from dlm.plan.hub import (
     HF_CONFIG_FILE,
     HF_PREFIX,
     MODEL_CARD_FILE,
     MODELSCOPE_PREFIX,
     TensorIndex,
+    count_tensor_bytes,
     download_hub_file,
-    download_hub_file_if_exists,
     fetch_tensor_index,
     find_local_model,
     fingerprint_checkpoint,
-    make_damaged_checkpoint_error,
+    iter_tensor_infos,
+    read_json_object,
     read_tensor_index,
     resolve_snapshot_dir,
 )
@@ -63,163 +61,189 @@ from dlm.plan.model_spec import (
     read_model_spec,
 )
 
-HfConfig = dict[str, Any]
+HfConfig = dict[str, Any]  # a config.json of transformers
 
-THINKER_SUFFIX = (
-    "_thinker"  # the half of an Omni model that hears; its config is one of the whole's
-)
-COMPONENT_PATTERNS = {  # by the names of tensors; the first that fits
-    "other": re.compile(r"^(talker|token2wav|code2wav)\."),  # what speaks is not loaded
+THINKER_SUFFIX = "_thinker"  # the half of an Omni model that takes audio; its config is a subconfig
+LM_CLASS_SUFFIXES = ("ForCausalLM", "LMHeadModel")  # how classes of language models end
+COMPONENT_PATTERNS = {  # by the names of tensors; the first that matches
+    "other": re.compile(r"^(talker|token2wav|code2wav)\."),  # speech output, which is not loaded
     "projector": re.compile(r"multi_modal_projector|audio_tower\.proj\d?\."),
-    "encoder": re.compile(r"audio_tower|(^|\.)visual\."),  # eyes stay as they are, as an ear does
-    "words": re.compile(r"embed_tokens|lm_head"),
+    "encoder": re.compile(r"audio_tower|(^|\.)visual\."),  # vision is frozen, as the encoder is
+    "embedding": re.compile(r"embed_tokens|lm_head"),
     "lm": re.compile(""),
 }
-SHAPE_CONFIG_KEYS = {
-    "num_layers": ("encoder_layers", "num_hidden_layers"),
-    "hidden_size": ("d_model", "hidden_size"),
-    "intermediate_size": ("encoder_ffn_dim", "intermediate_size"),
-    "num_heads": ("encoder_attention_heads", "num_attention_heads"),
-    "head_dim": ("head_dim",),
-}
+SHAPE_CONFIG_KEYS = {**ENCODER_CONFIG_KEYS, "head_dim": ("head_dim",)}
 
 
 def read_hf_config(folder: Path) -> HfConfig:
-    """The config beside the weights. Raises BaseError where it is none, or tells of packed ones."""
+    """Read the config.json beside weights.
+
+    Raises:
+        ModelError: there is none (`model.no_config`), it cannot be read
+            (`model.damaged_checkpoint`), or its weights are quantized (`model.quantized`).
+    """
     path = folder / HF_CONFIG_FILE
     if not path.is_file():
-        mend = "name a folder that transformers' save_pretrained wrote, or one of `dlm export`"
-        raise ModelError(f"no {HF_CONFIG_FILE} in this folder", where=str(folder), hint=mend)
+        raise ModelError(
+            f"no {HF_CONFIG_FILE} in this folder",
+            where=str(folder),
+            hint="name a folder that transformers' save_pretrained wrote, or one of `dlm export`",
+            code="model.no_config",
+        )
     config = read_json_object(path)
     if "quantization_config" in config:
-        mend = "name the model it was made from; training.adapter: qlora packs it as it is loaded"
-        raise ModelError("its weights are packed already", where=str(path), hint=mend)
+        raise ModelError(
+            "its weights are quantized already",
+            where=str(path),
+            hint="name the model it was made from; training.adapter: qlora quantizes it as it is"
+            " loaded",
+            code="model.quantized",
+        )
     return config
 
 
-def read_json_object(path: Path) -> HfConfig:
-    """What a file of settings says. Raises BaseError where it is none."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        told = " ".join(str(reason).split())
-        raise make_damaged_checkpoint_error(f"cannot be read ({told})", path) from reason
-    if not isinstance(read, dict):
-        raise make_damaged_checkpoint_error("is no config of a model", path)
-    return read
-
-
 def get_model_family(config: HfConfig) -> str:
-    """The class that a config names, as the rows call it."""
+    """Return the model type of a config, as ModelSpec.family has it."""
     return str(config.get("model_type", "unknown")).removesuffix(THINKER_SUFFIX)
 
 
-def find_family_spec(config: HfConfig, where: str, source: str = "") -> ModelSpec:
-    """The row to begin with: that of `source`, or of its family. Raises BaseError without one."""
-    family = get_model_family(config)
-    rows = [base for base in MODEL_CATALOG.values() if base.family == family]
-    if rows:
-        return next((base for base in rows if base.source == source), rows[0])
+def get_architecture_name(config: Mapping[str, Any]) -> str:
+    """Return the class that a config names; "" where it names none."""
     classes = config.get("architectures")
-    named = str(classes[0]) if isinstance(classes, list) and classes else "no class"
-    if named.endswith(("ForCausalLM", "LMHeadModel")):
+    return str(classes[0]) if isinstance(classes, list) and classes else ""
+
+
+def get_subconfig(config: HfConfig, name: str) -> HfConfig:
+    """Return the config inside a config; empty where there is none."""
+    subconfig = config.get(name)
+    return subconfig if isinstance(subconfig, dict) else {}
+
+
+def is_composed_config(config: HfConfig) -> bool:
+    """Tell whether a config is that of a composed model that dlm wrote."""
+    return "model_type" not in config and "encoders" in config
+
+
+def find_family_spec(config: HfConfig, where: str, source: str = "") -> ModelSpec:
+    """Return the catalog's spec of a model: that of its source, or the first of its family.
+
+    Args:
+        config: the model's config.json.
+        where: the model, as errors name it.
+        source: its repository on a hub.
+
+    Raises:
+        ModelError: it is a text model (`model.text_only`) or of a class that is not supported
+            (`model.unsupported_class`).
+    """
+    family = get_model_family(config)
+    family_specs = [spec for spec in MODEL_CATALOG.values() if spec.family == family]
+    if family_specs:
+        same_source = (spec for spec in family_specs if spec.source == source)
+        return next(same_source, family_specs[0])
+    architecture = get_architecture_name(config)
+    if architecture.endswith(LM_CLASS_SUFFIXES):
         raise ModelError(
-            f"is a text model ({family})", where=where, hint=f"pick --base {DEFAULT_AUDIO_MODEL}"
+            f"is a text model ({family})",
+            where=where,
+            hint=f"pick --base {DEFAULT_AUDIO_MODEL}",
+            code="model.text_only",
         )
-    known = sorted({base.family for base in MODEL_CATALOG.values() if base.kind == "native"})
-    what = f"is of a class that is not known to hear ({family}, {named})"
-    raise ModelError(what, where=where, hint=f"known ones: {', '.join(known)}")
-
-
-def derive_spec_from_checkpoint(
-    spec: ModelSpec, config: HfConfig, weights: TensorIndex
-) -> ModelSpec:
-    """`row`, with what a checkpoint's config and the heads of its weights say otherwise."""
-    whole = get_subconfig(config, "thinker_config") or config
-    ear, text = get_subconfig(whole, "audio_config"), get_subconfig(whole, "text_config")
-    size = sum(tensor.end - tensor.start for file in weights.values() for tensor in file.values())
-    return replace(
-        spec,
-        audio_spec=_derive_audio_spec(spec.audio_spec, ear),
-        num_mel_bins=_get_config_int(ear, ("num_mel_bins",), spec.num_mel_bins),
-        sizes=_derive_parameter_counts(spec.sizes, ear, text, weights),
-        megabytes=max(1, round(size / 1e6)),
-        context_length=min(
-            spec.context_length,
-            _get_config_int(text, ("max_position_embeddings",), spec.context_length),
-        ),
+    supported = sorted({spec.family for spec in MODEL_CATALOG.values() if spec.kind == "native"})
+    raise ModelError(
+        f"is of a class that is not supported ({family}, {architecture or 'no class'})",
+        where=where,
+        hint=f"supported are {', '.join(supported)}",
+        code="model.unsupported_class",
     )
 
 
-def read_license(folder: Path) -> str:
-    """The licence that the README beside the weights names."""
-    try:
-        text = (folder / MODEL_CARD_FILE).read_text(encoding="utf-8")
-        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
-        return "unknown"
-    if not isinstance(front, dict):
-        return "unknown"
-    return str(front.get("license_name") or front.get("license") or "unknown")
+def derive_spec_from_checkpoint(
+    spec: ModelSpec, config: HfConfig, tensor_index: TensorIndex
+) -> ModelSpec:
+    """Return a family's spec with what a checkpoint's config and weight files say otherwise."""
+    config = get_subconfig(config, "thinker_config") or config
+    encoder_config = get_subconfig(config, "audio_config")
+    text_config = get_subconfig(config, "text_config")
+    max_positions = get_config_int(text_config, ("max_position_embeddings",), spec.context_length)
+    return replace(
+        spec,
+        audio_spec=_derive_audio_spec(spec.audio_spec, encoder_config),
+        num_mel_bins=get_config_int(encoder_config, ("num_mel_bins",), spec.num_mel_bins),
+        sizes=_derive_parameter_counts(spec.sizes, encoder_config, text_config, tensor_index),
+        megabytes=max(1, round(count_tensor_bytes(tensor_index) / 1e6)),
+        context_length=min(spec.context_length, max_positions),
+    )
 
 
 def _derive_audio_spec(
     audio_spec: AudioTokenizerSpec, encoder_config: HfConfig
 ) -> AudioTokenizerSpec:
-    """The window is as long as the encoder has positions, where it has them for a whole one."""
-    positions = _get_config_int(encoder_config, ("max_source_positions",), 0)
+    """The window has as many frames as the encoder has positions, if those span a window."""
+    positions = get_config_int(encoder_config, ("max_source_positions",), 0)
     if audio_spec.chunk_frames or not positions:
         return audio_spec
-    return replace(
-        audio_spec, window_samples=positions * audio_spec.encoder_stride * audio_spec.hop_length
-    )
+    samples_per_position = audio_spec.encoder_stride * audio_spec.hop_length
+    return replace(audio_spec, window_samples=positions * samples_per_position)
 
 
 def _derive_parameter_counts(
-    defaults: ParameterCounts, encoder_config: HfConfig, text_config: HfConfig, weights: TensorIndex
+    defaults: ParameterCounts,
+    encoder_config: HfConfig,
+    text_config: HfConfig,
+    tensor_index: TensorIndex,
 ) -> ParameterCounts:
-    counted: Counter[str] = Counter()
-    for name, tensor in ((name, each) for file in weights.values() for name, each in file.items()):
-        counted[next(part for part, form in COMPONENT_PATTERNS.items() if form.search(name))] += (
-            tensor.num_elements
-        )
+    counts: Counter[str] = Counter()
+    for name, tensor in iter_tensor_infos(tensor_index):
+        matches = (key for key, pattern in COMPONENT_PATTERNS.items() if pattern.search(name))
+        counts[next(matches)] += tensor.num_elements
     return ParameterCounts(
-        encoder=_derive_transformer_shape(defaults.encoder, encoder_config, counted["encoder"]),
-        projector=counted["projector"],
-        lm=_derive_transformer_shape(defaults.lm, text_config, counted["lm"]),
-        embedding=counted["words"],
-        vocab_size=_get_config_int(text_config, ("vocab_size",), defaults.vocab_size),
+        encoder=_derive_shape(defaults.encoder, encoder_config, counts["encoder"]),
+        projector=counts["projector"],
+        lm=_derive_shape(defaults.lm, text_config, counts["lm"]),
+        embedding=counts["embedding"],
+        vocab_size=get_config_int(text_config, ("vocab_size",), defaults.vocab_size),
     )
 
 
-def _derive_transformer_shape(
+def _derive_shape(
     defaults: TransformerShape, config: HfConfig, num_parameters: int
 ) -> TransformerShape:
-    """What a config leaves out is as in the released model, from which the class has it."""
+    """What a config leaves out is a default of its class, which the released model has too."""
     shape = {
-        name: _get_config_int(config, keys, vars(defaults)[name])
-        for name, keys in SHAPE_CONFIG_KEYS.items()
+        field: get_config_int(config, keys, vars(defaults)[field])
+        for field, keys in SHAPE_CONFIG_KEYS.items()
     }
-    same = defaults.num_kv_heads if shape["num_heads"] == defaults.num_heads else shape["num_heads"]
-    kv_heads = _get_config_int(config, ("num_key_value_heads",), same)
-    return replace(defaults, num_parameters=num_parameters, num_kv_heads=kv_heads, **shape)
+    same_heads = shape["num_heads"] == defaults.num_heads
+    default_kv_heads = defaults.num_kv_heads if same_heads else shape["num_heads"]
+    num_kv_heads = get_config_int(config, ("num_key_value_heads",), default_kv_heads)
+    return replace(defaults, num_parameters=num_parameters, num_kv_heads=num_kv_heads, **shape)
 
 
-def get_subconfig(config: HfConfig, name: str) -> HfConfig:
-    """The config inside a config, empty where there is none."""
-    part = config.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _get_config_int(config: HfConfig, keys: tuple[str, ...], default: int) -> int:
-    return next((config[name] for name in keys if isinstance(config.get(name), int)), default)
+def read_license(folder: Path) -> str:
+    """Return the licence that the model card beside weights names, or "unknown"."""
+    try:
+        text = (folder / MODEL_CARD_FILE).read_text(encoding="utf-8")
+        metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return "unknown"
+    if not isinstance(metadata, dict):
+        return "unknown"
+    return str(metadata.get("license_name") or metadata.get("license") or "unknown")
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """What a source names: `named` as it was written, `key` in short, `config` beside its weights.
+    """A model that a name refers to, its weights not downloaded yet.
 
-    `source` is as a Part has it. `facts` are those of a stitched base.
+    Attributes:
+        name: as it was written.
+        key: its short name, of which a composed model's key is made.
+        source: as ModelSpec.source.
+        revision: the commit, or a fingerprint of a folder.
+        config: its config.json.
+        license: as its card names it.
+        spec: its dlm_base.json, of a composed model.
     """
 
     name: str
@@ -232,79 +256,91 @@ class ModelRef:
 
     @property
     def tensor_index(self) -> TensorIndex:
-        """Its tensors; of what is not here yet, only the heads of the files are fetched."""
-        place = find_local_model(self.source, self.revision)
-        return read_tensor_index(place) if place else fetch_tensor_index(self.source, self.revision)
+        """Read the headers of its weight files, here or on the hub."""
+        folder = find_local_model(self.source, self.revision)
+        if folder is None:
+            return fetch_tensor_index(self.source, self.revision)
+        return read_tensor_index(folder)
 
-    def find_file(self, name: str) -> Path | None:
-        """One small file of it, if it has one."""
-        place = find_local_model(self.source, self.revision)
-        if place is None:
-            return download_hub_file_if_exists(self.source, self.revision, name)
-        return place / name if (place / name).is_file() else None
+    def find_file(self, filename: str) -> Path | None:
+        """Return one small file of it, if it has one."""
+        folder = find_local_model(self.source, self.revision)
+        if folder is None:
+            return download_hub_file(self.source, self.revision, filename)
+        return folder / filename if (folder / filename).is_file() else None
+
+
+def is_hub_name(name: str) -> bool:
+    """Tell whether a name is one of a hub: hf:org/name or ms:org/name."""
+    return name.startswith((HF_PREFIX, MODELSCOPE_PREFIX))
 
 
 def find_catalog_spec(name: str) -> ModelSpec:
-    """The row called `name`. Raises BaseError with the nearest key when there is none."""
+    """Return the spec of a key. Raises ModelError with the closest key (`model.unknown`)."""
     if name in MODEL_CATALOG:
         return MODEL_CATALOG[name]
-    near = get_close_matches(name, MODEL_CATALOG, n=1)
-    known = ", ".join(sorted(MODEL_CATALOG))
-    mend = (
-        f"known bases: {known}, {HF_PREFIX}org/name, {MODELSCOPE_PREFIX}org/name, or a local folder"
-    )
-    if near:
-        mend = f"did you mean {near[0]}?"
+    if closest := suggest_name(name, MODEL_CATALOG):
+        hint = f"did you mean {closest}?"
     elif name.count("/") == 1 and name[0].isalnum():
-        mend = f"did you mean {HF_PREFIX}{name}?"
-    raise ModelError(f"unknown base '{name}'", hint=mend)
+        hint = f"did you mean {HF_PREFIX}{name}?"
+    else:
+        keys = ", ".join(sorted(MODEL_CATALOG))
+        hint = (
+            f"known bases: {keys}, {HF_PREFIX}org/name, {MODELSCOPE_PREFIX}org/name, "
+            "or a local folder"
+        )
+    raise ModelError(f"unknown base '{name}'", hint=hint, code="model.unknown")
 
 
 def resolve_model_ref(name: str, folder: Path) -> ModelRef:
-    """What `name` names; a path is relative to `folder`. Raises BaseError where it is nothing."""
-    if name.startswith((HF_PREFIX, MODELSCOPE_PREFIX)):
-        repository, _, revision = name.removeprefix(HF_PREFIX).partition("@")
-        return _resolve_hub_ref(name, repository, revision or None)
-    if name in MODEL_CATALOG:
-        return _resolve_catalog_ref(MODEL_CATALOG[name])
-    place = (folder / Path(name).expanduser()).absolute()
-    return (
-        _resolve_local_ref(name, place)
-        if place.is_dir()
-        else _resolve_catalog_ref(find_catalog_spec(name))
-    )
+    """Return the model with weights of its own that a name refers to.
+
+    Args:
+        name: a key of the catalog, a name of a hub, or a path.
+        folder: what a path is relative to.
+
+    Raises:
+        ModelError: there is none (`model.unknown`, `hub.*`), it cannot be read, or it is a
+            catalog key that stands for several models (`model.composed`).
+    """
+    if is_hub_name(name):
+        return resolve_hub_ref(name)
+    path = (folder / Path(name).expanduser()).absolute()
+    if name not in MODEL_CATALOG and path.is_dir():
+        return _resolve_local_ref(name, path)
+    return _resolve_catalog_ref(find_catalog_spec(name))
 
 
-def is_composed_config(config: HfConfig) -> bool:
-    """Whether a config is that of a stitched base."""
-    return "model_type" not in config and "encoders" in config
-
-
-def _resolve_hub_ref(name: str, repository: str, requested: str | None) -> ModelRef:
-    folder = resolve_snapshot_dir(repository, requested)
-    revision, config = folder.name, read_hf_config(folder)
-    facts = None
+def resolve_hub_ref(name: str) -> ModelRef:
+    """Return the model of a hub's name; its config is fetched where the cache has none."""
+    repo_id, _, requested = name.removeprefix(HF_PREFIX).partition("@")
+    folder = resolve_snapshot_dir(repo_id, requested or None)
+    revision, config, spec = folder.name, read_hf_config(folder), None
     if is_composed_config(config):
-        facts = read_model_spec(download_hub_file(repository, revision, MODEL_SPEC_FILE).parent)
+        spec_path = download_hub_file(repo_id, revision, MODEL_SPEC_FILE)
+        spec = read_model_spec(spec_path.parent if spec_path else folder)
     return ModelRef(
         name=name,
-        key=repository.rsplit("/", 1)[-1].lower(),
-        source=repository,
+        key=repo_id.rsplit("/", 1)[-1].lower(),
+        source=repo_id,
         revision=revision,
         config=config,
-        license=facts.license if facts else read_license(folder),
-        spec=facts,
+        license=spec.license if spec else read_license(folder),
+        spec=spec,
     )
 
 
 def _resolve_catalog_ref(spec: ModelSpec) -> ModelRef:
     if spec.key in COMPOSED_MODEL_CONFIGS:
-        mend = "name its parts, or begin with it: like: " + spec.key
-        raise ModelError(f"{spec.key} is stitched from parts as it is loaded", hint=mend)
-    embedded = spec.kind == "stitched"
-    place = (
+        raise ModelError(
+            f"{spec.key} is composed of several models as it is loaded",
+            hint=f"name one of them, or begin with it: like: {spec.key}",
+            code="model.composed",
+        )
+    bundled = spec.kind == "stitched"
+    folder = (
         find_local_model(spec.source, None)
-        if embedded
+        if bundled
         else resolve_snapshot_dir(spec.source, spec.revision)
     )
     return ModelRef(
@@ -312,87 +348,93 @@ def _resolve_catalog_ref(spec: ModelSpec) -> ModelRef:
         key=spec.key,
         source=spec.source,
         revision=str(spec.revision),
-        config=read_hf_config(place) if place else {},
+        config=read_hf_config(folder) if folder else {},
         license=spec.license,
-        spec=spec if embedded else None,
+        spec=spec if bundled else None,
     )
 
 
 def _resolve_local_ref(name: str, path: Path) -> ModelRef:
     config = read_hf_config(path)
-    facts = read_model_spec(path) if is_composed_config(config) else None
+    spec = read_model_spec(path) if is_composed_config(config) else None
     return ModelRef(
         name=name,
         key=path.resolve().name.lower(),
         source=str(path),
         revision=fingerprint_checkpoint(path, read_tensor_index(path)),
         config=config,
-        license=facts.license if facts else read_license(path),
-        spec=facts,
+        license=spec.license if spec else read_license(path),
+        spec=spec,
     )
 
 
 WeightSourceT = TypeVar("WeightSourceT", bound=WeightSource)
-ConfigGroupT = TypeVar("ConfigGroupT", bound=BaseConfig)
+ConfigT = TypeVar("ConfigT", bound=BaseConfig)
 
 
 def inherit_components(config: ComposedModelConfig, folder: Path) -> ComposedModelConfig:
-    """The parts, with those of the base it is like where none is given.
+    """Return a config whose missing components are those of the model that `like` names.
 
-    Raises BaseError where that base has none to give.
+    Raises:
+        ModelError: that model has no projector to inherit (`model.no_projector`).
     """
     if config.like is None:
         return config
-    like = get_composition_config(config.like, folder)
-    asked = config.model_fields_set - {"like", "encoder", "projector", "lm"}
-    changed = {name: value for name, value in config if name in asked}
-    if isinstance(config.encoder, EncoderConfig) and isinstance(like.encoder, EncoderConfig):
-        changed["encoder"] = _override_weight_source(like.encoder, config.encoder)
+    inherited = get_composition_config(config.like, folder)
+    given_fields = config.model_fields_set - {"like", "encoder", "projector", "lm"}
+    changes = {field: value for field, value in config if field in given_fields}
+    if isinstance(config.encoder, EncoderConfig) and isinstance(inherited.encoder, EncoderConfig):
+        changes["encoder"] = _override_weight_source(inherited.encoder, config.encoder)
     elif config.encoder is not None:
-        changed["encoder"] = config.encoder
-    mine, theirs = config.projector, like.projector
-    if mine is not None:
-        changed["projector"] = mine if mine.kind or mine.source else _override_fields(theirs, mine)
+        changes["encoder"] = config.encoder
+    if config.projector is not None:
+        is_other = config.projector.kind or config.projector.source
+        changes["projector"] = (
+            config.projector
+            if is_other
+            else _override_fields(inherited.projector, config.projector)
+        )
     if config.lm is not None:
-        changed["lm"] = _override_weight_source(like.lm, config.lm)
-    whole = like.model_copy(update=changed)
-    if whole.projector is None:
-        what = f"{config.like} has no projector that can be taken"
-        raise ModelError(what, where="base_model", hint="add 'projector: mlp'")
-    return whole
+        changes["lm"] = _override_weight_source(inherited.lm, config.lm)
+    complete = inherited.model_copy(update=changes)
+    if complete.projector is None:
+        raise ModelError(
+            f"{config.like} has no projector to inherit",
+            where="base_model",
+            hint="add 'projector: mlp'",
+            code="model.no_projector",
+        )
+    return complete
 
 
 def get_composition_config(name: str, folder: Path) -> ComposedModelConfig:
-    """A base as the parts it is stitched from; `folder` is what a path is relative to."""
+    """Return a model as a config of its components; a path is relative to `folder`."""
     if name in COMPOSED_MODEL_CONFIGS:
         return COMPOSED_MODEL_CONFIGS[name]
-    origin = resolve_model_ref(name, folder)
-    facts, encoder, lm = origin.spec, EncoderConfig(source=name), LanguageModelConfig(source=name)
-    if facts is None:
+    spec = resolve_model_ref(name, folder).spec
+    encoder, lm = EncoderConfig(source=name), LanguageModelConfig(source=name)
+    if spec is None:
         return ComposedModelConfig(encoder=encoder, lm=lm)
     return ComposedModelConfig(
         encoder=encoder,
         projector=ProjectorConfig(source=name),
         lm=lm,
-        prompt=facts.default_prompt or None,
-        before=facts.audio_prefix,
-        after=facts.audio_suffix,
+        prompt=spec.default_prompt or None,
+        before=spec.audio_prefix,
+        after=spec.audio_suffix,
     )
 
 
 def _override_weight_source(
     inherited: WeightSourceT | None, override: WeightSourceT
 ) -> WeightSourceT:
-    """A part that comes from elsewhere, or the one it is like with other settings."""
-    return (
-        override
-        if override.source or override.from_scratch
-        else _override_fields(inherited, override)
-    )
+    """A component of other weights, or the inherited one with other settings."""
+    is_other = override.source or override.from_scratch
+    return override if is_other else _override_fields(inherited, override)
 
 
-def _override_fields(inherited: ConfigGroupT | None, override: ConfigGroupT) -> ConfigGroupT:
+def _override_fields(inherited: ConfigT | None, override: ConfigT) -> ConfigT:
     if inherited is None:
         return override
-    named = override.model_fields_set
-    return inherited.model_copy(update={name: value for name, value in override if name in named})
+    given = override.model_fields_set
+    return inherited.model_copy(update={name: value for name, value in override if name in given})

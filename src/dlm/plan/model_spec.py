@@ -1,16 +1,10 @@
-"""A base: the facts on one released model that can hear, and how `base_model` finds them.
+"""What is known of a model before it is loaded (`ModelSpec`), and the catalog of models by key.
 
-A row says everything the plan, the batches and the loader need to know about a base. The rows known
-by name are in plan/catalogue.py.
-
-The bases known by name that are stitched from released parts as they are loaded.
-
-RECIPES    each in the form in which a document writes it
-ROWS       what is known of each before its parts are asked; then they tell it themselves
-
-The bases known by name: one row for each, facts only. Adding a base is adding a row.
-
-Revisions are the newest seen when the row was written; a document stays with the row's.
+A spec gives the plan, the batches and the loader everything they need: rates, shapes, parameter
+counts, placeholder, chat format, licence, revision. `dlm_base.json` holds the spec of a composed
+model beside its weights. The catalog has a spec for each model known by name, and for three that
+are composed of released models as they are loaded; a new model is a new spec. A revision is the
+newest seen when the spec was written; documents keep it.
 """
 
 import json
@@ -27,14 +21,21 @@ from dlm.plan.audio_lengths import AudioTokenizerSpec
 
 ComponentName = Literal["encoder", "projector", "lm"]
 LayerSelection = int | Literal["last", "weighted_sum"]
-MODEL_SPEC_FILE = "dlm_base.json"  # beside the weights of a stitched base: its row
+MODEL_SPEC_FILE = "dlm_base.json"  # beside the weights of a composed model
 
 
 @dataclass(frozen=True)
 class TransformerShape:
-    """The shape of one stack of transformer layers.
+    """The shape of a stack of transformer layers.
 
-    `parameters` without embeddings and head, `inner` the width of the feed-forward part.
+    Attributes:
+        num_parameters: without embeddings and head.
+        num_layers: layers of the stack.
+        hidden_size: width of the hidden states.
+        intermediate_size: width of the MLP.
+        num_heads: attention heads of queries.
+        num_kv_heads: attention heads of keys and values.
+        head_dim: width of a head; 0 for hidden_size / num_heads.
     """
 
     num_parameters: int
@@ -43,12 +44,20 @@ class TransformerShape:
     intermediate_size: int
     num_heads: int
     num_kv_heads: int
-    head_dim: int = 0  # 0: width / heads
+    head_dim: int = 0
 
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters by part; `words` are those of embeddings and head."""
+    """Shapes and parameters of each component.
+
+    Attributes:
+        encoder: its layers, and what is before and after them.
+        projector: its parameters.
+        lm: the layers of the language model.
+        embedding: parameters of the language model's embeddings and head.
+        vocab_size: rows of the embeddings.
+    """
 
     encoder: TransformerShape
     projector: int
@@ -58,19 +67,21 @@ class ParameterCounts:
 
     @property
     def num_parameters(self) -> int:
-        """All of them."""
-        return (
-            self.encoder.num_parameters + self.projector + self.lm.num_parameters + self.embedding
-        )
+        """Count the parameters of all components."""
+        layers = self.encoder.num_parameters + self.lm.num_parameters
+        return layers + self.projector + self.embedding
 
 
 @dataclass(frozen=True)
 class ComponentRef:
-    """Where an encoder or a language model comes from that is stitched to others.
+    """Where an encoder or a language model of a composed model comes from.
 
-    `source` is as a Base's, "" for random weights; `config` is the one of transformers' class, its
-    model_type among it. Of an encoder, `layer` says which of its hidden states are heard: that of
-    the last layer, of one counted from 1, or all of them for the projector to weigh.
+    Attributes:
+        source: as ModelSpec.source; "" for random weights.
+        revision: of the source; None for random weights.
+        config: of transformers' class, `model_type` among its keys.
+        layer: the encoder's hidden state that is used: of the last layer, of a layer counted from
+            1, or all of them, weighted by the projector.
     """
 
     source: str
@@ -81,12 +92,14 @@ class ComponentRef:
 
 @dataclass(frozen=True)
 class CompositionSpec:
-    """What a base is stitched from as it is loaded.
+    """The components of a model that is composed as it is loaded.
 
-    What several encoders hear is joined frame by frame, at the rate of the first. `projector` is
-    its kind and what that kind takes; `source` among it is where its weights are taken from, as
-    source@revision on a hub. `tokenizer` is own, the language model's, or bytes, or the folder of
-    another.
+    Attributes:
+        encoders: one or more; their frames are concatenated at the rate of the first.
+        projector: its kind and options; `source` among them names its weights, of a hub as
+            source@revision.
+        lm: the language model.
+        tokenizer: "own" for the language model's, "bytes", or the folder of another.
     """
 
     encoders: tuple[ComponentRef, ...]
@@ -97,23 +110,40 @@ class CompositionSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Facts on one base.
+    """What is known of one model before it is loaded.
 
-    `family` is the model type of transformers' class, or "stitched". `bins` mel bins of its ear,
-    and `whole_mel` whether a long sound's mel is taken before it is cut into windows. `placeholder`
-    is the token that stands for one token of sound, written between `before` and `after`, in which
-    {number} counts the sounds of a conversation. `prompt` is what it is asked when a clip only has
-    a transcript, {language} in it the clip's, or en; `chat` the form of its conversations: the
-    template beside its weights, with each turn as text or in parts, for which it writes the markers
-    itself; parts with Qwen3-ASR's answers; mistral-common's; or plain text. `context` is the
-    longest row it knows, in tokens. `ear` is what the encoder takes: a mel, or the wave, of which
-    it makes its own. `recipe` is None where all weights lie in one place.
+    Attributes:
+        key: its name in the catalog, or one made of its source.
+        kind: released as one model, or composed ("stitched") of components.
+        family: the model type of transformers' class, or "stitched".
+        source: "embedded:sparrow", a repository of a hub, or the absolute path of a folder.
+        revision: a commit, or a fingerprint of files.
+        license: as its model card names it.
+        audio_spec: rates, and how many tokens audio becomes.
+        num_mel_bins: of the log-mel.
+        mel_before_chunking: whether the mel of long audio is computed before it is cut in windows.
+        placeholder: the token that stands for one audio token in a prompt.
+        audio_prefix: text before the placeholders; {number} counts the audio of a conversation.
+        audio_suffix: text after them.
+        default_prompt: the question about audio that has only a transcript; {language} in it is
+            the example's, or en.
+        chat_format: the chat template with messages as text ("template") or as content parts, for
+            which it writes the audio markers itself ("parts"); parts and Qwen3-ASR's answers
+            ("asr"); mistral-common's; or text without a template ("plain").
+        sizes: shapes and parameters.
+        megabytes: to download, or on disk.
+        context_length: longest sequence, in tokens.
+        default_adapter: what `dlm init` proposes.
+        default_learning_rate: where a document gives none.
+        default_epochs: where a document gives none.
+        encoder_input: what the encoder takes: a log-mel, or the waveform.
+        composition: None where all weights are in one checkpoint.
     """
 
     key: str
     kind: Literal["native", "stitched"]
     family: str
-    source: str  # "embedded:sparrow", a hub name, or the absolute path of a folder
+    source: str
     revision: str | None
     license: str
     audio_spec: AudioTokenizerSpec
@@ -125,9 +155,9 @@ class ModelSpec:
     default_prompt: str
     chat_format: Literal["template", "parts", "asr", "mistral", "plain"]
     sizes: ParameterCounts
-    megabytes: int  # to download, or on disk
+    megabytes: int
     context_length: int
-    default_adapter: Literal["lora", "dora", "projector", "full"]  # what the scaffold proposes
+    default_adapter: Literal["lora", "dora", "projector", "full"]
     default_learning_rate: float
     default_epochs: int
     encoder_input: Literal["mel", "wave"] = "mel"
@@ -138,31 +168,35 @@ _MODEL_SPEC_TYPE_ADAPTER = TypeAdapter(with_config(ConfigDict(extra="forbid"))(M
 
 
 def read_model_spec(folder: Path) -> ModelSpec:
-    """The row written beside a stitched base's weights. Raises BaseError when it is damaged."""
+    """Read the spec beside a composed model's weights.
+
+    Raises:
+        ModelError: it is missing or damaged (`model.bad_spec_file`).
+    """
+    path = folder / MODEL_SPEC_FILE
     try:
-        facts = json.loads((folder / MODEL_SPEC_FILE).read_text(encoding="utf-8"))
-        return replace(
-            _MODEL_SPEC_TYPE_ADAPTER.validate_python(upgrade(facts, MODEL_SPEC)),
-            source=str(folder.absolute()),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as reason:
+        record = upgrade(json.loads(path.read_text(encoding="utf-8")), MODEL_SPEC)
+        spec = _MODEL_SPEC_TYPE_ADAPTER.validate_python(record)
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"not the facts of a base ({' '.join(str(reason).split())})",
-            where=str(folder / MODEL_SPEC_FILE),
+            f"not the facts of a base ({' '.join(str(error).split())})",
+            where=str(path),
             hint="write the folder again with the tool that made it",
-        ) from reason
+            code="model.bad_spec_file",
+        ) from error
+    return replace(spec, source=str(folder.absolute()))
 
 
 def write_model_spec(spec: ModelSpec, folder: Path) -> None:
-    """Write the row beside the weights, so that a folder is a base of its own."""
-    facts = asdict(replace(spec, source="folder", composition=None))
-    (folder / MODEL_SPEC_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    """Write the spec beside a composed model's weights, without the names of this machine."""
+    record = asdict(replace(spec, source="folder", composition=None))
+    (folder / MODEL_SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-COMPOSED_MODEL_CONFIGS: dict[str, ComposedModelConfig] = {
-    key: ComposedModelConfig.model_validate(form)
-    for key, form in {
-        # The revisions of the parts are those found first: none is pinned.
+COMPOSED_MODEL_CONFIGS: dict[str, ComposedModelConfig] = {  # as a document writes them
+    key: ComposedModelConfig.model_validate(config)
+    for key, config in {
+        # components have no revision here: a document keeps the one that is resolved first
         "whisper-mistral-openorca": {
             "encoder": {"source": "hf:openai/whisper-large-v3", "pad": "30s"},
             "projector": {"kind": "pool", "stride": 6},  # 250 tokens for 30 s
@@ -188,13 +222,21 @@ COMPOSED_MODEL_CONFIGS: dict[str, ComposedModelConfig] = {
                 },
                 "tokenizer": "bytes",
             },
-            "before": "Listen: ",  # this GPT normalises what it reads, and zero has no length
+            "before": "Listen: ",  # nanochat normalizes its embeddings: zeros have no gradient
         },
     }.items()
 }
 
-COMPOSED_WHISPER_AUDIO_SPEC = AudioTokenizerSpec(
+WHISPER_AUDIO_SPEC = AudioTokenizerSpec(
     sample_rate=16_000, hop_length=160, encoder_stride=2, projector_stride=1, window_samples=480_000
+)
+WHISPER_LARGE_V3_SHAPE = TransformerShape(
+    636_968_960,
+    num_layers=32,
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_heads=20,
+    num_kv_heads=20,
 )
 
 WHISPER_MISTRAL = ModelSpec(
@@ -204,7 +246,7 @@ WHISPER_MISTRAL = ModelSpec(
     source="",
     revision=None,
     license="Apache-2.0",
-    audio_spec=replace(COMPOSED_WHISPER_AUDIO_SPEC, projector_stride=6, pad_mode="counted"),
+    audio_spec=replace(WHISPER_AUDIO_SPEC, projector_stride=6, pad_mode="counted"),
     num_mel_bins=128,
     mel_before_chunking=True,
     placeholder="<|audio|>",
@@ -213,14 +255,7 @@ WHISPER_MISTRAL = ModelSpec(
     default_prompt="Describe the sound of the given file",
     chat_format="template",
     sizes=ParameterCounts(
-        encoder=TransformerShape(
-            636_968_960,
-            num_layers=32,
-            hidden_size=1280,
-            intermediate_size=5120,
-            num_heads=20,
-            num_kv_heads=20,
-        ),
+        encoder=WHISPER_LARGE_V3_SHAPE,
         projector=5_245_440,
         lm=TransformerShape(
             6_979_588_096,
@@ -246,10 +281,10 @@ COMPOSED_MODEL_SPECS = (
         WHISPER_MISTRAL,
         key="whisper-qwen3",
         license="MIT and Apache-2.0",
-        audio_spec=replace(COMPOSED_WHISPER_AUDIO_SPEC, projector_stride=8),
+        audio_spec=replace(WHISPER_AUDIO_SPEC, projector_stride=8),
         default_prompt="Transcribe the audio.",
         sizes=ParameterCounts(
-            encoder=WHISPER_MISTRAL.sizes.encoder,
+            encoder=WHISPER_LARGE_V3_SHAPE,
             projector=23_079_936,
             lm=TransformerShape(
                 1_409_410_048,
@@ -270,7 +305,7 @@ COMPOSED_MODEL_SPECS = (
     replace(
         WHISPER_MISTRAL,
         key="nanochat-omni-d6",
-        audio_spec=replace(COMPOSED_WHISPER_AUDIO_SPEC, projector_stride=4),
+        audio_spec=replace(WHISPER_AUDIO_SPEC, projector_stride=4),
         num_mel_bins=80,
         audio_prefix="Listen: ",
         default_prompt="Transcribe the audio.",
@@ -303,19 +338,6 @@ COMPOSED_MODEL_SPECS = (
     ),
 )
 
-
-WHISPER_AUDIO_SPEC = AudioTokenizerSpec(
-    sample_rate=16_000, hop_length=160, encoder_stride=2, projector_stride=1, window_samples=480_000
-)
-
-WHISPER_LARGE_V3_SHAPE = TransformerShape(
-    636_968_960,
-    num_layers=32,
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_heads=20,
-    num_kv_heads=20,
-)
 
 SPARROW = ModelSpec(
     key="sparrow",
@@ -470,7 +492,9 @@ GLM_ASR = replace(
     source="zai-org/GLM-ASR-Nano-2512",
     revision="61ba4e0b3309b6656edea3e93e419f7bd5c61957",
     license="MIT",
-    audio_spec=replace(WHISPER_AUDIO_SPEC, projector_stride=4, floor_tokens=True, pad_mode="heard"),
+    audio_spec=replace(
+        WHISPER_AUDIO_SPEC, projector_stride=4, floor_tokens=True, pad_mode="uncounted"
+    ),
     placeholder="<|pad|>",
     audio_prefix="<|begin_of_audio|>",
     audio_suffix="<|end_of_audio|><|user|>\n",
@@ -511,7 +535,7 @@ QWEN3_ASR = replace(
     placeholder="<|audio_pad|>",
     audio_prefix="<|audio_start|>",
     audio_suffix="<|audio_end|>",
-    default_prompt="",  # its template has no place for a question
+    default_prompt="",  # its template takes no question
     chat_format="asr",
     sizes=ParameterCounts(
         encoder=TransformerShape(
@@ -559,7 +583,7 @@ QWEN25_OMNI = replace(
     sizes=ParameterCounts(
         encoder=replace(
             WHISPER_LARGE_V3_SHAPE, num_parameters=635_056_128 + 676_550_144
-        ),  # its eyes among them
+        ),  # vision too
         projector=4_591_104,
         lm=AUDIO_FLAMINGO.sizes.lm,
         embedding=1_089_994_752,
@@ -582,10 +606,10 @@ QWEN3_OMNI = replace(
     sizes=ParameterCounts(
         encoder=replace(
             WHISPER_LARGE_V3_SHAPE, num_parameters=643_664_000 + 538_631_408
-        ),  # its eyes among them
+        ),  # vision too
         projector=4_263_168,
         lm=TransformerShape(
-            29_909_792_768,  # in 128 experts, of which 8 take part in a word
+            29_909_792_768,  # 128 experts, of which 8 compute a token
             num_layers=48,
             hidden_size=2048,
             intermediate_size=8 * 768,
@@ -601,8 +625,8 @@ QWEN3_OMNI = replace(
 )
 
 MODEL_CATALOG = {
-    base.key: base
-    for base in (
+    spec.key: spec
+    for spec in (
         SPARROW,
         QWEN2_AUDIO,
         replace(
@@ -647,5 +671,5 @@ MODEL_CATALOG = {
     )
 }
 
-DEFAULT_AUDIO_MODEL = "qwen2-audio-7b-instruct"  # what --audio pins
-BUNDLED_MODEL = "sparrow"  # what a laptop starts with
+DEFAULT_AUDIO_MODEL = "qwen2-audio-7b-instruct"  # of `dlm init --audio`
+BUNDLED_MODEL = "sparrow"  # of `dlm init`

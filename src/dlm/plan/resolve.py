@@ -1,12 +1,13 @@
-"""What `base_model` names, and the facts of it.
+"""From `base_model` to a ModelSpec: what each form of the field names.
 
-    sparrow                  a key of the catalogue
-    hf:org/name[@revision]   a released model, or a base that `dlm export` wrote, on the hub
+    sparrow                  a key of the catalog
+    hf:org/name[@revision]   a released model, or one that `dlm export` wrote, on the hub
     ms:org/name[@revision]   the same, on ModelScope
-    ./folder                 the same, on this machine; the path is relative to the document
-    {encoder: ..., ...}      parts, which plan/stitch.py joins
+    ./folder                 the same, on this machine; relative to the document
+    {encoder: ..., ...}      components, which plan/components.py puts together
 
-What lies on this machine tells its own sizes, so that a plan is true before anything is loaded.
+Sizes are those of the config and the weight files where these can be read, so that the plan is
+right before anything is loaded.
 """
 
 from dataclasses import replace
@@ -14,23 +15,15 @@ from pathlib import Path
 
 from dlm.config.model_schema import ComposedModelConfig
 from dlm.plan.components import compose_model_spec
-from dlm.plan.hub import (
-    HF_PREFIX,
-    MODELSCOPE_PREFIX,
-    download_hub_file,
-    fetch_tensor_index,
-    find_cached_model,
-    fingerprint_checkpoint,
-    read_tensor_index,
-    resolve_snapshot_dir,
-)
+from dlm.plan.hub import find_cached_model, fingerprint_checkpoint, read_tensor_index
 from dlm.plan.model_ref import (
     derive_spec_from_checkpoint,
     find_catalog_spec,
     find_family_spec,
-    is_composed_config,
+    is_hub_name,
     read_hf_config,
     read_license,
+    resolve_hub_ref,
 )
 from dlm.plan.model_spec import (
     COMPOSED_MODEL_CONFIGS,
@@ -42,58 +35,59 @@ from dlm.plan.model_spec import (
 
 
 def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSpec:
-    """The facts of what `base_model` names; a folder is relative to `folder`."""
+    """Return the spec of what `base_model` names.
+
+    Args:
+        name: the field of the document.
+        folder: what a path is relative to.
+
+    Raises:
+        ModelError: there is no such model, it cannot be read, or its components do not fit
+            (`model.*`); a hub does not give it (`hub.*`).
+    """
     if isinstance(name, ComposedModelConfig):
         return compose_model_spec(name, folder)
-    if name.startswith((HF_PREFIX, MODELSCOPE_PREFIX)):
-        repository, _, revision = name.removeprefix(HF_PREFIX).partition("@")
-        return _resolve_hub_spec(repository, revision or None)
+    if is_hub_name(name):
+        return _resolve_hub_spec(name)
     if name in COMPOSED_MODEL_CONFIGS:
         return replace(compose_model_spec(COMPOSED_MODEL_CONFIGS[name], folder), key=name)
     if name in MODEL_CATALOG:
         return _resolve_catalog_spec(MODEL_CATALOG[name])
-    place = (folder / Path(name).expanduser()).absolute()
-    if (place / MODEL_SPEC_FILE).is_file():
-        return read_model_spec(place)
-    return _resolve_local_spec(place) if place.is_dir() else find_catalog_spec(name)
+    path = (folder / Path(name).expanduser()).absolute()
+    if (path / MODEL_SPEC_FILE).is_file():
+        return read_model_spec(path)
+    return _resolve_local_spec(path) if path.is_dir() else find_catalog_spec(name)
 
 
 def _resolve_catalog_spec(spec: ModelSpec) -> ModelSpec:
-    """A row of the catalogue, with the sizes of the files where they lie in the cache."""
+    """A spec of the catalog, with the sizes of the weight files where the cache has them."""
     folder = find_cached_model(spec.source, spec.revision) if spec.kind == "native" else None
-    return (
-        derive_spec_from_checkpoint(spec, read_hf_config(folder), read_tensor_index(folder))
-        if folder
-        else spec
-    )
+    if folder is None:
+        return spec
+    return derive_spec_from_checkpoint(spec, read_hf_config(folder), read_tensor_index(folder))
 
 
 def _resolve_local_spec(path: Path) -> ModelSpec:
-    config, weights = read_hf_config(path), read_tensor_index(path)
-    base = derive_spec_from_checkpoint(find_family_spec(config, str(path)), config, weights)
+    config, tensor_index = read_hf_config(path), read_tensor_index(path)
+    family_spec = find_family_spec(config, str(path))
     return replace(
-        base,
+        derive_spec_from_checkpoint(family_spec, config, tensor_index),
         key=path.resolve().name,
         source=str(path),
-        revision=fingerprint_checkpoint(path, weights),
+        revision=fingerprint_checkpoint(path, tensor_index),
         license=read_license(path),
     )
 
 
-def _resolve_hub_spec(repository: str, requested: str | None) -> ModelSpec:
-    folder = resolve_snapshot_dir(repository, requested)
-    revision, config = folder.name, read_hf_config(folder)
-    if is_composed_config(config):
-        facts = read_model_spec(download_hub_file(repository, revision, MODEL_SPEC_FILE).parent)
-        return replace(facts, source=repository, revision=revision)
-    named = repository if repository.startswith(MODELSCOPE_PREFIX) else f"{HF_PREFIX}{repository}"
-    row = find_family_spec(config, named, repository)
-    complete = find_cached_model(repository, revision)
-    weights = read_tensor_index(complete) if complete else fetch_tensor_index(repository, revision)
+def _resolve_hub_spec(name: str) -> ModelSpec:
+    model_ref = resolve_hub_ref(name)
+    if model_ref.spec is not None:
+        return replace(model_ref.spec, source=model_ref.source, revision=model_ref.revision)
+    family_spec = find_family_spec(model_ref.config, name.partition("@")[0], model_ref.source)
     return replace(
-        derive_spec_from_checkpoint(row, config, weights),
-        key=repository.rsplit("/", 1)[-1],
-        source=repository,
-        revision=revision,
-        license=read_license(folder),
+        derive_spec_from_checkpoint(family_spec, model_ref.config, model_ref.tensor_index),
+        key=model_ref.source.rsplit("/", 1)[-1],
+        source=model_ref.source,
+        revision=model_ref.revision,
+        license=model_ref.license,
     )

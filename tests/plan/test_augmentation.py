@@ -80,14 +80,14 @@ def test_every_change_is_said_in_the_order_it_is_made(tmp_path: Path) -> None:
         "gain -6 to 6 dB, codec mulaw or telephone, 2 masks of up to 50 frames, "
         "2 masks of up to 20 bins, in 80% of the clips"
     )
-    assert line.why == "features not kept: each pass hears another version"
+    assert line.why == "features not cached: each epoch gets another variant"
     assert not drawn.batches.use_cached_features and drawn.model.encode_every_step
 
 
 def test_an_encoder_that_learns_keeps_nothing_anyhow(tmp_path: Path) -> None:
     drawn = plan(tmp_path, {"gain": [0, 3]}, adapter="full")
     (line,) = [line for line in drawn.summary if line.name == "augment"]
-    assert (line.value, line.why) == ("gain 0 to 3 dB", "each pass hears another version")
+    assert (line.value, line.why) == ("gain 0 to 3 dB", "each epoch gets another variant")
     assert not drawn.batches.use_cached_features and not drawn.model.encode_every_step
 
 
@@ -141,13 +141,13 @@ def test_masks_are_of_a_mel(tmp_path: Path, mask: dict) -> None:
     base = replace(make_tiny_spec(), encoder_input="wave", num_mel_bins=0)
     told = refusal(tmp_path, mask, base=base)
     name = next(iter(mask))
-    assert f"training.audio.augment.{name} is of a mel, and tiny hears the wave itself" in told
+    assert f"training.audio.augment.{name} masks a mel, and tiny takes the waveform itself" in told
     assert plan(tmp_path, {"gain": [0, 3]}, base=base).batches.augmentation
 
 
 def test_a_mask_is_no_wider_than_the_mel(tmp_path: Path) -> None:
     told = refusal(tmp_path, {"mask_frequency": {"bins": 81}})
-    assert "mask_frequency.bins is 81, and tiny hears 80 bins; use 26 or so" in told
+    assert "mask_frequency.bins is 81, and tiny takes 80 bins; use 26 or so" in told
     assert plan(tmp_path, {"mask_frequency": {"bins": 80}}).batches.augmentation
 
 
