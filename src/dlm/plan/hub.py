@@ -72,7 +72,7 @@ MODEL_FILE_GLOBS = [WEIGHTS_FILE, "model-*.safetensors", *TOKENIZER_FILE_GLOBS]
 PICKLE_GLOBS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 # safetensors: 8 bytes, little-endian, give the length of a JSON header; the tensors follow
-HEADER_LENGTH_BYTES = 8
+SAFETENSORS_LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library
 FINGERPRINT_TENSOR_BYTES = 256  # read of each tensor: training changes nearly all its numbers
 
@@ -147,12 +147,12 @@ def read_tensor_header(path: Path) -> TensorHeader:
     num_bytes = path.stat().st_size
     try:
         with path.open("rb") as file:
-            header_bytes = _parse_header_length(file.read(HEADER_LENGTH_BYTES), num_bytes)
+            header_bytes = _parse_header_length(file.read(SAFETENSORS_LENGTH_BYTES), num_bytes)
             header = _parse_header(file.read(header_bytes))
     except (OSError, ValueError) as error:
         raise make_damaged_checkpoint_error(f"cannot be read ({error})", path) from error
     tensor_bytes = max((tensor.end for tensor in header.values()), default=0)
-    expected_bytes = HEADER_LENGTH_BYTES + header_bytes + tensor_bytes
+    expected_bytes = SAFETENSORS_LENGTH_BYTES + header_bytes + tensor_bytes
     if num_bytes != expected_bytes:
         what = f"has {num_bytes:,} bytes where its header promises {expected_bytes:,}"
         raise make_damaged_checkpoint_error(what, path)
@@ -161,7 +161,7 @@ def read_tensor_header(path: Path) -> TensorHeader:
 
 def _parse_header_length(prefix: bytes, file_bytes: int) -> int:
     header_bytes = int.from_bytes(prefix, "little")
-    if len(prefix) < HEADER_LENGTH_BYTES or header_bytes > min(MAX_HEADER_BYTES, file_bytes):
+    if len(prefix) < SAFETENSORS_LENGTH_BYTES or header_bytes > min(MAX_HEADER_BYTES, file_bytes):
         raise ValueError("it holds no complete safetensors header")
     return header_bytes
 
@@ -197,11 +197,11 @@ def fingerprint_checkpoint(folder: Path, tensor_index: TensorIndex) -> str:
     digest = hashlib.sha256((folder / HF_CONFIG_FILE).read_bytes())
     for name in sorted(tensor_index):
         with (folder / name).open("rb") as file:
-            prefix = file.read(HEADER_LENGTH_BYTES)
+            prefix = file.read(SAFETENSORS_LENGTH_BYTES)
             header_bytes = int.from_bytes(prefix, "little")
             digest.update(prefix + file.read(header_bytes))
             for tensor in tensor_index[name].values():
-                file.seek(HEADER_LENGTH_BYTES + header_bytes + tensor.start)
+                file.seek(SAFETENSORS_LENGTH_BYTES + header_bytes + tensor.start)
                 digest.update(file.read(min(FINGERPRINT_TENSOR_BYTES, tensor.end - tensor.start)))
     return digest.hexdigest()[:40]
 
@@ -561,9 +561,11 @@ def _read_modelscope_header(
         return data[begin:] if ignores_range else data
 
     try:
-        prefix = read_bytes(0, HEADER_LENGTH_BYTES)
+        prefix = read_bytes(0, SAFETENSORS_LENGTH_BYTES)
         header_bytes = _parse_header_length(prefix, info.size or MAX_HEADER_BYTES)
-        return _parse_header(read_bytes(HEADER_LENGTH_BYTES, HEADER_LENGTH_BYTES + header_bytes))
+        return _parse_header(
+            read_bytes(SAFETENSORS_LENGTH_BYTES, SAFETENSORS_LENGTH_BYTES + header_bytes)
+        )
     except ValueError as error:
         raise _make_bad_safetensors_error(_format_model_name(repo_id, revision)) from error
 

@@ -270,7 +270,7 @@ class ModelRef:
         return folder / filename if (folder / filename).is_file() else None
 
 
-def is_hub_name(name: str) -> bool:
+def is_hub_model_name(name: str) -> bool:
     """Tell whether a name is one of a hub: hf:org/name or ms:org/name."""
     return name.startswith((HF_PREFIX, MODELSCOPE_PREFIX))
 
@@ -303,7 +303,7 @@ def resolve_model_ref(name: str, folder: Path) -> ModelRef:
         ModelError: there is none (`model.unknown`, `hub.*`), it cannot be read, or it is a
             catalog key that stands for several models (`model.composed`).
     """
-    if is_hub_name(name):
+    if is_hub_model_name(name):
         return resolve_hub_ref(name)
     path = (folder / Path(name).expanduser()).absolute()
     if name not in MODEL_CATALOG and path.is_dir():

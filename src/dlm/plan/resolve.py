@@ -20,7 +20,7 @@ from dlm.plan.model_ref import (
     derive_spec_from_checkpoint,
     find_catalog_spec,
     find_family_spec,
-    is_hub_name,
+    is_hub_model_name,
     read_hf_config,
     read_license,
     resolve_hub_ref,
@@ -47,7 +47,7 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
     """
     if isinstance(name, ComposedModelConfig):
         return compose_model_spec(name, folder)
-    if is_hub_name(name):
+    if is_hub_model_name(name):
         return _resolve_hub_spec(name)
     if name in COMPOSED_MODEL_CONFIGS:
         return replace(compose_model_spec(COMPOSED_MODEL_CONFIGS[name], folder), key=name)
