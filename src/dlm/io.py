@@ -16,7 +16,7 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from errno import EDQUOT, EFBIG, ENOSPC
@@ -64,32 +64,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         remove_path(pending)
 
 
-def copy_with_sha256(
-    path: Path, destination: Path, byte_range: tuple[int, int] | None = None
-) -> str:
-    """Copy a file to a new one in chunks, and return the sha256 of the copy in hexadecimal.
+def copy_with_sha256(read_fn: Callable[[int], bytes | None], destination: Path) -> str:
+    """Copy an open file to a new one in chunks, and return the sha256 of the copy in hexadecimal.
 
     Args:
-        byte_range: first byte and number of bytes to copy; None copies the whole file.
+        read_fn: reads up to so many bytes; none at the end.
+        destination: the new file.
 
     Raises:
-        StoreError: `store.not_readable`, `store.not_writable`, `store.disk_full`.
+        StoreError: `store.not_writable`, `store.disk_full`.
     """
     digest = hashlib.sha256()
-    start, remaining = byte_range or (0, None)
-    try:
-        source = path.open("rb")
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-        raise StoreError(what, where=str(path), code="store.not_readable") from error
-    with source, wrap_write_errors(destination.parent), destination.open("xb") as target:
-        source.seek(start)
-        while chunk := source.read(
-            COPY_CHUNK_BYTES if remaining is None else min(COPY_CHUNK_BYTES, remaining)
-        ):
+    with wrap_write_errors(destination.parent), destination.open("xb") as target:
+        while chunk := read_fn(COPY_CHUNK_BYTES):
             digest.update(chunk)
             target.write(chunk)
-            remaining = None if remaining is None else remaining - len(chunk)
         target.flush()
         os.fsync(target.fileno())
     return digest.hexdigest()

@@ -35,7 +35,7 @@ recording = Path(sys.argv[1]).parent / "recording.wav"
 for attempt in (
     lambda: store.commit_version(write, make_version_record()),
     lambda: list(persist_events(iter(events), store, record=make_run_record())),
-    lambda: store.add_blob(recording),
+    lambda: store.add_blob(recording.open("rb")),
 ):
     try:
         attempt()

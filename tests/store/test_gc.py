@@ -22,7 +22,8 @@ def blobs(store: Store, tmp_path: Path) -> dict[str, str]:
     for name in ("old", "there", "gone"):
         recording = tmp_path / f"{name}.wav"
         recording.write_bytes(name.encode() * 1000)
-        hashes[name] = store.add_blob(recording)
+        with recording.open("rb") as file:
+            hashes[name] = store.add_blob(file)
         features = store.layout.features_dir / f"{hashes[name]}{CACHE_SUFFIX}"
         features.parent.mkdir(exist_ok=True)
         features.write_bytes(b"12345")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from dlm.data.audio_file import open_recording
+from dlm.data.types import AudioSegment
 from dlm.errors import DlmError, StoreError
 from dlm.store.records import RecordingHash
 from dlm.store.versions import Store, open_store, require_unchanged
@@ -182,18 +184,28 @@ def test_a_commit_that_fails_leaves_nothing(store: Store) -> None:
 def test_a_recording_is_copied_once(store: Store, tmp_path: Path) -> None:
     recording = tmp_path / "a.wav"
     recording.write_bytes(b"sound" * 500_000)
-    name = store.add_blob(recording)
-    assert name == sha256(recording.read_bytes()).hexdigest() == store.add_blob(recording)
+    with recording.open("rb") as file:
+        name = store.add_blob(file)
+        assert name == sha256(recording.read_bytes()).hexdigest() == store.add_blob(file, name)
     assert [path.name for path in store.layout.blobs_dir.iterdir()] == [name]
     assert store.layout.blob_path(name).read_bytes() == recording.read_bytes()
-    with pytest.raises(StoreError, match=r"b\.wav: cannot be read: No such file"):
-        store.add_blob(tmp_path / "b.wav")
+
+
+def test_a_recording_with_other_bytes_than_expected_is_not_kept(
+    store: Store, tmp_path: Path
+) -> None:
+    recording = tmp_path / "a.wav"
+    recording.write_bytes(b"sound")
+    with recording.open("rb") as file:
+        assert store.add_blob(file, "0" * 64) == sha256(b"sound").hexdigest()
+    assert not list(store.layout.blobs_dir.iterdir())
 
 
 def test_a_recording_in_an_archive_is_copied_alone(store: Store, tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
     archive.write_bytes(b"before" + b"sound" * 500_000 + b"after")
-    name = store.add_blob(archive, (6, 2_500_000))
+    with open_recording(AudioSegment(archive, byte_range=(6, 2_500_000))) as file:
+        name = store.add_blob(file)
     assert name == sha256(b"sound" * 500_000).hexdigest()
     assert store.layout.blob_path(name).stat().st_size == 2_500_000
 

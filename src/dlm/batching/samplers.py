@@ -299,7 +299,7 @@ def count_segment_tokens(
     augmentation: AugmentationSpec | None = None,
 ) -> int:
     """Count the tokens of an audio segment from its header; with augmentation, of its longest."""
-    info = read_audio_info(*segment.recording)
+    info = segment.recording or read_audio_info(*segment.recording_key)
     end = info.num_samples / info.sample_rate if segment.end is None else segment.end
     num_samples = round((end - (segment.start or 0.0)) * audio_spec.sample_rate)
     if augmentation:

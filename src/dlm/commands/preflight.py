@@ -131,11 +131,13 @@ def _make_example_filter(
     config: TrainingConfig, held_out_examples: Sequence[Example], patterns: Sequence[str]
 ) -> Callable[[Example], Example | None]:
     """Which clips are learned: those of the stage that are not of what is held out."""
-    recordings = {sound.recording for clip in held_out_examples for sound in clip.audio_segments}
+    recordings = {
+        sound.recording_key for clip in held_out_examples for sound in clip.audio_segments
+    }
     speakers = {clip.speaker for clip in held_out_examples} - {None}
 
     def wanted(clip: Example) -> Example | None:
-        if any(sound.recording in recordings for sound in clip.audio_segments):
+        if any(sound.recording_key in recordings for sound in clip.audio_segments):
             return None
         if config.split_by == "speaker" and clip.speaker in speakers:
             return None
@@ -226,6 +228,7 @@ def run_preflight(
         progress=progress,
         full_scan=full_scan,
     )
+    gathered = replace(gathered, examples=heard.examples)
     learn, held_out = train_eval_split(gathered, asked, heard.example_stats.content_hashes)
     apart = tuple(
         _check_split(
@@ -443,7 +446,7 @@ def count_recording_bytes(examples: Iterable[Example]) -> int:
     """Bytes of the recordings, each counted once; those that are not there count nothing."""
     found, told = 0, set[int]()
     for sound in (sound for clip in examples for sound in clip.audio_segments):
-        key = hash(sound.recording)
+        key = hash(sound.recording_key)
         if key not in told:
             told.add(key)
             found += sound.byte_range[1] if sound.byte_range else _file_size(sound.path)

@@ -8,7 +8,8 @@ init, train: from an empty document to a version.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from dlm.batching.staged_loader import StagedLoader
     from dlm.commands.preflight import Preflight
     from dlm.config.parser import Document
-    from dlm.data.audio_scan import RecordingKey as Recorded
-    from dlm.data.types import AudioSegment, Example
+    from dlm.data.audio_file import BinaryFile
+    from dlm.data.audio_io import RecordingFn
+    from dlm.data.types import Example, Recording
+    from dlm.data.types import RecordingKey as Recorded
     from dlm.features.extractor import (
         AudioFeatureExtractor,
         AudioFeatures,
@@ -92,7 +95,8 @@ def run_training(
     )
     held_out = _filter_encodable(preflight.held_out_examples, chat, tally)
     ears: dict[bool, AudioFeatureExtractor] = {}
-    anew = _make_augmented_extractor_fn(plan, preflight.document)
+    recordings = _RecordingCopier(preflight, store)
+    anew = _make_augmented_extractor_fn(plan, preflight.document, recordings)
     document = preflight.document
     if document.config.training.uses_streaming:
         listen = anew or partial(_make_uncached_extractor, plan)
@@ -101,13 +105,9 @@ def run_training(
         )
     else:
         batches = _make_staged_loader(preflight.train_examples, plan, chat, ears, anew)
-    if preflight.copy_recordings:
-        for path, inside in {
-            each.recording for clip in preflight.train_examples for each in clip.audio_segments
-        }:
-            store.add_blob(path, inside)
+    recordings.copy_cached()
     model = load_model(plan.model)
-    ears |= _make_extractors(plan, model.encode_single, store.layout.features_dir)
+    ears |= _make_extractors(plan, model.encode_single, store.layout.features_dir, recordings)
     using = InferenceEngine(
         model,
         chat,
@@ -120,7 +120,7 @@ def run_training(
         :MAX_AUDIO_GAP_EXAMPLES
     ]
     hooks = TrainerCallbacks(
-        save_version_fn=partial(_save_final_adapter, using, plan),
+        save_version_fn=partial(_save_final_adapter, using, plan, recordings),
         evaluate_fn=partial(
             _score_held_out,
             using,
@@ -135,6 +135,57 @@ def run_training(
     events = train_model(model, batches, plan.training, hooks)
     told = _add_skip_events(events, preflight, batches, tally)
     yield from persist_events(told, store, record=run_record, run=run)
+
+
+class _RecordingCopier:
+    """Copies training recordings into the store as they are opened for features, and verifies them.
+
+    A recording is therefore read once, by the scan, before it is opened here.
+    """
+
+    def __init__(self, preflight: "Preflight", store: "Store") -> None:
+        self._store = store
+        self._segments: dict[Recorded, AudioSegment] = {}
+        if preflight.copy_recordings:
+            for example in preflight.train_examples:
+                for segment in example.audio_segments:
+                    self._segments.setdefault(segment.recording_key, segment)
+
+    def __call__(self, segment: AudioSegment, file: "BinaryFile") -> None:
+        """Copy an open recording, unless it is in the store, or is not trained on.
+
+        Raises:
+            AudioError: it was changed since the scan (`audio.changed`).
+        """
+        from dlm.data.audio_io import make_changed_audio_error, verify_recording
+
+        if segment.recording_key not in self._segments or self._is_copied(segment):
+            verify_recording(segment, file)
+        elif self._store.add_blob(file, segment.sha256) != segment.sha256:
+            raise make_changed_audio_error(segment.name)
+
+    def copy_cached(self) -> None:
+        """Copy those whose features are on disk already, since they will not be opened again."""
+        cached = {path.name[:64] for path in self._store.layout.features_dir.glob("*")}
+        for segment in self._segments.values():
+            if segment.sha256 in cached:
+                self._copy(segment)
+
+    def copy_rest(self) -> None:
+        """Copy those that were never opened; one that is gone was not trained on."""
+        for segment in self._segments.values():
+            with suppress(DataError):
+                self._copy(segment)
+
+    def _copy(self, segment: AudioSegment) -> None:
+        from dlm.data.audio_file import open_recording
+
+        if not self._is_copied(segment):
+            with open_recording(segment) as file:
+                self(segment, file)
+
+    def _is_copied(self, segment: AudioSegment) -> bool:
+        return self._store.layout.blob_path(segment.sha256).exists()
 
 
 def _add_skip_events(
@@ -232,7 +283,7 @@ def _make_staged_loader(
 
 
 def _make_augmented_extractor_fn(
-    plan: "Plan", document: "Document"
+    plan: "Plan", document: "Document", on_open: "RecordingFn"
 ) -> "Callable[[int], AugmentedExtractor] | None":
     """What hears each pass of a stage otherwise; None where nothing is changed."""
     from dlm.data.synthetic import list_noise_recordings
@@ -248,19 +299,21 @@ def _make_augmented_extractor_fn(
     def anew(stage: int) -> AugmentedExtractor:
         seed = f"{plan.model.seed}/{stage}"
         return AugmentedExtractor(
-            _make_extractor(plan), Augmenter(changes, base.audio_spec, seed, found), kept
+            _make_extractor(plan, on_open=on_open),
+            Augmenter(changes, base.audio_spec, seed, found),
+            kept,
         )
 
     return anew
 
 
 def _make_extractors(
-    plan: "Plan", encode_fn: "EncodeFn", cache_dir: Path
+    plan: "Plan", encode_fn: "EncodeFn", cache_dir: Path, on_open: "RecordingFn"
 ) -> "dict[bool, AudioFeatureExtractor]":
     """What is heard by the encoder as it was released, and kept; and what is not."""
     return {
-        True: _make_extractor(plan, encode_fn=encode_fn, cache_dir=cache_dir),
-        False: _make_extractor(plan),
+        True: _make_extractor(plan, encode_fn=encode_fn, cache_dir=cache_dir, on_open=on_open),
+        False: _make_extractor(plan, on_open=on_open),
     }
 
 
@@ -270,6 +323,7 @@ def _make_extractor(
     encode_fn: "EncodeFn | None" = None,
     cache_dir: Path | None = None,
     use_memory_cache: bool = True,
+    on_open: "RecordingFn | None" = None,
 ) -> "AudioFeatureExtractor":
     """An ear of the base, as the plan has it, that remembers what is `kept`."""
     from dlm.features.extractor import FEATURE_MEMORY_BYTES, AudioFeatureExtractor
@@ -282,6 +336,7 @@ def _make_extractor(
         encode_fn=encode_fn,
         cache_dir=cache_dir,
         memory_bytes=FEATURE_MEMORY_BYTES if use_memory_cache else 0,
+        on_open=on_open,
     )
 
 
@@ -319,10 +374,13 @@ def _measure_audio_gap(
     return (scores["loss"], scores["shuffled_loss"], len(clips)) if "gap" in scores else None
 
 
-def _save_final_adapter(engine: "InferenceEngine", plan: "Plan", folder: Path) -> None:
-    """Write the version."""
+def _save_final_adapter(
+    engine: "InferenceEngine", plan: "Plan", recordings: "_RecordingCopier", folder: Path
+) -> None:
+    """Write the version, and copy the recordings that no step used."""
     from dlm.models.adapters import save_adapter
 
+    recordings.copy_rest()
     save_adapter(engine.model, plan.model.adapter, folder)
 
 
@@ -418,7 +476,9 @@ def train(
             pass
     wishes = CliOverrides(steps, seed, device)
     checked = run_preflight(path, cli_overrides=wishes, overrides=overrides, progress=progress)
-    facts = _make_run_record(checked, checked.require_plan())
+    plan = checked.require_plan()
+    checked = _hash_train_recordings(checked)
+    facts = _make_run_record(checked, plan)
     with store.lock():
         run = _find_unfinished_run(store, facts, path, resume=resume, fresh=fresh)
         yield _add_resume_note(run, checked) if resume else checked
@@ -434,12 +494,17 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
     """What the run starts from; the same facts make the same version."""
     from dlm.commands.preflight import record_shard_fingerprints
     from dlm.data.audio_io import get_audio_backends
+    from dlm.data.audio_scan import fingerprint_recording
     from dlm.store.records import RecordingHash, RunRecord
 
     sounds = {
-        each.recording: each for clip in preflight.train_examples for each in clip.audio_segments
+        each.recording_key: each
+        for clip in preflight.train_examples
+        for each in clip.audio_segments
     }
-    known = _hash_recordings(preflight, sounds.values())
+    known = {
+        key: segment.sha256 or fingerprint_recording(segment) for key, segment in sounds.items()
+    }
     # Where the base lies, and how much of it was here when the plan was drawn, change nothing.
     base = {**asdict(plan.model.spec), "source": None, "sizes": None, "megabytes": None}
     facts = RunRecord(
@@ -454,7 +519,7 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
         base_model=plan.model.spec.key,
         base_model_revision=plan.model.spec.revision,
         train_recordings=tuple(
-            RecordingHash(each.name, known[each.recording]) for each in sounds.values()
+            RecordingHash(each.name, known[each.recording_key]) for each in sounds.values()
         ),
         overrides=dict(preflight.overrides),
         audio_backends=get_audio_backends(),
@@ -463,18 +528,22 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
     return record_shard_fingerprints(facts, preflight.document) if streamed else facts
 
 
-def _hash_recordings(
-    preflight: "Preflight", segments: Iterable[AudioSegment]
-) -> "dict[Recorded, str]":
-    """The hash of every recording's bytes, or what stands for it where they are not copied."""
+def _hash_train_recordings(preflight: "Preflight") -> "Preflight":
+    """Hash the recordings that the store copies, where the scan did not: there are too many."""
     from dlm.data.audio_io import hash_recording
-    from dlm.data.audio_scan import fingerprint_recording
+    from dlm.data.audio_scan import attach_recordings
 
-    known = dict(preflight.validation.example_stats.scan.recording_hashes)
-    hashed = hash_recording if preflight.copy_recordings else fingerprint_recording
-    return known | {
-        sound.recording: hashed(sound) for sound in segments if sound.recording not in known
-    }
+    segments = (each for example in preflight.train_examples for each in example.audio_segments)
+    unhashed = {each.recording_key: each for each in segments if not each.sha256}
+    if not preflight.copy_recordings or not unhashed:
+        return preflight
+    hashes = {key: hash_recording(segment) for key, segment in unhashed.items()}
+
+    def add_hash(segment: AudioSegment) -> "Recording | None":
+        sha256 = hashes.get(segment.recording_key, segment.sha256)
+        return replace(segment.recording, sha256=sha256) if segment.recording else None
+
+    return replace(preflight, train_examples=attach_recordings(preflight.train_examples, add_hash))
 
 
 def _hash_examples(
@@ -488,7 +557,7 @@ def _hash_examples(
         for part in (clip.language or "", *weight, *turns):
             if isinstance(part, AudioSegment):
                 part = (
-                    f"{recording_hashes[part.recording]} "
+                    f"{recording_hashes[part.recording_key]} "
                     f"{part.start} {part.end} {part.transcript or ''}"
                 )
             data.update(f"{len(part)} {part}".encode())

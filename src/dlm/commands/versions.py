@@ -391,7 +391,7 @@ def _list_recordings(document: "Document") -> "list[AudioSegment]":
     if fatal:
         raise DataError(fatal.what, where=fatal.where, hint=fatal.hint, code=fatal.code)
     segments = (segment for example in loaded.examples for segment in example.audio_segments)
-    return list({segment.recording: segment for segment in segments}.values())
+    return list({segment.recording_key: segment for segment in segments}.values())
 
 
 def _hash_recordings(segments: "Sequence[AudioSegment]", progress: ProgressFn | None) -> set[str]:

@@ -182,8 +182,16 @@ def get_decoder_versions() -> str:
 
 
 @contextmanager
-def open_with_pyav(file: BinaryFile, container_format: str, name: str) -> Iterator[AudioReader]:
+def open_with_pyav(
+    file: BinaryFile, container_format: str, name: str, num_samples: int | None = None
+) -> Iterator[AudioReader]:
     """Open the first audio stream of a container with PyAV.
+
+    Args:
+        file: the open recording.
+        container_format: FFmpeg's name of the container.
+        name: of the recording, for errors.
+        num_samples: its length per channel where that is known already.
 
     Raises:
         AudioError: PyAV is not installed (`extra.missing`), there is no audio in it
@@ -197,7 +205,7 @@ def open_with_pyav(file: BinaryFile, container_format: str, name: str) -> Iterat
             code="extra.missing",
         )
     decoder = _PyAvDecoder(file, container_format, name)
-    info = decoder.read_info()
+    info = decoder.read_info(num_samples)
     max_missing = round(MAX_MISSING_SECONDS * info.sample_rate)
     yield AudioReader(info, max_missing, partial(decoder.read_blocks, info))
 
@@ -208,8 +216,8 @@ class _PyAvDecoder:
     def __init__(self, file: BinaryFile, container_format: str, name: str) -> None:
         self._file, self._container_format, self._name = file, container_format, name
 
-    def read_info(self) -> AudioInfo:
-        """Read rate, channels and length from the header; count samples where it has no length."""
+    def read_info(self, num_samples: int | None) -> AudioInfo:
+        """Read rate, channels and length from the header; without a length, count the samples."""
         with self._open_stream() as (_, stream):
             context = stream.codec_context
             rate, num_channels = context.sample_rate or 0, context.channels
@@ -218,8 +226,8 @@ class _PyAvDecoder:
             seconds = 0.0
             if self._container_format in CONTAINERS_WITH_DURATION:
                 seconds = _get_stream_seconds(stream)
-        num_samples = round(seconds * rate)
-        if num_samples <= 0:
+        num_samples = round(seconds * rate) or num_samples
+        if not num_samples:
             blocks = self._decode_from_beginning(AudioInfo(rate, num_channels, 0))
             num_samples = sum(len(block) for block in blocks)
         return AudioInfo(rate, num_channels, num_samples)

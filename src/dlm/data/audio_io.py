@@ -11,7 +11,7 @@ import hashlib
 import math
 import shlex
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +40,7 @@ from dlm.data.audio_file import (
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
 
+RecordingFn = Callable[[AudioSegment, BinaryFile], None]
 ResampleFn = Callable[[Waveform, int, int], Waveform]  # samples, their rate, the rate wanted
 
 # an end written with two decimals may lie this far past the last sample
@@ -71,18 +72,29 @@ def read_audio_info(path: Path, byte_range: tuple[int, int] | None = None) -> Au
         return stream.info
 
 
-def load_audio(segment: AudioSegment, *, sample_rate: int, resample: bool) -> Waveform:
+def load_audio(
+    segment: AudioSegment,
+    *,
+    sample_rate: int,
+    resample: bool,
+    on_open: RecordingFn | None = None,
+) -> Waveform:
     """Decode a segment as mono: (samples,) float32 at `sample_rate`.
 
     Args:
         segment: what to decode.
         sample_rate: in Hz.
         resample: whether another rate is converted; else it is refused.
+        on_open: called with the open recording before it is decoded.
 
     Raises:
         AudioError: it cannot be read or decoded (`audio.*`).
     """
-    with open_audio(segment) as stream:
+    with ExitStack() as stack:
+        file = stack.enter_context(open_recording(segment))
+        if on_open is not None:
+            on_open(segment, file)
+        stream = stack.enter_context(open_audio_stream(file, segment))
         native_rate = stream.info.sample_rate
         if native_rate != sample_rate and not resample:
             raise make_sample_rate_error(segment.name, native_rate, sample_rate)
@@ -124,6 +136,24 @@ def hash_open_recording(file: BinaryFile, name: str) -> str:
     if isinstance(file, FileSlice) and file.read_error:
         raise make_unreadable_audio_error(name, file.read_error)
     return sha256
+
+
+def verify_recording(segment: AudioSegment, file: BinaryFile) -> None:
+    """Check that an open recording holds the bytes that the scan hashed.
+
+    Raises:
+        AudioError: it was changed since (`audio.changed`), or cannot be read.
+    """
+    if segment.sha256 and hash_open_recording(file, segment.name) != segment.sha256:
+        raise make_changed_audio_error(segment.name)
+
+
+def make_changed_audio_error(name: str) -> AudioError:
+    """Make the error of a recording that was changed after the scan."""
+    hint = "leave recordings as they are while they are used, and run it again"
+    return AudioError(
+        "it was changed since it was checked", where=name, hint=hint, code="audio.changed"
+    )
 
 
 def make_sample_rate_error(name: str, native_rate: int, expected_rate: int) -> AudioError:
@@ -208,7 +238,8 @@ def _open_reader(file: BinaryFile, segment: AudioSegment) -> Iterator[AudioReade
     container_format = None if is_text else detect_container(first_bytes)
     if container_format is None:
         raise _make_not_audio_error(first_bytes, segment, is_text=is_text)
-    with open_with_pyav(file, container_format, segment.name) as reader:
+    num_samples = segment.recording.num_samples if segment.recording else None
+    with open_with_pyav(file, container_format, segment.name, num_samples) as reader:
         yield reader
 
 

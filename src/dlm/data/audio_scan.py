@@ -1,14 +1,11 @@
-"""What one pass over a sound tells: how long, how loud, how much of it is silent or clipped.
+"""The scan of all audio: each recording is opened once for header, sha256 and signal statistics.
 
-Levels are shares of full scale, taken at the recording's own rate; loudness is that of the mono
-mix, which is what the model hears, and clipping that of each channel.
+    few segments    each is decoded, and each recording hashed from the same open file
+    many            a sample is decoded; of the others the header is read, and nothing is hashed
 
-What is known of every sound: all of it where it was heard, or what its header says.
-
-    few sounds    each is decoded and measured, each file hashed
-    many          a sample is decoded; of the others the header is read, and nothing is hashed
-
-Numbers stand in columns and what was measured in records, so a clip more costs a few dozen bytes.
+Statistics are peak, RMS, DC offset, silence, clipping, a hash of the samples, and an envelope by
+which a recording and its mp3 are found alike. Levels are fractions of full scale, of the mono mix;
+clipping is that of each channel. Results stand in columns, a few dozen bytes for each segment.
 """
 
 import hashlib
@@ -18,31 +15,60 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlm.data.audio_file import Waveform, make_unreadable_audio_error, open_recording
-from dlm.data.audio_io import AudioStream, hash_recording, open_audio, to_mono
-from dlm.data.types import AudioSegment, Example
+from dlm.data.audio_file import (
+    AudioInfo,
+    Waveform,
+    make_unreadable_audio_error,
+    open_recording,
+)
+from dlm.data.audio_io import (
+    AudioStream,
+    hash_open_recording,
+    open_audio,
+    open_audio_stream,
+    to_mono,
+)
+from dlm.data.types import AudioSegment, ContentPart, Example, Message, Recording, RecordingKey
 from dlm.errors import DataError
 
 SILENCE_AMPLITUDE = 10 ** (-60 / 20)  # -60 dBFS
 CLIPPING_AMPLITUDE = 0.9999  # 16 bit: 32764 of 32768
 SILENCE_FRAMES_PER_SECOND = 50  # silence is looked for in frames of 20 ms
-NUM_ENVELOPE_BINS = 48  # of equal length, whose levels are the shape of a sound
-ENVELOPE_STEPS_PER_DB = 4  # to the decibel, below the loudest stretch, in a byte
-SLOPE_REFERENCE_RATE = (
-    16_000  # samples per second: slopes are as steep at any rate as they are at this one
-)
+NUM_ENVELOPE_BINS = 48  # of equal length; their levels are the envelope
+ENVELOPE_STEPS_PER_DB = 4  # below the loudest bin, in a byte
+SLOPE_REFERENCE_RATE = 16_000  # Hz: slopes are scaled to be as steep at any sample rate
+
+MAX_FULL_SCAN_SEGMENTS = 2000  # of more, so many are decoded and the others have headers read
+MAX_SCAN_THREADS = 8  # each holds one block of samples
+MAX_SCAN_CHUNK_SEGMENTS = 64  # segments given to a thread at once
+FINGERPRINT_BYTES = 1 << 16  # of each end of a file that is not hashed as a whole
+
+ScanProgressFn = Callable[[int, int], None]  # segments done, segments in all
 
 
 @dataclass(frozen=True, slots=True)
 class AudioStats:
-    """One sound, measured. `samples` is per channel, at the recording's own `rate`."""
+    """Signal statistics of a decoded segment.
+
+    Attributes:
+        num_samples: samples per channel, at the recording's own rate.
+        sample_rate: in Hz.
+        num_channels: channels, before they are mixed to mono.
+        peak: largest magnitude of the mono mix.
+        rms: root mean square of the mono mix.
+        dc_offset: mean of the mono mix.
+        channel_peak: largest magnitude of any channel.
+        silent_fraction: frames of 20 ms below -60 dBFS.
+        clipped_fraction: samples at full scale.
+        content_sha256: of the decoded samples: the same in a wav and its flac.
+        envelope: level by bin, then brightness by bin: nearly the same in its mp3.
+    """
 
     num_samples: int
     sample_rate: int
@@ -53,251 +79,295 @@ class AudioStats:
     channel_peak: float
     silent_fraction: float
     clipped_fraction: float
-    content_sha256: str  # sha256 of the decoded samples: the same in a wav and its flac
-    envelope: bytes  # how it rises and falls, then how bright it is: nearly the same in its mp3
+    content_sha256: str
+    envelope: bytes
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Length in seconds."""
         return self.num_samples / self.sample_rate
 
 
 def compute_audio_stats(segment: AudioSegment) -> AudioStats:
-    """Measure a sound, holding one block of it at a time."""
-    with open_audio(segment) as span:
-        tally = _StatsAccumulator(span)
-        for block in span.blocks:
-            tally.add_block(block)
-    return tally.compute_stats()
+    """Decode a segment block by block and compute its statistics. Raises AudioError."""
+    with open_audio(segment) as stream:
+        return _compute_stream_stats(stream)
+
+
+def _compute_stream_stats(stream: AudioStream) -> AudioStats:
+    accumulator = _StatsAccumulator(stream)
+    for block in stream.blocks:
+        accumulator.add_block(block)
+    return accumulator.compute_stats()
 
 
 class _StatsAccumulator:
     """Sums over the blocks read so far."""
 
     def __init__(self, stream: AudioStream) -> None:
-        self.info, self.expected_samples = stream.info, stream.num_samples
-        self.frame_samples = max(1, self.info.sample_rate // SILENCE_FRAMES_PER_SECOND)
-        self.num_samples = self.num_clipped = self.num_frames = self.num_silent_frames = 0
-        self.peak = self.channel_peak = self.sum_samples = self.sum_squares = 0.0
-        self.energy_by_bin, self.slope_energy_by_bin = (
-            np.zeros(NUM_ENVELOPE_BINS),
-            np.zeros(NUM_ENVELOPE_BINS),
-        )
-        self.hash = hashlib.sha256(f"{self.info.sample_rate} {self.info.num_channels}".encode())
+        self._info, self._expected_samples = stream.info, stream.num_samples
+        self._frame_samples = max(1, self._info.sample_rate // SILENCE_FRAMES_PER_SECOND)
+        self._num_samples = self._num_clipped = self._num_frames = self._num_silent_frames = 0
+        self._peak = self._channel_peak = self._sum_samples = self._sum_squares = 0.0
+        self._power_by_bin = np.zeros(NUM_ENVELOPE_BINS)
+        self._slope_power_by_bin = np.zeros(NUM_ENVELOPE_BINS)
+        self._hash = hashlib.sha256(f"{self._info.sample_rate} {self._info.num_channels}".encode())
 
     def add_block(self, block: Waveform) -> None:
-        """Take in one block (samples, channels)."""
-        heard, size = to_mono(block), np.abs(block)
-        self.hash.update(block.tobytes())
-        self.num_clipped += int(np.count_nonzero(size >= CLIPPING_AMPLITUDE))
-        self.channel_peak = max(self.channel_peak, float(size.max()))
-        self.peak = max(self.peak, float(np.abs(heard).max()))
-        self.sum_samples += float(heard.sum(dtype=np.float64))
-        self.sum_squares += float(np.square(heard, dtype=np.float64).sum())
-        levels = _compute_frame_rms(heard, self.frame_samples)
-        self.num_frames += len(levels)
-        self.num_silent_frames += int(np.count_nonzero(levels < SILENCE_AMPLITUDE))
-        self.energy_by_bin += self._sum_power_by_bin(levels)
-        self.slope_energy_by_bin += self._sum_power_by_bin(
-            _compute_frame_rms(np.diff(heard, append=0), self.frame_samples)
-        )
-        self.num_samples += len(heard)
+        """Add one block (samples, channels)."""
+        mono, magnitudes = to_mono(block), np.abs(block)
+        self._hash.update(block.tobytes())
+        self._num_clipped += int(np.count_nonzero(magnitudes >= CLIPPING_AMPLITUDE))
+        self._channel_peak = max(self._channel_peak, float(magnitudes.max()))
+        self._peak = max(self._peak, float(np.abs(mono).max()))
+        self._sum_samples += float(mono.sum(dtype=np.float64))
+        self._sum_squares += float(np.square(mono, dtype=np.float64).sum())
+        levels = _compute_frame_rms(mono, self._frame_samples)
+        slopes = _compute_frame_rms(np.diff(mono, append=0), self._frame_samples)
+        self._num_frames += len(levels)
+        self._num_silent_frames += int(np.count_nonzero(levels < SILENCE_AMPLITUDE))
+        self._power_by_bin += self._sum_power_by_bin(levels)
+        self._slope_power_by_bin += self._sum_power_by_bin(slopes)
+        self._num_samples += len(mono)
 
     def _sum_power_by_bin(self, levels: Waveform) -> NDArray[np.float64]:
-        """Power by stretch, of frames that follow what was taken in so far."""
-        at = (self.num_samples + np.arange(len(levels)) * self.frame_samples) * NUM_ENVELOPE_BINS
-        stretch = np.minimum(at // self.expected_samples, NUM_ENVELOPE_BINS - 1)
-        power = np.square(levels, dtype=np.float64)
-        summed: NDArray[np.float64] = np.bincount(stretch, power, NUM_ENVELOPE_BINS).astype(
-            np.float64
+        """The power in each bin, of frames that follow those added so far."""
+        starts = self._num_samples + np.arange(len(levels)) * self._frame_samples
+        bins = np.minimum(
+            starts * NUM_ENVELOPE_BINS // self._expected_samples, NUM_ENVELOPE_BINS - 1
         )
-        return summed
+        power = np.square(levels, dtype=np.float64)
+        return np.bincount(bins, power, NUM_ENVELOPE_BINS).astype(np.float64)
 
     def compute_stats(self) -> AudioStats:
-        slopes = self.slope_energy_by_bin * (self.info.sample_rate / SLOPE_REFERENCE_RATE) ** 2
+        slope_scale = (self._info.sample_rate / SLOPE_REFERENCE_RATE) ** 2
+        levels = _encode_envelope(self._power_by_bin, self._power_by_bin.max())
+        brightness = _encode_envelope(self._slope_power_by_bin * slope_scale, self._power_by_bin)
         return AudioStats(
-            num_samples=self.num_samples,
-            sample_rate=self.info.sample_rate,
-            num_channels=self.info.num_channels,
-            peak=self.peak,
-            rms=float(np.sqrt(self.sum_squares / self.num_samples)),
-            dc_offset=self.sum_samples / self.num_samples,
-            channel_peak=self.channel_peak,
-            silent_fraction=self.num_silent_frames / self.num_frames,
-            clipped_fraction=self.num_clipped / (self.num_samples * self.info.num_channels),
-            content_sha256=self.hash.hexdigest(),
-            envelope=_encode_envelope(self.energy_by_bin, self.energy_by_bin.max())
-            + _encode_envelope(slopes, self.energy_by_bin),
+            num_samples=self._num_samples,
+            sample_rate=self._info.sample_rate,
+            num_channels=self._info.num_channels,
+            peak=self._peak,
+            rms=float(np.sqrt(self._sum_squares / self._num_samples)),
+            dc_offset=self._sum_samples / self._num_samples,
+            channel_peak=self._channel_peak,
+            silent_fraction=self._num_silent_frames / self._num_frames,
+            clipped_fraction=self._num_clipped / (self._num_samples * self._info.num_channels),
+            content_sha256=self._hash.hexdigest(),
+            envelope=levels + brightness,
         )
 
 
 def _compute_frame_rms(waveform: Waveform, frame_samples: int) -> Waveform:
-    """Root mean square of each frame; a block shorter than one frame is a frame."""
-    whole = len(waveform) // frame_samples * frame_samples
-    frames = waveform[:whole].reshape(-1, frame_samples) if whole else waveform.reshape(1, -1)
+    """Root mean square of each whole frame; a block shorter than one frame is a frame."""
+    num_whole = len(waveform) // frame_samples * frame_samples
+    if num_whole:
+        frames = waveform[:num_whole].reshape(-1, frame_samples)
+    else:
+        frames = waveform.reshape(1, -1)
     levels: Waveform = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1)).astype(np.float32)
     return levels
 
 
 def _encode_envelope(power: NDArray[np.float64], reference: NDArray[np.float64] | float) -> bytes:
-    """Power by stretch in steps below `full`, as far down as a byte goes."""
-    nothing = np.finfo(np.float32).tiny
-    decibels = 10 * np.log10((power + nothing) / (np.asarray(reference) + nothing))
+    """Power by bin in steps below the reference, as far down as a byte goes."""
+    epsilon = np.finfo(np.float32).tiny
+    decibels = 10 * np.log10((power + epsilon) / (np.asarray(reference) + epsilon))
     return np.clip(-decibels * ENVELOPE_STEPS_PER_DB, 0, 255).round().astype(np.uint8).tobytes()
 
 
-MAX_FULL_SCAN_SEGMENTS = (
-    2000  # sounds; of more, so many are heard and the others have their headers read
-)
-MAX_SCAN_THREADS = 8  # sounds; each holds one block
-MAX_SCAN_CHUNK_SEGMENTS = 64  # sounds handed to a thread together
-FINGERPRINT_BYTES = 1 << 16  # of each end of a file, told of it where it is not hashed whole
-
-ScanProgressFn = Callable[[int, int], None]
-RecordingKey = tuple[Path, tuple[int, int] | None]
-
-
 @dataclass(frozen=True, slots=True)
-class SegmentInfo:
-    """What a sound's header says of it. `samples` is per channel, at the recording's `rate`."""
+class ScanResult:
+    """The scan of one segment.
 
-    num_samples: int
-    sample_rate: int
-    num_channels: int
+    Attributes:
+        segment: the segment.
+        num_samples: its samples per channel; 0 where it cannot be read.
+        info: the header of its recording.
+        stats: its statistics, where it was decoded.
+        error: why it cannot be used.
+        sha256: of its recording's bytes, where they were hashed with this segment.
+    """
 
-
-ScanResult = AudioStats | SegmentInfo | DataError
-_ScanRequest = tuple[AudioSegment, bool, bool]  # decode it, hash its recording
-_ScannedSegment = tuple[AudioSegment, ScanResult, str]
+    segment: AudioSegment
+    num_samples: int = 0
+    info: AudioInfo | None = None
+    stats: AudioStats | None = None
+    error: DataError | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
 class AudioScan:
-    """Every sound by its number, in the order that clips name them; 0 samples are not heard."""
+    """What the scan read of every segment, by the segment's number.
+
+    Attributes:
+        segment_numbers: segments in the order in which examples name them.
+        num_samples: samples per channel; 0 where a segment cannot be read.
+        sample_rates: in Hz.
+        num_channels: channels, before they are mixed to mono.
+        stats: statistics of the segments that were decoded.
+        errors: why segments cannot be used.
+        recordings: what each segment's recording is; None where its header cannot be read.
+    """
 
     segment_numbers: dict[AudioSegment, int]
     num_samples: "array[int]" = field(default_factory=lambda: array("q"))
     sample_rates: "array[int]" = field(default_factory=lambda: array("i"))
     num_channels: "array[int]" = field(default_factory=lambda: array("i"))
-    stats: dict[int, AudioStats] = field(default_factory=dict)  # of those that were decoded
+    stats: dict[int, AudioStats] = field(default_factory=dict)
     errors: dict[int, DataError] = field(default_factory=dict)
-    recording_hashes: dict[RecordingKey, str] = field(
-        default_factory=dict
-    )  # empty where there are many
+    recordings: list[Recording | None] = field(default_factory=list)
 
     def get_seconds(self, number: int) -> float:
-        """How long a sound lasts; nothing if it cannot be heard."""
-        return (
-            self.num_samples[number] / self.sample_rates[number]
-            if self.num_samples[number]
-            else 0.0
-        )
+        """Return the length of a segment in seconds; 0 if it cannot be read."""
+        num_samples = self.num_samples[number]
+        return num_samples / self.sample_rates[number] if num_samples else 0.0
 
     def get_segment_numbers(self, example: Example) -> list[int] | None:
-        """The numbers of a clip's sounds, or None if one of them cannot be heard."""
-        found = [self.segment_numbers[sound] for sound in example.audio_segments]
-        return found if all(self.num_samples[number] for number in found) else None
+        """Return the numbers of an example's segments, or None if one cannot be read."""
+        numbers = [self.segment_numbers[segment] for segment in example.audio_segments]
+        return numbers if all(self.num_samples[number] for number in numbers) else None
 
     def get_total_seconds(self, example: Example) -> float:
-        """Seconds of a clip's sounds together; 0 if one of them cannot be heard."""
+        """Return the length of an example's audio in seconds; 0 if a segment cannot be read."""
         return sum(map(self.get_seconds, self.get_segment_numbers(example) or ()))
 
-    def record_result(self, number: int, result: ScanResult) -> None:
-        """Note what was found of the next sound."""
-        if isinstance(result, DataError):
-            self.errors[number] = result
-            result = SegmentInfo(0, 0, 0)
-        elif isinstance(result, AudioStats):
-            self.stats[number] = result
+    def record_result(self, result: ScanResult, recording: Recording | None) -> None:
+        """Add the result of the next segment."""
+        number = len(self.recordings)
+        self.recordings.append(recording)
         self.num_samples.append(result.num_samples)
-        self.sample_rates.append(result.sample_rate)
-        self.num_channels.append(result.num_channels)
+        usable = recording if result.num_samples else None
+        self.sample_rates.append(usable.sample_rate if usable else 0)
+        self.num_channels.append(usable.num_channels if usable else 0)
+        if result.stats:
+            self.stats[number] = result.stats
+        if result.error:
+            self.errors[number] = result.error
 
 
 def scan_audio(
-    examples: Sequence[Example], *, full_scan: bool, progress: ScanProgressFn | None
+    examples: Sequence[Example], *, full_scan: bool = False, progress: ScanProgressFn | None = None
 ) -> AudioScan:
-    """Look at each sound once, and hash each recording once, however many clips share it."""
-    heard = AudioScan(_number_segments(examples))
-    count = len(heard.segment_numbers)
-    every = full_scan or count <= MAX_FULL_SCAN_SEGMENTS
-    drawn = None if every else set(random.Random(0).sample(range(count), MAX_FULL_SCAN_SEGMENTS))
-    for number, (sound, found, sha256) in enumerate(_scan_segments(heard.segment_numbers, drawn)):
-        heard.record_result(number, found)
-        if sha256:
-            heard.recording_hashes[sound.recording] = sha256
-        if progress is not None:
-            progress(number + 1, count)
-    return heard
+    """Scan each segment once, and hash each recording once, however many examples share it.
 
-
-def fingerprint_recording(segment: AudioSegment) -> str:
-    """A sha256 that tells a recording from others without reading all of it.
-
-    It is that of its size, when it was changed, and the first and last bytes. Where there are many
-    recordings it stands for the sha256 of their bytes.
+    Args:
+        examples: whose audio to scan.
+        full_scan: decode every segment, however many there are.
+        progress: called after each segment.
     """
-    with open_recording(segment) as file:
-        try:
-            changed, size = segment.path.stat().st_mtime_ns, file.seek(0, os.SEEK_END)
-            told = hashlib.sha256(f"{size} {changed}".encode())
-            for start in (0, max(size - FINGERPRINT_BYTES, 0)):
-                file.seek(start)
-                told.update(file.read(FINGERPRINT_BYTES) or b"")
-        except OSError as error:
-            raise make_unreadable_audio_error(segment.name, error) from error
-    return told.hexdigest()
+    scan = AudioScan(number_segments(examples))
+    num_segments = len(scan.segment_numbers)
+    decoded_numbers = None
+    if not full_scan and num_segments > MAX_FULL_SCAN_SEGMENTS:
+        decoded_numbers = set(random.Random(0).sample(range(num_segments), MAX_FULL_SCAN_SEGMENTS))
+    hashes: dict[RecordingKey, str] = {}
+    shared: dict[Recording, Recording] = {}  # segments of one recording share its record
+    for result in _scan_segments(scan.segment_numbers, decoded_numbers):
+        if result.sha256:
+            hashes[result.segment.recording_key] = result.sha256
+        recording = None
+        if info := result.info:
+            sha256 = hashes.get(result.segment.recording_key, "") if hashes else ""
+            recording = Recording(info.sample_rate, info.num_channels, info.num_samples, sha256)
+            recording = shared.setdefault(recording, recording)
+        scan.record_result(result, recording)
+        if progress is not None:
+            progress(len(scan.recordings), num_segments)
+    return scan
 
 
-def _number_segments(examples: Sequence[Example]) -> dict[AudioSegment, int]:
-    numbers: dict[AudioSegment, int] = {}
-    for clip in examples:
-        for sound in clip.audio_segments:
-            numbers.setdefault(sound, len(numbers))
-    return numbers
+def number_segments(examples: Sequence[Example]) -> dict[AudioSegment, int]:
+    """Number the audio segments in the order in which examples name them; equal ones are one."""
+    segments = (segment for example in examples for segment in example.audio_segments)
+    return {segment: number for number, segment in enumerate(dict.fromkeys(segments))}
 
 
 def _scan_segments(
     segment_numbers: dict[AudioSegment, int], decoded_numbers: set[int] | None
-) -> Iterator[_ScannedSegment]:
-    """Every sound, in order: those `drawn` are decoded, or all of them where that is None."""
+) -> Iterator[ScanResult]:
+    """Every segment, in order; those of `decoded_numbers` are decoded, or all for None."""
     hashed: set[RecordingKey] = set()
 
-    def wanted(sound: AudioSegment, number: int) -> _ScanRequest:
-        fresh = decoded_numbers is None and sound.recording not in hashed
-        if fresh:
-            hashed.add(sound.recording)
-        return sound, decoded_numbers is None or number in decoded_numbers, fresh
+    def make_request(segment: AudioSegment, number: int) -> tuple[AudioSegment, bool, bool]:
+        should_hash = decoded_numbers is None and segment.recording_key not in hashed
+        if should_hash:
+            hashed.add(segment.recording_key)
+        return segment, decoded_numbers is None or number in decoded_numbers, should_hash
 
-    rest = (wanted(sound, number) for sound, number in segment_numbers.items())
-    threads = min(MAX_SCAN_THREADS, os.cpu_count() or 1)
-    most = max(1, min(MAX_SCAN_CHUNK_SEGMENTS, len(segment_numbers) // (4 * threads)))
-    ahead: deque[Future[list[_ScannedSegment]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        while lot := list(islice(rest, most)):
-            ahead.append(pool.submit(_scan_chunk, lot))
-            if len(ahead) > 2 * threads:
-                yield from ahead.popleft().result()
-        for looked in ahead:
-            yield from looked.result()
-
-
-def _scan_chunk(requests: list[_ScanRequest]) -> list[_ScannedSegment]:
-    return [(sound, *_scan_segment(sound, whole, fresh)) for sound, whole, fresh in requests]
+    requests = (make_request(segment, number) for segment, number in segment_numbers.items())
+    num_threads = min(MAX_SCAN_THREADS, os.cpu_count() or 1)
+    chunk_size = len(segment_numbers) // (4 * num_threads)
+    chunk_size = max(1, min(MAX_SCAN_CHUNK_SEGMENTS, chunk_size))
+    pending: deque[Future[list[ScanResult]]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        while chunk := list(islice(requests, chunk_size)):
+            pending.append(pool.submit(_scan_chunk, chunk))
+            if len(pending) > 2 * num_threads:
+                yield from pending.popleft().result()
+        for future in pending:
+            yield from future.result()
 
 
-def _scan_segment(
-    segment: AudioSegment, should_decode: bool, should_hash: bool
-) -> tuple[ScanResult, str]:
-    """What is in a sound, and the sha256 of its recording if nobody has asked for it yet."""
-    sha256 = ""
+def _scan_chunk(requests: list[tuple[AudioSegment, bool, bool]]) -> list[ScanResult]:
+    return [_scan_segment(*request) for request in requests]
+
+
+def _scan_segment(segment: AudioSegment, should_decode: bool, should_hash: bool) -> ScanResult:
+    """Header, statistics and sha256 of a segment's recording, from one open file."""
+    sha256, info = "", None
     try:
-        sha256 = hash_recording(segment) if should_hash else ""
-        if should_decode:
-            return compute_audio_stats(segment), sha256
-        with open_audio(segment) as span:
-            return SegmentInfo(
-                span.num_samples, span.info.sample_rate, span.info.num_channels
-            ), sha256
+        with open_recording(segment) as file:
+            if should_hash:
+                sha256 = hash_open_recording(file, segment.name)
+            with open_audio_stream(file, segment) as stream:
+                info, num_samples = stream.info, stream.num_samples
+                stats = _compute_stream_stats(stream) if should_decode else None
     except DataError as error:
-        return error.with_traceback(None), sha256  # the frames hold blocks of samples
+        error.__traceback__ = None  # its frames hold blocks of samples
+        return ScanResult(segment, info=info, error=error, sha256=sha256)
+    num_samples = stats.num_samples if stats else num_samples
+    return ScanResult(segment, num_samples, info, stats, None, sha256)
+
+
+def attach_recordings(
+    examples: Sequence[Example], recording_fn: Callable[[AudioSegment], Recording | None]
+) -> tuple[Example, ...]:
+    """Return the examples, each audio segment with the recording that the function gives."""
+
+    def attach(part: ContentPart) -> ContentPart:
+        return part if isinstance(part, str) else replace(part, recording=recording_fn(part))
+
+    return tuple(
+        replace(
+            example,
+            messages=tuple(
+                Message(message.role, tuple(map(attach, message.content)))
+                for message in example.messages
+            ),
+        )
+        if example.audio_segments
+        else example
+        for example in examples
+    )
+
+
+def fingerprint_recording(segment: AudioSegment) -> str:
+    """Compute a sha256 of a recording's size, time of change, and first and last bytes.
+
+    It stands for the sha256 of all bytes where there are too many recordings to read them.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    with open_recording(segment) as file:
+        try:
+            mtime_ns, num_bytes = segment.path.stat().st_mtime_ns, file.seek(0, os.SEEK_END)
+            digest = hashlib.sha256(f"{num_bytes} {mtime_ns}".encode())
+            for start in (0, max(num_bytes - FINGERPRINT_BYTES, 0)):
+                file.seek(start)
+                digest.update(file.read(FINGERPRINT_BYTES) or b"")
+        except OSError as error:
+            raise make_unreadable_audio_error(segment.name, error) from error
+    return digest.hexdigest()

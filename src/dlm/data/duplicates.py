@@ -102,7 +102,7 @@ def find_repeated_transcripts(examples: Sequence[Example]) -> Iterator[Issue]:
     many = []
     for group in _group_equal_keys(keys):
         sharing = [examples[at_clip[at]] for at in group]
-        recordings = {sound.recording for clip in sharing for sound in clip.audio_segments}
+        recordings = {sound.recording_key for clip in sharing for sound in clip.audio_segments}
         if len(recordings) >= MIN_SAME_TEXT_RECORDINGS:
             many.append((sharing[0], len(recordings)))
     mend = "check the transcripts against their sounds"

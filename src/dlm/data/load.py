@@ -364,7 +364,7 @@ def apply_source_rules(document: Document, context: SourceContext, item: ReaderI
         return item
     allowed_folder = _get_allowed_folder(document)
     for segment in item.audio_segments:
-        if "\0" in segment.file or "\0" in str(segment.folder):
+        if "\0" in segment.file_name or "\0" in str(segment.folder):
             what = "the path of its recording holds a zero byte"
             error = DataError(what, hint="correct the path", code="data.bad_path")
             return Issue.from_error(error, item.location)

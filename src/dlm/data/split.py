@@ -24,9 +24,9 @@ from typing import get_args
 
 from dlm.config.data_schema import SourceConfig
 from dlm.config.schema import SplitBy, TrainingConfig
-from dlm.data.audio_scan import RecordingKey, compute_audio_stats
+from dlm.data.audio_scan import compute_audio_stats
 from dlm.data.load import LoadedData
-from dlm.data.types import AudioSegment, Example, Task
+from dlm.data.types import AudioSegment, Example, RecordingKey, Task
 from dlm.errors import DataError
 
 EXAMPLE_TASKS = get_args(Task)
@@ -71,7 +71,7 @@ class SplitKeyer:
 
     def get_group_keys(self, example: Example) -> list[Hashable]:
         """Return the keys of an example; examples that share a key are in one group."""
-        recordings = [segment.recording for segment in example.audio_segments]
+        recordings = [segment.recording_key for segment in example.audio_segments]
         if self.split_by == "content":
             return [self.content_hashes[recording] for recording in recordings]
         if self.split_by == "speaker":
@@ -84,7 +84,7 @@ class SplitKeyer:
         """Compute the rank of an example, 0 to 2**64 - 1."""
         if self.split_by == "content":
             return min(
-                self._hash_values(self.content_hashes[segment.recording])
+                self._hash_values(self.content_hashes[segment.recording_key])
                 for segment in example.audio_segments
             )
         if self.split_by == "speaker" and example.speaker:
@@ -225,7 +225,7 @@ def _get_file_name(segment: AudioSegment) -> str:
 def hash_contents(examples: Iterable[Example], known_hashes: ContentHashes) -> ContentHashes:
     """Hash the samples of every recording; one that cannot be decoded is known by its name."""
     segments = {
-        segment.recording: segment for example in examples for segment in example.audio_segments
+        segment.recording_key: segment for example in examples for segment in example.audio_segments
     }
     unknown = {key: segment for key, segment in segments.items() if key not in known_hashes}
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -16,8 +16,8 @@ from statistics import median
 
 import numpy as np
 
-from dlm.data.audio_scan import AudioScan, AudioStats, RecordingKey
-from dlm.data.types import Example, Task
+from dlm.data.audio_scan import AudioScan, AudioStats
+from dlm.data.types import Example, RecordingKey, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ExampleStatsView:
         """The sha256 of the samples of every recording that was heard from end to end."""
         heard = self.scan
         return {
-            sound.recording: heard.stats[number].content_sha256
+            sound.recording_key: heard.stats[number].content_sha256
             for sound, number in heard.segment_numbers.items()
             if number in heard.stats and sound.start is None and sound.end is None
         }
@@ -97,7 +97,7 @@ def _compute_example_stats(example: Example, numbers: list[int], scan: AudioScan
     seconds, words = sum(lasting), len(example.target.split())
     found = [scan.stats[number] for number in numbers if number in scan.stats]
     whole = len(found) == len(numbers)
-    recording = example.audio_segments[0].recording if numbers else None
+    recording = scan.recordings[numbers[0]] if numbers else None
     return ExampleStats(
         location=example.location,
         task=example.task,
@@ -115,7 +115,7 @@ def _compute_example_stats(example: Example, numbers: list[int], scan: AudioScan
         else None,
         num_words=words,
         words_per_second=words / seconds if seconds else 0.0,
-        sha256=scan.recording_hashes.get(recording, "") if recording else "",
+        sha256=recording.sha256 if recording else "",
         durations=lasting,
         content_sha256=_join_content_hashes(numbers, scan) if whole else "",
     )

@@ -10,11 +10,17 @@ and a clip with nothing to learn. Everything else is a remark.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlm.config.data_schema import AudioConfig
 from dlm.data.audio_io import choose_resampler, make_sample_rate_error
-from dlm.data.audio_scan import AudioScan, ScanProgressFn, scan_audio
+from dlm.data.audio_scan import (
+    AudioScan,
+    ScanProgressFn,
+    attach_recordings,
+    number_segments,
+    scan_audio,
+)
 from dlm.data.duplicates import (
     find_duplicates,
     find_near_duplicates,
@@ -48,6 +54,11 @@ class ValidationReport(DatasetStats):
     )  # what would stop training wherever it is heard
 
     @property
+    def examples(self) -> tuple[Example, ...]:
+        """The examples, each audio segment with what the scan read of its recording."""
+        return tuple(self.example_stats.examples)
+
+    @property
     def fatal_issues(self) -> tuple[Issue, ...]:
         """What would stop training."""
         return tuple(problem for problem in self.issues if problem.fatal)
@@ -75,9 +86,12 @@ def validate_examples(
 
     Of a great many sounds only a sample is decoded, unless `full`.
     """
-    clips = data.examples
     limits = _ModelLimits(rate, window_seconds, audio_config)
-    heard = scan_audio(clips, full_scan=full_scan, progress=progress)
+    heard = scan_audio(data.examples, full_scan=full_scan, progress=progress)
+    clips = attach_recordings(
+        data.examples, lambda segment: heard.recordings[heard.segment_numbers[segment]]
+    )
+    heard = replace(heard, segment_numbers=number_segments(clips))
     problems = (
         *data.issues,
         *_check_resampler(clips, heard, limits),

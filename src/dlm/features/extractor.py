@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from dlm.data.audio_file import Waveform
-from dlm.data.audio_io import hash_recording, load_audio
+from dlm.data.audio_io import RecordingFn, hash_recording, load_audio, verify_recording
 from dlm.data.types import AudioSegment
 from dlm.features.augment import Augmenter
 from dlm.features.disk_cache import read_cached_tensors, write_cached_tensors
@@ -101,6 +101,8 @@ class AudioFeatureExtractor:
         encode_fn: the frozen encoder; without one, features are log-mels or waveforms.
         cache_dir: folder for encoder output between runs; None keeps it in memory alone.
         memory_bytes: budget of the memory cache.
+        on_open: called with every recording that is opened, before it is decoded; by default the
+            bytes of those whose features go to disk are verified.
     """
 
     def __init__(
@@ -112,7 +114,9 @@ class AudioFeatureExtractor:
         encode_fn: EncodeFn | None = None,
         cache_dir: Path | None = None,
         memory_bytes: int = FEATURE_MEMORY_BYTES,
+        on_open: RecordingFn | None = None,
     ) -> None:
+        self._on_open = on_open or (verify_recording if cache_dir else None)
         self._spec, self._auto_resample, self._max_windows = spec, auto_resample, max_windows
         self._encode_fn, self._cache_dir = encode_fn, cache_dir
         self._memory_cache: LruByteCache[tuple[AudioFeatures, ...]] = LruByteCache(memory_bytes)
@@ -136,7 +140,10 @@ class AudioFeatureExtractor:
     def load_audio(self, segment: AudioSegment) -> Waveform:
         """Decode a segment at the encoder's sample rate: (samples,). Raises AudioError."""
         return load_audio(
-            segment, sample_rate=self._spec.audio_spec.sample_rate, resample=self._auto_resample
+            segment,
+            sample_rate=self._spec.audio_spec.sample_rate,
+            resample=self._auto_resample,
+            on_open=self._on_open,
         )
 
     def extract_features(self, waveform: Waveform) -> tuple[AudioFeatures, ...]:
@@ -241,12 +248,14 @@ def make_audio_key(segment: AudioSegment) -> str:
     Raises:
         AudioError: the recording cannot be read (`audio.*`).
     """
-    path, byte_range = segment.recording
-    try:
-        stat = path.stat()
-    except OSError:
-        return hash_recording(segment)  # raises what is wrong
-    sha256 = _hash_recording(path, byte_range, stat.st_mtime_ns, stat.st_size)
+    sha256 = segment.sha256
+    if not sha256:
+        path, byte_range = segment.recording_key
+        try:
+            stat = path.stat()
+        except OSError:
+            return hash_recording(segment)  # raises what is wrong
+        sha256 = _hash_recording(path, byte_range, stat.st_mtime_ns, stat.st_size)
     return f"{sha256} {segment.start} {segment.end}"
 
 

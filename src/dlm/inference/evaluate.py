@@ -158,14 +158,14 @@ def _assign_donors(examples: list[Example]) -> dict[AudioSegment, AudioSegment]:
     said: dict[AudioSegment, list[str]] = {}
     for clip in examples:
         for sound in clip.audio_segments:
-            near.setdefault(sound, set()).update(each.recording for each in clip.audio_segments)
+            near.setdefault(sound, set()).update(each.recording_key for each in clip.audio_segments)
             said.setdefault(sound, []).append("\n".join(turn.text for turn in clip.messages))
     ring = sorted(near, key=lambda sound: (sorted(said[sound]), sound.start or 0.0, repr(sound)))
     random.Random(0).shuffle(ring)
     donor = {}
     for place, sound in enumerate(ring):
         found = _find_next_donor(ring, place, near[sound]) or _find_next_donor(
-            ring, place, {sound.recording}
+            ring, place, {sound.recording_key}
         )
         if found is None:
             return {}
@@ -178,7 +178,7 @@ def _find_next_donor(
 ) -> AudioSegment | None:
     """The first sound after `place` in the ring that is of none of these recordings."""
     after = (ring[(position + step) % len(ring)] for step in range(1, len(ring)))
-    return next((sound for sound in after if sound.recording not in excluded), None)
+    return next((sound for sound in after if sound.recording_key not in excluded), None)
 
 
 def _swap_audio(content_part: ContentPart, donors: dict[AudioSegment, AudioSegment]) -> ContentPart:

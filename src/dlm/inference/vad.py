@@ -66,7 +66,7 @@ class SileroVad(nn.Module):
     def compute_speech_probs(self, segment: AudioSegment) -> NDArray[np.float32]:
         """How likely each 32 ms of a recording hold a voice."""
         seconds, step = (
-            read_audio_info(*segment.recording).seconds,
+            read_audio_info(*segment.recording_key).seconds,
             VAD_BLOCK_SAMPLES / VAD_SAMPLE_RATE,
         )
         ends = [

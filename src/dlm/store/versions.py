@@ -18,6 +18,7 @@ from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 
+from dlm.data.audio_file import BinaryFile
 from dlm.errors import StoreError
 from dlm.io import (
     PENDING_PREFIX,
@@ -155,21 +156,23 @@ class Store:
                 lines.append(f"{path.name}: its {VERSION_FILE} is damaged")
         return tuple(lines)
 
-    def add_blob(self, path: Path, byte_range: tuple[int, int] | None = None) -> str:
-        """Copy a recording into the store, once; return its sha256, which is its name.
+    def add_blob(self, file: BinaryFile, expected_sha256: str | None = None) -> str:
+        """Copy an open recording into the store, once; return its sha256, which is its name.
 
         Args:
-            path: the file.
-            byte_range: first byte and number of bytes of a recording inside it.
+            file: the recording, from its first byte to its last.
+            expected_sha256: bytes that have another sha256 are not kept.
         """
         blobs_dir = self.layout.blobs_dir
         copy = make_temp_path(blobs_dir)
         try:
             with wrap_write_errors(blobs_dir):
                 make_folder(blobs_dir)
-            digest = copy_with_sha256(path, copy, byte_range)
+            file.seek(0)
+            digest = copy_with_sha256(file.read, copy)
+            is_expected = expected_sha256 in (None, digest)
             with wrap_write_errors(blobs_dir):
-                if not (blob := self.layout.blob_path(digest)).exists():
+                if is_expected and not (blob := self.layout.blob_path(digest)).exists():
                     copy.replace(blob)
                     fsync_path(blobs_dir)
         finally:

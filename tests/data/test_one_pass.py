@@ -1,0 +1,147 @@
+"""A training run opens a recording twice: once for the scan, once to encode and copy it."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dlm.data.audio_io import load_audio, verify_recording
+from dlm.data.audio_scan import attach_recordings, scan_audio
+from dlm.data.types import AudioSegment, Recording
+from dlm.errors import AudioError
+from dlm.io import sha256_file
+from dlm.models.audio_lm import AudioLanguageModel
+from dlm.models.load import load_model
+from dlm.plan.types import ModelPlan
+from tests.cli_runner import dlm
+from tests.data.sounds import RATE, noise, save, spoken
+from tests.tiny_models import DLM_ID, write_document, write_tiny_model
+
+NUM_CLIPS = 12
+PROGRAM = """
+import json, os, sys
+from collections import Counter
+folder, counts = os.path.abspath("clips"), Counter()
+def count(event, args):
+    if event == "open" and os.path.dirname(os.path.abspath(str(args[0]))) == folder:
+        counts[os.path.basename(str(args[0]))] += 1
+sys.addaudithook(count)
+from dlm.cli.main import main
+sys.argv = ["dlm", *sys.argv[1:]]
+try:
+    main()
+finally:
+    with open("opens.json", "w") as file:
+        json.dump(counts, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def document(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A document of twelve clips, two of them held out; features are cached."""
+    monkeypatch.chdir(tmp_path)
+    training = "  adapter: lora\n  held_out: 2\n"
+    write_document(tmp_path, base_model=tiny_model, training=training, num_clips=NUM_CLIPS)
+    return Path("my.dlm")
+
+
+@pytest.fixture
+def opens(document: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each clip was opened in this process."""
+    counts: Counter[str] = Counter()
+    open_path = Path.open
+
+    def count(path: Path, *args: object, **options: object) -> object:
+        if path.parent.name == "clips":
+            counts[path.name] += 1
+        return open_path(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", count)
+    return counts
+
+
+def list_blobs(home: Path) -> set[str]:
+    return {path.name for path in (home / "store" / DLM_ID / "blobs").iterdir()}
+
+
+def test_training_opens_each_clip_twice(document: Path) -> None:
+    """As Python itself reports it, in a process of its own."""
+    command = [sys.executable, "-c", PROGRAM, "train", str(document), "--steps", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(Path("opens.json").read_text())
+    assert counts == {f"{number}.wav": 2 for number in range(NUM_CLIPS)}
+
+
+def test_with_cached_features_and_copies_each_clip_is_opened_once(
+    document: Path, opens: Counter[str], home: Path
+) -> None:
+    assert dlm("train", document, "--steps", 6).code == 0
+    assert set(opens.values()) == {2}
+    blobs = list_blobs(home)
+    assert len(blobs) == NUM_CLIPS - 2, "those held out are not copied"
+    assert blobs < {sha256_file(path) for path in Path("clips").iterdir()}
+    opens.clear()
+    assert dlm("train", document, "--steps", 7).code == 0
+    assert set(opens.values()) == {1}
+
+
+def test_clips_that_no_step_used_are_copied_too(
+    document: Path, opens: Counter[str], home: Path
+) -> None:
+    assert dlm("train", document, "--steps", 1).code == 0
+    assert max(opens.values()) == 2 and len(list_blobs(home)) == NUM_CLIPS - 2
+
+
+def test_checking_opens_each_clip_once(document: Path, opens: Counter[str]) -> None:
+    assert dlm("check", document).code == 0
+    assert opens == {f"{number}.wav": 1 for number in range(NUM_CLIPS)}
+
+
+def test_segments_carry_what_the_scan_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", noise(2.0))
+    outside = spoken(path, start=3.0)
+    examples = [outside, spoken(path), spoken(path, start=0.5, end=1.0)]
+    scan = scan_audio(examples)
+    attached = attach_recordings(examples, lambda each: scan.recordings[scan.segment_numbers[each]])
+    assert attached[1:] == tuple(examples[1:])
+    expected = Recording(RATE, 1, 2 * RATE, sha256_file(path))
+    assert [example.audio_segments[0].recording for example in attached] == [
+        None,
+        expected,
+        expected,
+    ]
+
+
+def test_a_recording_changed_after_the_scan_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav")
+    recording = Recording(RATE, 1, RATE, sha256_file(path))
+    segment = AudioSegment(path, display_path="a.wav", recording=recording)
+    load = {"sample_rate": RATE, "resample": False, "on_open": verify_recording}
+    assert len(load_audio(segment, **load)) == RATE
+    save(path, noise(seed=1))
+    with pytest.raises(AudioError) as caught:
+        load_audio(segment, **load)
+    assert caught.value.code == "audio.changed" and caught.value.where == "a.wav"
+
+
+def test_a_clip_changed_after_the_check_stops_the_run(
+    document: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    def load_after_change(plan: ModelPlan) -> AudioLanguageModel:
+        for path in Path("clips").iterdir():
+            save(path, noise(seed=3))
+        return load_model(plan)
+
+    monkeypatch.setattr("dlm.models.load.load_model", load_after_change)
+    done = dlm("train", document, "--steps", 12)
+    assert (done.code, done.error) == (1, "audio.changed") and "clips/" in done.err
+    assert not list_blobs(home)
