@@ -38,7 +38,7 @@ def iter_items(shard: int, count: int) -> Iterator[ReaderItem]:
     """Clips, and between them what is none."""
     for row in range(count):
         if row % 4 == 3:
-            yield SkippedItem(f"{shard}/{row}", "not audio")
+            yield SkippedItem(f"{shard}/{row}", "data.not_audio")
         yield make_example(f"{shard}/{row}")
 
 

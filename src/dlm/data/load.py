@@ -28,8 +28,8 @@ from dlm.data.file_globs import PYAV_SUFFIXES, is_inside_folder, make_outside_fo
 from dlm.data.readers.base import (
     EMPTY_TRANSCRIPT,
     ReaderItem,
+    SkipCode,
     SkippedItem,
-    SkipReason,
     SourceContext,
     resolve_path,
 )
@@ -369,7 +369,7 @@ def apply_source_rules(document: Document, context: SourceContext, item: ReaderI
             error = DataError(what, hint="correct the path", code="data.bad_path")
             return Issue.from_error(error, item.location)
         if not context.matches_path(_get_pattern_path(context, segment)):
-            return SkippedItem(segment.name, "excluded")
+            return SkippedItem(segment.name, "data.excluded")
         if allowed_folder is not None and _is_outside_folder(segment.path, allowed_folder):
             name = "it" if segment.name == item.location else segment.name
             return Issue.from_error(make_outside_folder_error(name), item.location)
@@ -420,9 +420,8 @@ class _SourceCollector:
         test_benchmarks: benchmarks whose test splits are among its shards.
         audio_bytes: size of the recordings.
         counted_recordings: hashes of their paths.
-        skip_counts: what was left out, by reason.
-        skipped_names: the first few of each reason.
-        num_over_max_files: examples beyond `max_files`.
+        skip_counts: what was left out, by code.
+        skipped_names: the first few of each code.
     """
 
     examples: list[Example] = field(default_factory=list)
@@ -431,9 +430,8 @@ class _SourceCollector:
     test_benchmarks: list[str] = field(default_factory=list)
     audio_bytes: int = 0
     counted_recordings: set[int] = field(default_factory=set)
-    skip_counts: Counter[SkipReason] = field(default_factory=Counter)
-    skipped_names: dict[SkipReason, list[str]] = field(default_factory=dict)
-    num_over_max_files: int = 0
+    skip_counts: Counter[SkipCode] = field(default_factory=Counter)
+    skipped_names: dict[SkipCode, list[str]] = field(default_factory=dict)
 
     def add_item(self, item: ReaderItem, source: SourceConfig) -> None:
         """Take in an example, a skipped item or an issue."""
@@ -442,12 +440,12 @@ class _SourceCollector:
             if item.fatal:
                 self.record_issues.append(item)
         elif isinstance(item, SkippedItem):
-            self.skip_counts[item.reason] += 1
-            names = self.skipped_names.setdefault(item.reason, [])
+            self.skip_counts[item.code] += 1
+            names = self.skipped_names.setdefault(item.code, [])
             if len(names) < MAX_REPORTED_NAMES:
                 names.append(item.name)
         elif source.max_files is not None and len(self.examples) >= source.max_files:
-            self.num_over_max_files += 1
+            self.skip_counts["data.over_max_files"] += 1
         else:
             self.examples.append(item)
             for segment in item.audio_segments:
@@ -464,19 +462,20 @@ class _SourceCollector:
     def make_report(self, path: str) -> SourceReport:
         """Make the report of the source `path`."""
         incomplete_names = [
-            *self.skipped_names.get("no transcript", ()),
-            *self.skipped_names.get("no recording", ()),
+            *self.skipped_names.get("data.no_transcript", ()),
+            *self.skipped_names.get("data.no_recording", ()),
         ]
         return SourceReport(
             path,
             audio_count=len(self.examples),
             audio_bytes=self.audio_bytes,
-            skipped_audio_no_transcript=self.skip_counts["no transcript"],
-            skipped_rows_no_audio=self.skip_counts["no recording"],
-            skipped_not_audio=self.skip_counts["not audio"] + self.skip_counts["not read"],
-            skipped_excluded=self.skip_counts["excluded"],
-            skipped_over_max_files=self.num_over_max_files,
-            skipped_other_split=self.skip_counts["other split"],
+            skipped_audio_no_transcript=self.skip_counts["data.no_transcript"],
+            skipped_rows_no_audio=self.skip_counts["data.no_recording"],
+            skipped_not_audio=self.skip_counts["data.not_audio"]
+            + self.skip_counts["audio.unknown_format"],
+            skipped_excluded=self.skip_counts["data.excluded"],
+            skipped_over_max_files=self.skip_counts["data.over_max_files"],
+            skipped_other_split=self.skip_counts["data.other_split"],
             audio_names=tuple(
                 example.audio_segments[0].name for example in self.examples[:MAX_REPORTED_NAMES]
             ),
@@ -485,19 +484,19 @@ class _SourceCollector:
         )
 
     def iter_warnings(self, path: str, location: str) -> Iterator[Issue]:
-        """Yield a warning for each reason to skip that its author should know of."""
-        warnings: tuple[tuple[SkipReason, str, str], ...] = (
-            ("no transcript", "data.no_transcript", "without a transcript, skipped"),
-            ("no recording", "data.no_recording", "without a recording, skipped"),
-            ("not read", "audio.unknown_format", "in a format that is not read"),
-        )
-        for reason, code, what in warnings:
-            if count := self.skip_counts[reason]:
-                names = self.skipped_names[reason]
+        """Yield a warning for each code of skipped items that its author should know of."""
+        warnings: dict[SkipCode, str] = {
+            "data.no_transcript": "without a transcript, skipped",
+            "data.no_recording": "without a recording, skipped",
+            "audio.unknown_format": "in a format that is not read",
+        }
+        for code, what in warnings.items():
+            if count := self.skip_counts[code]:
+                names = self.skipped_names[code]
                 num_more = count - len(names)
                 more = f" and {num_more} more" if num_more > 0 else ""
                 what = f"{count} {what}: {', '.join(names)}{more}"
-                hint = _make_skip_hint(reason, names[0])
+                hint = _make_skip_hint(code, names[0])
                 yield Issue(location, what, hint, fatal=False, code=code)
         if not self.examples and not self.issues:
             suffix = get_list_suffix(Path(path))
@@ -509,11 +508,11 @@ class _SourceCollector:
             yield Issue(location, f"no clips in {path}", hint, fatal=False, code="source.empty")
 
 
-def _make_skip_hint(reason: SkipReason, name: str) -> str:
-    """What to do about items skipped for a reason; `name` is the first of them."""
-    if reason == "no transcript":
+def _make_skip_hint(code: SkipCode, name: str) -> str:
+    """What to do about the items skipped with a code; `name` is the first of them."""
+    if code == "data.no_transcript":
         return f"write {Path(name).with_suffix('.txt').as_posix()}"
-    if reason == "no recording":
+    if code == "data.no_recording":
         return MISSING_RECORDING_HINT
     if Path(name).suffix.lower() in PYAV_SUFFIXES and not is_pyav_installed():
         return f"install PyAV, which reads it: {PYAV_INSTALL_HINT}"

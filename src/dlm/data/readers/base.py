@@ -3,7 +3,7 @@
     SourceContext            where a source lies, with its columns, patterns and split
     └── SourceShard          one file or folder of it, read from any item on
         ├── Example          what can be trained on
-        ├── SkippedItem      what is left out, counted by its reason
+        ├── SkippedItem      what is left out, counted by its code
         └── Issue            what is wrong with a record, with its line
 
 Nothing is opened before a shard is read, and one record is in memory at a time.
@@ -38,8 +38,14 @@ SPLIT_ALIASES = {
 SPLIT_SEPARATOR_RE = re.compile(r"[-_.]")  # behind the alias: test-clean
 SHARD_SUFFIX_RE = re.compile(r"[-_.]\d+(?:-of-\d+.*)?$")  # of a file: train-00000-of-00002
 
-SkipReason = Literal[
-    "no transcript", "no recording", "not audio", "not read", "excluded", "other split"
+SkipCode = Literal[
+    "data.no_transcript",
+    "data.no_recording",
+    "data.not_audio",
+    "data.excluded",
+    "data.other_split",
+    "data.over_max_files",
+    "audio.unknown_format",
 ]
 
 
@@ -48,7 +54,7 @@ class SkippedItem:
     """What is left out, by the name its author knows it by."""
 
     name: str
-    reason: SkipReason
+    code: SkipCode
 
 
 ReaderItem = Example | SkippedItem | Issue
@@ -228,4 +234,4 @@ def resolve_splits(context: SourceContext, splits: Collection[str]) -> list[str]
 def _skip_other_split(shard: SourceShard, start: int) -> Iterator[ReaderItem]:
     for item in shard.read(start):
         if isinstance(item, Example):
-            yield SkippedItem(item.location, "other split")
+            yield SkippedItem(item.location, "data.other_split")

@@ -22,7 +22,7 @@ from dlm.data.audio_io import read_audio_info
 from dlm.data.file_globs import is_audio_file, list_files
 from dlm.data.readers.base import ReaderItem, SkippedItem, SourceContext, SourceShard
 from dlm.data.readers.columns import SourceRecord, get_audio_dir, get_text, parse_seconds_cell
-from dlm.data.readers.records import parse_records, read_column_names
+from dlm.data.readers.records import ParseRecordFn, make_list_shard, read_column_names
 from dlm.data.types import AudioSegment, Example
 from dlm.errors import DataError
 
@@ -47,10 +47,8 @@ def is_musiccaps(root: Path) -> bool:
 
 def list_musiccaps_shards(context: SourceContext) -> list[SourceShard]:
     """One shard, in the order of the table, of one of its two splits."""
-    is_test = context.source.split in TEST_SPLIT_NAMES
-    read_items = partial(_read_video_captions, context, _parse_musiccaps_record)
-    benchmark = "MusicCaps" if is_test else None
-    return [SourceShard.from_iterable(context.name, read_items, test_benchmark=benchmark)]
+    benchmark = "MusicCaps" if context.source.split in TEST_SPLIT_NAMES else None
+    return _make_video_shard(context, _parse_musiccaps_record, benchmark)
 
 
 def is_audiocaps(root: Path) -> bool:
@@ -60,9 +58,8 @@ def is_audiocaps(root: Path) -> bool:
 
 def list_audiocaps_shards(context: SourceContext) -> list[SourceShard]:
     """One shard, in the order of the table."""
-    read_items = partial(_read_video_captions, context, _parse_audiocaps_record)
     benchmark = _get_test_benchmark(context, "AudioCaps")
-    return [SourceShard.from_iterable(context.name, read_items, test_benchmark=benchmark)]
+    return _make_video_shard(context, _parse_audiocaps_record, benchmark)
 
 
 def is_clotho(root: Path) -> bool:
@@ -72,19 +69,22 @@ def is_clotho(root: Path) -> bool:
 
 def list_clotho_shards(context: SourceContext) -> list[SourceShard]:
     """One shard, in the order of the table."""
-    read_items = partial(_read_clotho_table, context)
     benchmark = _get_test_benchmark(context, "Clotho")
-    return [SourceShard.from_iterable(context.name, read_items, test_benchmark=benchmark)]
+    return make_list_shard(context, lambda: _make_clotho_parser(context), test_benchmark=benchmark)
 
 
 def _get_test_benchmark(context: SourceContext, benchmark: str) -> str | None:
     return benchmark if TEST_TABLE_NAME_RE.search(context.root.stem.lower()) else None
 
 
-def _read_video_captions(
-    context: SourceContext, parse_fn: "ParseVideoRecordFn"
-) -> Iterator[ReaderItem]:
-    return parse_records(context, partial(parse_fn, context, _VideoIndex(get_audio_dir(context))))
+def _make_video_shard(
+    context: SourceContext, parse_fn: "ParseVideoRecordFn", benchmark: str | None
+) -> list[SourceShard]:
+    return make_list_shard(
+        context,
+        lambda: partial(parse_fn, context, _VideoIndex(get_audio_dir(context))),
+        test_benchmark=benchmark,
+    )
 
 
 def _parse_musiccaps_record(
@@ -97,11 +97,11 @@ def _parse_musiccaps_record(
         raise DataError(what, hint="correct the span", code="data.bad_span")
     is_test = (get_text(record, "is_audioset_eval") or "").lower() in ("true", "1")
     if is_test != (context.source.split in TEST_SPLIT_NAMES):
-        yield SkippedItem(ytid, "other split")
+        yield SkippedItem(ytid, "data.other_split")
     elif segment := video_index.find_segment(ytid, start, end):
         yield _make_caption_example(context, segment, caption, location)
     else:
-        yield SkippedItem(ytid, "no recording")
+        yield SkippedItem(ytid, "data.no_recording")
 
 
 def _parse_audiocaps_record(
@@ -112,13 +112,13 @@ def _parse_audiocaps_record(
     if segment := video_index.find_segment(ytid, start, start + AUDIOCAPS_SECONDS):
         yield _make_caption_example(context, segment, caption, location)
     else:
-        yield SkippedItem(ytid, "no recording")
+        yield SkippedItem(ytid, "data.no_recording")
 
 
-def _read_clotho_table(context: SourceContext) -> Iterator[ReaderItem]:
+def _make_clotho_parser(context: SourceContext) -> ParseRecordFn:
     folder = get_audio_dir(context)
     paths_by_name = {path.name: path for path in list_files(folder).files if is_audio_file(path)}
-    return parse_records(context, partial(_parse_clotho_record, context, folder, paths_by_name))
+    return partial(_parse_clotho_record, context, folder, paths_by_name)
 
 
 def _parse_clotho_record(
@@ -135,7 +135,7 @@ def _parse_clotho_record(
         raise DataError("no caption", hint=hint, code="data.missing_field")
     path = paths_by_name.get(name)
     if path is None:
-        yield SkippedItem(name, "no recording")
+        yield SkippedItem(name, "data.no_recording")
         return
     segment = AudioSegment(path, display_path=path.relative_to(folder).as_posix())
     yield from (_make_caption_example(context, segment, text, location) for text in captions)
@@ -210,7 +210,7 @@ def _require_seconds(record: SourceRecord, key: str) -> float:
     seconds = parse_seconds_cell(record, key)
     if seconds is None:
         what = f"{key} is not a number of seconds"
-        raise DataError(what, hint="write it as 30", code="data.bad_seconds")
+        raise DataError(what, hint="write it as 1.5", code="data.bad_seconds")
     if seconds < 0:
         hint = "write the seconds from the beginning"
         raise DataError(f"{key} is {seconds:g}", hint=hint, code="data.bad_seconds")

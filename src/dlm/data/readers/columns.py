@@ -191,25 +191,17 @@ def get_seconds(record: SourceRecord, key: str) -> float | None:
             return float(value)
     except OverflowError:  # an integer larger than any float
         pass
-    hint = f'write "{key}": 1.5'
-    raise DataError(f"{key} is not a number of seconds", hint=hint, code="data.bad_seconds")
+    what = f"{key} is not a number of seconds"
+    raise DataError(what, hint="write it as 1.5", code="data.bad_seconds")
 
 
 def parse_seconds_cell(record: SourceRecord, key: str) -> float | None:
-    """Return the seconds in a cell of a table; None where it is empty.
-
-    Raises:
-        DataError: it is not a finite number (`data.bad_seconds`).
-    """
+    """Return the seconds in a cell of a table; None where it is empty. Raises as `get_seconds`."""
     text = get_text(record, key)
     try:
-        seconds = None if text is None else float(text)
+        return get_seconds({key: text and float(text)}, key)
     except ValueError:
-        seconds = math.nan
-    if seconds is not None and not math.isfinite(seconds):
-        what = f"{key} is not a number of seconds"
-        raise DataError(what, hint="write it as 30", code="data.bad_seconds")
-    return seconds
+        return get_seconds({key: math.nan}, key)
 
 
 def require_local_path(raw_path: str) -> str:

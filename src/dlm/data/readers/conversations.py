@@ -70,7 +70,7 @@ def reject_audio_tag(text: str | None, key: str) -> None:
         raise DataError(
             f"{key} holds an <audio> tag, and the record has its recording in audio",
             hint="take the tag out, or write the record as a conversation",
-            code="data.audio_tag",
+            code="data.audio_tag_in_text",
         )
 
 

@@ -114,7 +114,7 @@ def _read_speaker_dir(context: SourceContext, speaker_dir: Path) -> Iterator[Rea
             if path.name.endswith(TRANSCRIPT_SUFFIX):
                 yield from _read_chapter(context, path, recordings, speaker_dir.name)
         for path in recordings.values():
-            yield SkippedItem(context.to_display_path(path), "no transcript")
+            yield SkippedItem(context.to_display_path(path), "data.no_transcript")
 
 
 def _read_chapter(
@@ -131,7 +131,7 @@ def _read_chapter(
             ids.register_id(utterance_id)
             path = recordings.pop(utterance_id, None)
             if path is None:
-                yield SkippedItem(utterance_id, "no recording")
+                yield SkippedItem(utterance_id, "data.no_recording")
                 continue
             segment = AudioSegment(path, display_path=context.to_display_path(path))
             yield context.make_example(segment, text, location, speaker=speaker)
@@ -162,8 +162,10 @@ def _read_lines(path: Path, name: str) -> Iterator[tuple[str, str] | Issue]:
                 try:
                     text = line.decode("utf-8-sig").rstrip("\r\n")
                 except UnicodeDecodeError:
-                    what, hint, code = "the line is not UTF-8", "save it as UTF-8", "data.not_utf8"
-                    yield Issue(f"{name}:{number}", what, hint, fatal=True, code=code)
+                    location, what = f"{name}:{number}", "the line is not UTF-8"
+                    yield Issue(
+                        location, what, "save it as UTF-8", fatal=True, code="data.not_utf8"
+                    )
                     continue
                 if text.strip():
                     yield f"{name}:{number}", text
@@ -219,8 +221,8 @@ def _read_commonvoice_table(context: SourceContext, table: Path) -> Iterator[Rea
                 yield _make_commonvoice_example(context, table.parent, header, cells, ids, location)
             elif missing := COMMONVOICE_COLUMNS - set(cells):
                 what = f"the table has no column {min(missing)}"
-                hint, code = "name its columns in the first line", "source.no_column"
-                yield Issue(location, what, hint, fatal=True, code=code)
+                hint = "name its columns in the first line"
+                yield Issue(location, what, hint, fatal=True, code="source.no_column")
                 return
             header = header or cells
         except DataError as error:
@@ -292,7 +294,9 @@ def _read_kaldi_dir(context: SourceContext) -> Iterator[ReaderItem]:
             ids.register_id(utterance_id)
             if path is None:
                 is_known = recording_id in recordings
-                yield SkippedItem(utterance_id, "not read" if is_known else "no recording")
+                yield SkippedItem(
+                    utterance_id, "audio.unknown_format" if is_known else "data.no_recording"
+                )
                 continue
             folder = context.audio_dir or context.root
             segment = AudioSegment(folder / path, start, end, display_path=path)
@@ -301,7 +305,7 @@ def _read_kaldi_dir(context: SourceContext) -> Iterator[ReaderItem]:
             yield context.make_example(segment, text, location, language=language, speaker=speaker)
         except DataError as error:
             yield Issue.from_error(error, location)
-    yield from (SkippedItem(utterance_id, "no transcript") for utterance_id in spans)
+    yield from (SkippedItem(utterance_id, "data.no_transcript") for utterance_id in spans)
 
 
 def _read_wav_scp(context: SourceContext, recordings: dict[str, str | None]) -> Iterator[Issue]:

@@ -89,7 +89,7 @@ def _read_folder(context: SourceContext) -> Iterator[ReaderItem]:
             yield from _read_audio_file(context, path, sidecars.get(stem, {}))
         elif suffix not in SIDECAR_SUFFIXES or stem not in audio_stems:
             is_unread, name = suffix in PYAV_SUFFIXES, context.to_display_path(path)
-            yield SkippedItem(name, "not read" if is_unread else "not audio")
+            yield SkippedItem(name, "audio.unknown_format" if is_unread else "data.not_audio")
 
 
 def make_unreadable_folder_issue(context: SourceContext, folder: Path) -> Issue:
@@ -123,9 +123,9 @@ def _read_audio_file(
     segment = AudioSegment(path, display_path=name)
     subtitles = next((sidecars[suffix] for suffix in SUBTITLE_SUFFIXES if suffix in sidecars), None)
     if not context.matches_path(below):
-        yield SkippedItem(name, "excluded")
+        yield SkippedItem(name, "data.excluded")
     elif not sidecars:
-        yield SkippedItem(name, "no transcript")
+        yield SkippedItem(name, "data.no_transcript")
     elif subtitles is not None:
         yield from _read_subtitles(context, segment, subtitles, sidecars.get(".txt"))
     else:
@@ -157,14 +157,14 @@ def _read_subtitles(
                 yield Issue.from_error(cue, location)
                 continue
             if not cue.text:
-                what, code = "the cue has no text", "data.empty_cue"
-                yield Issue(location, what, "take it out", fatal=False, code=code)
+                what, hint = "the cue has no text", "take it out"
+                yield Issue(location, what, hint, fatal=False, code="data.empty_cue")
                 continue
             overlap = last_end - cue.start
             if overlap > MAX_CUE_OVERLAP_SECONDS:
                 what = f"the cue begins {overlap:.1f} s before the last one ends"
-                hint, code = "check its times", "data.overlapping_cues"
-                yield Issue(location, what, hint, fatal=False, code=code)
+                hint = "check its times"
+                yield Issue(location, what, hint, fatal=False, code="data.overlapping_cues")
             last_end = max(last_end, cue.end)
             span = AudioSegment(segment.path, cue.start, cue.end, display_path=segment.name)
             yield context.make_example(span, cue.text, location, speaker=cue.speaker)
@@ -384,4 +384,4 @@ def _find_unlisted_audio(
     for path in list_files(folder).files:
         is_unlisted = is_audio_file(path) and hash(path) not in listed_paths
         if is_unlisted and other_folders.isdisjoint(path.parents):
-            yield SkippedItem(context.to_display_path(path), "no transcript")
+            yield SkippedItem(context.to_display_path(path), "data.no_transcript")

@@ -59,6 +59,7 @@ from dlm.data.readers.records import (
     NumberedRecord,
     check_unique_id,
     get_list_suffix,
+    make_list_shard,
     make_single_shard,
     make_unreadable_list_error,
     parse_json_line,
@@ -93,11 +94,7 @@ def list_nemo_shards(context: SourceContext) -> list[SourceShard]:
     """One shard for each tar, or one of the manifest. Raises DataError (`source.missing_file`)."""
     if "shard_id" in read_first_json_record(context.root):
         return _list_tarred_shards(context)
-    return make_single_shard(context, _read_nemo_manifest)
-
-
-def _read_nemo_manifest(context: SourceContext) -> Iterator[ReaderItem]:
-    return parse_records(context, partial(_parse_nemo_record, context, IdRegistry()))
+    return make_list_shard(context, lambda: partial(_parse_nemo_record, context, IdRegistry()))
 
 
 def _parse_nemo_record(
@@ -332,7 +329,15 @@ def is_granary(root: Path) -> bool:
 
 def list_granary_shards(context: SourceContext) -> list[SourceShard]:
     """One shard, in the order of its records."""
-    return make_single_shard(context, _read_granary_manifest)
+    return make_list_shard(
+        context,
+        lambda: partial(
+            _parse_granary_record,
+            context,
+            _RecordingIndex.from_folder(get_audio_dir(context)),
+            IdRegistry(),
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -365,11 +370,6 @@ class _RecordingIndex:
         return matches[0] if matches else None
 
 
-def _read_granary_manifest(context: SourceContext) -> Iterator[ReaderItem]:
-    recordings = _RecordingIndex.from_folder(get_audio_dir(context))
-    return parse_records(context, partial(_parse_granary_record, context, recordings, IdRegistry()))
-
-
 def _parse_granary_record(
     context: SourceContext,
     recordings: _RecordingIndex,
@@ -388,7 +388,7 @@ def _parse_granary_record(
     check_unique_id(ids, record, "utt_id" if "utt_id" in record else "id")
     path = next((path for name in names if (path := recordings.find_recording(name))), None)
     if path is None:
-        yield SkippedItem(names[0], "no recording")
+        yield SkippedItem(names[0], "data.no_recording")
         return
     segment = AudioSegment(recordings.folder / path, display_path=path)
     yield _make_nemo_example(context, record, segment, location)
@@ -422,11 +422,9 @@ def is_lhotse(root: Path) -> bool:
 
 def list_lhotse_shards(context: SourceContext) -> list[SourceShard]:
     """One shard: the cuts of a file, or the supervisions of a folder."""
-    return make_single_shard(context, _read_supervisions if context.root.is_dir() else _read_cuts)
-
-
-def _read_cuts(context: SourceContext) -> Iterator[ReaderItem]:
-    return parse_records(context, partial(_parse_cut, context, IdRegistry()))
+    if context.root.is_dir():
+        return make_single_shard(context, _read_supervisions)
+    return make_list_shard(context, lambda: partial(_parse_cut, context, IdRegistry()))
 
 
 def _parse_cut(
@@ -439,7 +437,7 @@ def _parse_cut(
         raise DataError(f"a {cut_type} is not read", hint=hint, code="data.unsupported_recording")
     supervisions, recording = _get_objects(record, "supervisions"), record.get("recording")
     if not supervisions or not isinstance(recording, dict):
-        yield SkippedItem(cut_id, "no recording" if supervisions else "no transcript")
+        yield SkippedItem(cut_id, "data.no_recording" if supervisions else "data.no_transcript")
         return
     _require_single_channel(record.get("channel"), "the cut")
     segment = _make_recording_segment(context, recording)
@@ -454,7 +452,7 @@ def _parse_supervision(
     """The example of a supervision, whose start counts from `start` in the recording."""
     text, seconds = get_text(record, "text"), get_seconds(record, "duration")
     if text is None:
-        return SkippedItem(get_text(record, "id") or location, "no transcript")
+        return SkippedItem(get_text(record, "id") or location, "data.no_transcript")
     start += get_seconds(record, "start") or 0.0
     if seconds is None or seconds <= 0 or start < -START_TOLERANCE_SECONDS:
         hint = "correct its start and duration"
@@ -571,6 +569,6 @@ def _parse_linked_supervision(
         raise DataError(what, hint=hint, code="data.unknown_recording")
     segment = recordings[recording_id]
     if segment is None:
-        yield SkippedItem(recording_id, "no recording")
+        yield SkippedItem(recording_id, "data.no_recording")
     else:
         yield _parse_supervision(context, record, segment, 0.0, location)

@@ -18,7 +18,6 @@ import glob
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,21 +50,6 @@ ArrowObject = Any  # of pyarrow, which has no type hints
 ByteRange = tuple[int, int] | None  # first byte in the file, number of bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ArrowRecord:
-    """One row of an .arrow.
-
-    Attributes:
-        fields: its other columns.
-        byte_range: where its recording is in the file.
-        audio_path: the path of its recording, or its name where it is in the file.
-    """
-
-    fields: SourceRecord
-    byte_range: ByteRange
-    audio_path: str | None
-
-
 def is_parquet(root: Path) -> bool:
     """Whether a path is such a file, or a folder with one in it or one level below."""
     if not root.is_dir():
@@ -77,21 +61,22 @@ def is_parquet(root: Path) -> bool:
 def list_parquet_shards(context: SourceContext) -> list[SourceShard]:
     """One shard for each file. Raises DataError (`source.missing_file`, `source.no_split`)."""
     shards: dict[str, list[SourceShard]] = {}
-    for path in list_files(context.root).files if context.root.is_dir() else [context.root]:
-        if not context.root.is_dir() or _is_dataset_file(path):
-            shard = SourceShard.from_iterable(
-                context.to_display_path(path), partial(_read_dataset_file, context, path)
-            )
-            shards.setdefault(detect_file_split(context.root, path), []).append(shard)
+    for path in _find_dataset_files(context.root):
+        shard = SourceShard.from_iterable(
+            context.to_display_path(path), partial(_read_dataset_file, context, path)
+        )
+        shards.setdefault(detect_file_split(context.root, path), []).append(shard)
     if not shards:
         what = f"no .parquet or .arrow in {context.name}"
         raise DataError(what, hint="correct the path", code="source.missing_file")
     return select_split_shards(context, shards)
 
 
-def _is_dataset_file(path: Path) -> bool:
-    is_data = not path.name.startswith(NON_DATA_PREFIXES)
-    return is_data and path.suffix.lower() in DATASET_SUFFIXES
+def _find_dataset_files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return [root]
+    paths = (path for path in list_files(root).files if path.suffix.lower() in DATASET_SUFFIXES)
+    return [path for path in paths if not path.name.startswith(NON_DATA_PREFIXES)]
 
 
 def _read_dataset_file(context: SourceContext, path: Path) -> Iterator[ReaderItem]:
@@ -130,53 +115,52 @@ def read_arrow_examples(
         DataError: the file cannot be read, or lacks a column (`source.*`).
     """
     with convert_arrow_errors():
-        names = list(_open_arrow_reader(_memory_map(arrow_path)).schema.names)
+        buffer = _memory_map(arrow_path)
+        reader = _open_arrow_reader(buffer)
+        names = list(reader.schema.names)
     audio_column = find_column(context, "audio", AUDIO_COLUMNS, names)
     if audio_column is None:
         what = f"no column of recordings: it has {', '.join(names)}"
         hint = "say which it is with columns: {audio: ...}"
         raise DataError(what, hint=hint, code="source.no_column")
     columns = ColumnMapping.from_names(context, names)
-    records = _read_arrow_records(arrow_path, audio_column, columns.column_names)
-    for number, record in enumerate(records, start=first_number):
+    rows = _iter_arrow_rows(reader, buffer, audio_column, columns.column_names)
+    for number, (record, byte_range, audio_path) in enumerate(rows, start=first_number):
         location = f"{name}:{number}"
         try:
-            segment = _make_arrow_segment(context, arrow_path, record, location)
-            yield columns.make_example(segment, record.fields, location)
+            if byte_range is None:
+                segment = _make_path_segment(context, audio_path)
+            else:
+                display_path = f"{location} {audio_path or ''}".rstrip()
+                segment = AudioSegment(arrow_path, byte_range=byte_range, display_path=display_path)
+            yield columns.make_example(segment, record, location)
         except DataError as error:
             yield Issue.from_error(error, location)
 
 
-def _make_arrow_segment(
-    context: SourceContext, arrow_path: Path, record: ArrowRecord, location: str
-) -> AudioSegment:
-    """The recording of a row: in the file, or another file."""
-    if record.byte_range is not None:
-        display_path = f"{location} {record.audio_path or ''}".rstrip()
-        return AudioSegment(arrow_path, byte_range=record.byte_range, display_path=display_path)
-    if not record.audio_path:
+def _make_path_segment(context: SourceContext, path: str | None) -> AudioSegment:
+    """A recording beside the file."""
+    if not path:
         hint = "give its bytes or its path, or take the row out"
         raise DataError("no recording", hint=hint, code="data.no_audio")
-    if "://" in record.audio_path:
-        what, hint = f"{record.audio_path} is not on this machine", "download the recording first"
+    if "://" in path:
+        what, hint = f"{path} is not on this machine", "download the recording first"
         raise DataError(what, hint=hint, code="data.remote_audio")
     folder = context.audio_dir or (context.root if context.root.is_dir() else context.root.parent)
-    return AudioSegment(folder / record.audio_path, display_path=record.audio_path)
+    return AudioSegment(folder / path, display_path=path)
 
 
-def _read_arrow_records(
-    path: Path, audio_column: str, other_columns: Sequence[str]
-) -> Iterator[ArrowRecord]:
+def _iter_arrow_rows(
+    reader: ArrowObject, buffer: ArrowObject, audio_column: str, other_columns: Sequence[str]
+) -> Iterator[tuple[SourceRecord, ByteRange, str | None]]:
+    """The other columns of each row, and the byte range and the path of its recording."""
     with convert_arrow_errors():
-        buffer = _memory_map(path)
-        for batch in _iter_batches(_open_arrow_reader(buffer)):
+        for batch in _iter_batches(reader):
             fields = batch.select(list(other_columns))
             fields.validate(full=True)
             recordings = _locate_recordings(batch.column(audio_column), audio_column, buffer)
-            for record, (byte_range, audio_path) in zip(
-                fields.to_pylist(), recordings, strict=True
-            ):
-                yield ArrowRecord(record, byte_range, audio_path)
+            for record, recording in zip(fields.to_pylist(), recordings, strict=True):
+                yield record, *recording
 
 
 @contextmanager

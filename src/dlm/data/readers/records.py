@@ -54,6 +54,20 @@ def make_single_shard(
     return [SourceShard.from_iterable(context.name, partial(read_items, context))]
 
 
+def make_list_shard(
+    context: SourceContext,
+    make_parse_fn: Callable[[], ParseRecordFn],
+    *,
+    test_benchmark: str | None = None,
+) -> list[SourceShard]:
+    """Make one shard of the source's list; `make_parse_fn` is called when it is read."""
+
+    def read_items() -> Iterator[ReaderItem]:
+        return parse_records(context, make_parse_fn())
+
+    return [SourceShard.from_iterable(context.name, read_items, test_benchmark=test_benchmark)]
+
+
 def parse_records(
     context: SourceContext, parse_fn: ParseRecordFn, *, path: Path | None = None
 ) -> Iterator[ReaderItem]:

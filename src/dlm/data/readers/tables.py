@@ -36,10 +36,10 @@ from dlm.data.readers.records import (
     JSON_RECORD_HINT,
     LIST_PARSERS,
     TABLE_DELIMITERS,
+    ParseRecordFn,
     check_unique_id,
     get_list_suffix,
-    make_single_shard,
-    parse_records,
+    make_list_shard,
     read_column_names,
 )
 from dlm.data.types import AudioSegment, Example
@@ -55,7 +55,7 @@ def is_json_list(root: Path) -> bool:
 
 def list_json_shards(context: SourceContext) -> list[SourceShard]:
     """One shard, in the order of its records."""
-    return make_single_shard(context, _read_json_list)
+    return make_list_shard(context, lambda: partial(_parse_json_record, context, IdRegistry()))
 
 
 def is_table(root: Path) -> bool:
@@ -65,11 +65,7 @@ def is_table(root: Path) -> bool:
 
 def list_table_shards(context: SourceContext) -> list[SourceShard]:
     """One shard, in the order of its rows."""
-    return make_single_shard(context, _read_table)
-
-
-def _read_json_list(context: SourceContext) -> Iterator[ReaderItem]:
-    return parse_records(context, partial(_parse_json_record, context, IdRegistry()))
+    return make_list_shard(context, lambda: _make_table_parser(context))
 
 
 def _parse_json_record(
@@ -87,11 +83,11 @@ def _parse_json_record(
     yield Example(messages, location, context.source.task or "answer", language, who["speaker"])
 
 
-def _read_table(context: SourceContext) -> Iterator[ReaderItem]:
+def _make_table_parser(context: SourceContext) -> ParseRecordFn:
     names = read_column_names(context.root)
     for field_name in ("audio", "text") if names else ():
         _require_column(context, field_name, names)
-    return parse_records(context, partial(_parse_table_record, context))
+    return partial(_parse_table_record, context)
 
 
 def _require_column(context: SourceContext, field_name: str, names: tuple[str, ...]) -> None:

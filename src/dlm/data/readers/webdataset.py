@@ -179,7 +179,7 @@ def _make_tar_member(entry: tarfile.TarInfo, tar_bytes: int) -> TarMember:
     """A file of the tar, if it is one and its bytes are there."""
     shown = entry.name.encode("utf-8", "backslashreplace").decode()
     name = PurePosixPath(entry.name)
-    what, hint, code = "", REMAKE_TAR_HINT, "source.bad_tar_member"
+    what = ""
     if name.is_absolute() or ".." in name.parts or "\\" in entry.name:
         what = f"its member {shown} leads out of it"
     elif not entry.isreg() or entry.issparse():
@@ -187,12 +187,12 @@ def _make_tar_member(entry: tarfile.TarInfo, tar_bytes: int) -> TarMember:
         what = f"its member {shown} is no plain file but {kind}"
     elif shown != entry.name:
         what = f"the name of its member {shown} is not UTF-8"
-    elif not 0 <= entry.size <= tar_bytes - entry.offset_data:
-        num_left = max(tar_bytes - entry.offset_data, 0)
-        what = f"its member {shown} has {entry.size} bytes, and {num_left} are there"
-        what, hint, code = f"it is cut short: {what}", RECOPY_TAR_HINT, "source.damaged"
     if what:
-        raise DataError(what, hint=hint, code=code)
+        raise DataError(what, hint=REMAKE_TAR_HINT, code="source.bad_tar_member")
+    num_left = tar_bytes - entry.offset_data
+    if not 0 <= entry.size <= num_left:
+        what = f"its member {shown} has {entry.size} bytes, and {max(num_left, 0)} are there"
+        raise DataError(f"it is cut short: {what}", hint=RECOPY_TAR_HINT, code="source.damaged")
     return TarMember(str(name), entry.offset_data, entry.size)
 
 
@@ -236,11 +236,11 @@ def _parse_sample(context: SourceContext, path: Path, name: str, sample: TarSamp
     suffix = _select_audio_suffix(context, sample)
     if suffix is None:
         if text_members:
-            return SkippedItem(name, "no recording")
+            return SkippedItem(name, "data.no_recording")
         is_unread = any(f".{suffix.split('.')[-1]}" in PYAV_SUFFIXES for suffix in sample)
-        return SkippedItem(name, "not read" if is_unread else "not audio")
+        return SkippedItem(name, "audio.unknown_format" if is_unread else "data.not_audio")
     if not text_members:
-        return SkippedItem(f"{name}.{suffix}", "no transcript")
+        return SkippedItem(f"{name}.{suffix}", "data.no_transcript")
     byte_range = (sample[suffix].offset, sample[suffix].size)
     segment = AudioSegment(path, byte_range=byte_range, display_path=f"{name}.{suffix}")
     return _make_sample_example(context, segment, text_members)
