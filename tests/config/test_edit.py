@@ -268,7 +268,7 @@ def test_a_fence_with_all_it_may_hold() -> None:
 def test_a_fence_that_cannot_be() -> None:
     with pytest.raises(DocumentError, match="AUDIO section has empty transcript"):
         format_audio_fence("a.wav", " \n")
-    with pytest.raises(DocumentError, match="unknown attribute 'lang'; known are path"):
+    with pytest.raises(DocumentError, match="unknown attribute 'lang'; did you mean 'language'"):
         format_audio_fence("a.wav", "x", lang="fr")
 
 
