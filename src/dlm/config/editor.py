@@ -1,4 +1,4 @@
-"""Edits documents byte for byte and writes new ones: fields, sources, sections, the template, ULIDs.
+"""Edits documents byte for byte and writes new ones: fields, sources, sections, template, ULIDs.
 
 Every byte that an edit does not concern stays: comments, order of keys, line ends, byte order mark.
 In the YAML:
