@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from dlm.errors import ModelError
-from dlm.plan.hub import TensorInfo, read_tensor_index
 from dlm.plan.model_ref import derive_spec_from_checkpoint, find_catalog_spec, read_license
 from dlm.plan.model_spec import ModelSpec, write_model_spec
 from dlm.plan.resolve import resolve_model_spec
+from dlm.plan.safetensors_index import TensorInfo, read_tensor_index
 from tests.cli_runner import dlm
 from tests.fake_hub import COMMIT, Repository, serve_hub, use_hub
 from tests.pretrained_twins import write_pretrained_twin
@@ -83,7 +83,7 @@ def test_what_a_config_leaves_out_is_as_in_the_released_model() -> None:
     """The released config leaves out defaults of the class, most of its language model."""
     catalog_spec = find_catalog_spec("qwen2-audio-7b-instruct")
     config = {"model_type": "qwen2_audio", "text_config": {"max_position_embeddings": 8192}}
-    tensor_index = {"model.safetensors": {"lm.weight": TensorInfo((2, 3), 0, 12)}}
+    tensor_index = {"model.safetensors": {"lm.weight": TensorInfo((2, 3), 0, 12, "BF16")}}
     spec = derive_spec_from_checkpoint(catalog_spec, config, tensor_index)
     assert spec.sizes.lm == replace(catalog_spec.sizes.lm, num_parameters=6)
     assert spec.sizes.vocab_size == 156_032
@@ -100,7 +100,9 @@ def test_tensors_are_counted_by_component() -> None:
         "model.layers.0.self_attn.q_proj.weight": "lm",
         "talker.model.layers.0.mlp.up_proj.weight": "not loaded",
     }
-    tensors = {name: TensorInfo((10**power,), 0, 1) for power, name in enumerate(components)}
+    tensors = {
+        name: TensorInfo((10**power,), 0, 1, "BF16") for power, name in enumerate(components)
+    }
     expected = dict.fromkeys(components.values(), 0)
     for name, component in components.items():
         expected[component] += tensors[name].num_elements

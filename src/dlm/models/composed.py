@@ -35,7 +35,7 @@ from dlm.models.inspect_checkpoint import check_finite_weights
 from dlm.models.pretrained import from_pretrained_strict, load_pretrained_audio_lm
 from dlm.models.projectors import build_projector, calibrate_output_scale
 from dlm.plan.components import BYTE_TOKENIZER, OWN_TOKENIZER, is_audio_lm_config
-from dlm.plan.hub import download_model, download_tokenizer, find_local_model, read_tensor_index
+from dlm.plan.hub import download_model, download_tokenizer, find_local_model
 from dlm.plan.model_ref import find_family_spec, read_hf_config
 from dlm.plan.model_spec import (
     MODEL_SPEC_FILE,
@@ -46,6 +46,7 @@ from dlm.plan.model_spec import (
     read_model_spec,
     write_model_spec,
 )
+from dlm.plan.safetensors_index import read_tensor_index
 
 COMPOSED_WEIGHTS_FILE = "model.safetensors"
 COMPOSED_CONFIG_FILE = "config.json"

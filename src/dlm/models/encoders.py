@@ -46,8 +46,8 @@ from dlm.plan.encoder_lm_specs import (
     W2V_BERT_MODEL_TYPE,
     WAVEFORM_ENCODER_DEFAULTS,
 )
-from dlm.plan.hub import TensorIndex, make_damaged_checkpoint_error, read_tensor_index
 from dlm.plan.model_spec import LayerSelection
+from dlm.plan.safetensors_index import TensorIndex, make_damaged_checkpoint_error, read_tensor_index
 
 MEL_PAD_MULTIPLE = (
     128  # mel frames: a processor compiles its products anew for every length it meets

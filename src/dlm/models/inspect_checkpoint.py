@@ -14,13 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dlm.errors import ModelError
-from dlm.plan.hub import (
-    TensorIndex,
-    find_local_model,
-    make_damaged_checkpoint_error,
-    read_tensor_index,
-)
+from dlm.plan.hub import find_local_model
 from dlm.plan.model_spec import MODEL_SPEC_FILE, ModelSpec
+from dlm.plan.safetensors_index import TensorIndex, make_damaged_checkpoint_error, read_tensor_index
 
 TENSOR_CHUNK_SIZE = 1 << 24  # numbers looked at together
 

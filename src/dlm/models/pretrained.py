@@ -35,9 +35,9 @@ from dlm.models.audio_lm import AudioLanguageModel, EncoderOutput, get_eos_token
 from dlm.models.encoders import run_qwen2_audio_encoder
 from dlm.models.inspect_checkpoint import check_finite_weights
 from dlm.plan.audio_lengths import mel_frames_to_audio_tokens
-from dlm.plan.hub import make_damaged_checkpoint_error, read_tensor_index
 from dlm.plan.model_ref import get_model_family, read_hf_config
 from dlm.plan.model_spec import ComponentName, ModelSpec
+from dlm.plan.safetensors_index import make_damaged_checkpoint_error, read_tensor_index
 
 
 class PretrainedAudioLM(AudioLanguageModel):

@@ -41,14 +41,7 @@ from dlm.plan.encoder_lm_specs import (
     derive_encoder_spec,
     derive_lm_spec,
 )
-from dlm.plan.hub import (
-    count_tensor_bytes,
-    download_tokenizer,
-    find_local_model,
-    iter_tensor_infos,
-    make_damaged_checkpoint_error,
-    read_json_object,
-)
+from dlm.plan.hub import download_tokenizer, find_local_model
 from dlm.plan.model_ref import (
     COMPONENT_PATTERNS,
     LM_CLASS_SUFFIXES,
@@ -76,6 +69,12 @@ from dlm.plan.projector_spec import (
     count_projector_parameters,
     get_projector_learning_rate,
     resolve_projector_options,
+)
+from dlm.plan.safetensors_index import (
+    count_tensor_bytes,
+    iter_tensor_infos,
+    make_damaged_checkpoint_error,
+    read_json_object,
 )
 
 ChatFormat = Literal["template", "plain"]

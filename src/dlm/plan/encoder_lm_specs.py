@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from dlm.errors import ModelError
 from dlm.plan.audio_lengths import AudioTokenizerSpec
-from dlm.plan.hub import TensorIndex, iter_tensor_infos
 from dlm.plan.model_spec import LayerSelection, TransformerShape
+from dlm.plan.safetensors_index import TensorIndex, iter_tensor_infos
 
 HfConfigMapping = Mapping[str, Any]
 

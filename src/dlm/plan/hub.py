@@ -1,11 +1,8 @@
-"""Model files on this machine, on the Hugging Face hub and on ModelScope.
+"""Model files on the Hugging Face hub and on ModelScope: caches, downloads, refusals.
 
-Owns the one reader of safetensors headers (names, shapes and sizes of tensors without loading
-them), the caches of both hubs, what is downloaded (safetensors, never pickles or code), and the
-one-line error for each way in which a hub refuses.
+Owns where a model is in the caches of both hubs, what is downloaded (safetensors, never pickles or
+code), and the one-line error for each way in which a hub refuses.
 
-    folder/                                    config.json, and model.safetensors or
-                                               model.safetensors.index.json with its shards
     HF_HUB_CACHE/models--org--name/            refs/main: the commit that was resolved first
                                                snapshots/<commit>/: its files
     MODELSCOPE_CACHE/models/org--name/         snapshots/<revision>/: its files
@@ -15,20 +12,16 @@ document keeps its model and needs no network. Names that begin with `ms:` are M
 reads MODELSCOPE_CACHE, MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN.
 """
 
-import hashlib
 import io
-import json
 import logging
-import math
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import (
     HfApi,
@@ -54,6 +47,16 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from dlm.errors import DlmError, HubError, MissingExtra, ModelError
 from dlm.io import to_disk_full_error
+from dlm.plan.safetensors_index import (
+    HF_CONFIG_FILE,
+    WEIGHTS_FILE,
+    TensorHeader,
+    TensorIndex,
+    TensorInfo,
+    is_safe_file_name,
+    parse_tensor_header,
+    read_tensor_index,
+)
 
 if TYPE_CHECKING:
     from modelscope_hub import FileInfo, HubApi
@@ -64,17 +67,9 @@ HF_PREFIX = "hf:"
 MODELSCOPE_PREFIX = "ms:"
 BUNDLED_PREFIX = "embedded:"  # models inside this package
 
-HF_CONFIG_FILE = "config.json"
 MODEL_CARD_FILE = "README.md"
-WEIGHTS_FILE, WEIGHTS_INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILE_GLOBS = ["*.json", "*.txt", "*.jinja", "*.model", MODEL_CARD_FILE]  # never code
 MODEL_FILE_GLOBS = [WEIGHTS_FILE, "model-*.safetensors", *TOKENIZER_FILE_GLOBS]
-PICKLE_GLOBS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
-# safetensors: 8 bytes, little-endian, give the length of a JSON header; the tensors follow
-SAFETENSORS_LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000  # as the safetensors library
-FINGERPRINT_TENSOR_BYTES = 256  # read of each tensor: training changes nearly all its numbers
 
 HUB_TIMEOUT_SECONDS = 10.0
 HF_URL = "https://huggingface.co"  # where licences are accepted, whatever mirror is set
@@ -90,158 +85,6 @@ MODELSCOPE_WEIGHTS_GLOB = "model*.safetensors"
 OFFLINE_RETRY_HINT = (
     "run it again where there is a network (what came is kept), or use base_model: sparrow"
 )
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a safetensors file.
-
-    Attributes:
-        shape: its dimensions.
-        start: its first byte, counted from the end of the header.
-        end: the byte after its last one.
-    """
-
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-    @property
-    def num_elements(self) -> int:
-        """Count its numbers."""
-        return math.prod(self.shape)
-
-
-TensorHeader = dict[str, TensorInfo]  # by the name of the tensor
-TensorIndex = dict[str, TensorHeader]  # by the name of the file
-
-
-def read_tensor_index(folder: Path) -> TensorIndex:
-    """Read the headers of a checkpoint's weight files.
-
-    Raises:
-        ModelError: there are no safetensors (`model.no_safetensors`), or a file is missing,
-            unreadable or of another length (`model.damaged_checkpoint`).
-    """
-    names = [WEIGHTS_FILE]
-    if not (folder / WEIGHTS_FILE).is_file():
-        if not (folder / WEIGHTS_INDEX_FILE).is_file():
-            raise _make_missing_weights_error(folder)
-        weight_map = read_json_object(folder / WEIGHTS_INDEX_FILE).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(map(is_safe_file_name, weight_map.values())):
-            what = "cannot be read (its weight_map does not name files beside it)"
-            raise make_damaged_checkpoint_error(what, folder / WEIGHTS_INDEX_FILE)
-        names = sorted(set(weight_map.values()))
-    for name in names:
-        if not (folder / name).is_file():
-            raise make_damaged_checkpoint_error(f"{name} is missing", folder)
-    return {name: read_tensor_header(folder / name) for name in names}
-
-
-def read_tensor_header(path: Path) -> TensorHeader:
-    """Read the header of a safetensors file, and check that the file is as long as it says.
-
-    Raises:
-        ModelError: it cannot be read, or has another length (`model.damaged_checkpoint`).
-    """
-    num_bytes = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            header_bytes = _parse_header_length(file.read(SAFETENSORS_LENGTH_BYTES), num_bytes)
-            header = _parse_header(file.read(header_bytes))
-    except (OSError, ValueError) as error:
-        raise make_damaged_checkpoint_error(f"cannot be read ({error})", path) from error
-    tensor_bytes = max((tensor.end for tensor in header.values()), default=0)
-    expected_bytes = SAFETENSORS_LENGTH_BYTES + header_bytes + tensor_bytes
-    if num_bytes != expected_bytes:
-        what = f"has {num_bytes:,} bytes where its header promises {expected_bytes:,}"
-        raise make_damaged_checkpoint_error(what, path)
-    return header
-
-
-def _parse_header_length(prefix: bytes, file_bytes: int) -> int:
-    header_bytes = int.from_bytes(prefix, "little")
-    if len(prefix) < SAFETENSORS_LENGTH_BYTES or header_bytes > min(MAX_HEADER_BYTES, file_bytes):
-        raise ValueError("it holds no complete safetensors header")
-    return header_bytes
-
-
-def _parse_header(header: bytes) -> TensorHeader:
-    try:
-        entries = json.loads(header)
-        entries.pop("__metadata__", None)
-        tensors = {
-            name: TensorInfo(tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
-            for name, entry in entries.items()
-        }
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError("its header is not that of safetensors") from error
-    if not all(0 <= tensor.start <= tensor.end for tensor in tensors.values()):
-        raise ValueError("its header has impossible offsets")
-    return tensors
-
-
-def iter_tensor_infos(tensor_index: TensorIndex) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield the name and the shape of every tensor of every file."""
-    for header in tensor_index.values():
-        yield from header.items()
-
-
-def count_tensor_bytes(tensor_index: TensorIndex) -> int:
-    """Return the bytes of all tensors."""
-    return sum(tensor.end - tensor.start for _, tensor in iter_tensor_infos(tensor_index))
-
-
-def fingerprint_checkpoint(folder: Path, tensor_index: TensorIndex) -> str:
-    """Return a revision for a folder: it changes with the config, a shape or any tensor."""
-    digest = hashlib.sha256((folder / HF_CONFIG_FILE).read_bytes())
-    for name in sorted(tensor_index):
-        with (folder / name).open("rb") as file:
-            prefix = file.read(SAFETENSORS_LENGTH_BYTES)
-            header_bytes = int.from_bytes(prefix, "little")
-            digest.update(prefix + file.read(header_bytes))
-            for tensor in tensor_index[name].values():
-                file.seek(SAFETENSORS_LENGTH_BYTES + header_bytes + tensor.start)
-                digest.update(file.read(min(FINGERPRINT_TENSOR_BYTES, tensor.end - tensor.start)))
-    return digest.hexdigest()[:40]
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file beside weights. Raises ModelError (`model.damaged_checkpoint`)."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise make_damaged_checkpoint_error(f"cannot be read ({reason})", path) from error
-    if not isinstance(value, dict):
-        raise make_damaged_checkpoint_error("is not the config of a model", path)
-    return value
-
-
-def make_damaged_checkpoint_error(what: str, path: Path) -> ModelError:
-    """Make the error for files that cannot be loaded; hubs repair nothing in their caches."""
-    cached = next((part for part in path.parts if part.startswith("models--")), None)
-    hint = "copy or make the folder again"
-    if cached:
-        name = cached.removeprefix("models--").replace("--", "/")
-        hint = f"`hf cache rm model/{name}`, then run it again"
-    return ModelError(what, where=str(path), hint=hint, code="model.damaged_checkpoint")
-
-
-def _make_missing_weights_error(folder: Path) -> ModelError:
-    pickles = sorted(path.name for glob in PICKLE_GLOBS for path in folder.glob(glob))
-    what, hint = f"no {WEIGHTS_FILE} in this folder", "copy or make the folder again"
-    if pickles:
-        what = f"holds its weights as a pickle ({pickles[0]}); only safetensors are read"
-        hint = "save the model with transformers' save_pretrained, which writes safetensors"
-    return ModelError(what, where=str(folder), hint=hint, code="model.no_safetensors")
-
-
-def is_safe_file_name(name: object) -> bool:
-    """Tell whether a name that a hub or a config gives is a file name, not a path elsewhere."""
-    if not isinstance(name, str) or name in ("", ".", ".."):
-        return False
-    return not any(character in name for character in "/\\\0")
 
 
 def find_local_model(source: str, revision: str | None) -> Path | None:
@@ -314,7 +157,7 @@ def fetch_tensor_index(repo_id: str, revision: str) -> TensorIndex:
         metadata = HfApi().get_safetensors_metadata(repo_id, revision=revision)
     return {
         filename: {
-            name: TensorInfo(tuple(tensor.shape), *tensor.data_offsets)
+            name: TensorInfo(tuple(tensor.shape), *tensor.data_offsets, str(tensor.dtype))
             for name, tensor in file.tensors.items()
         }
         for filename, file in metadata.files_metadata.items()
@@ -561,11 +404,7 @@ def _read_modelscope_header(
         return data[begin:] if ignores_range else data
 
     try:
-        prefix = read_bytes(0, SAFETENSORS_LENGTH_BYTES)
-        header_bytes = _parse_header_length(prefix, info.size or MAX_HEADER_BYTES)
-        return _parse_header(
-            read_bytes(SAFETENSORS_LENGTH_BYTES, SAFETENSORS_LENGTH_BYTES + header_bytes)
-        )
+        return parse_tensor_header(read_bytes, info.size or None)
     except ValueError as error:
         raise _make_bad_safetensors_error(_format_model_name(repo_id, revision)) from error
 

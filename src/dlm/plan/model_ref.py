@@ -35,19 +35,12 @@ from dlm.errors import ModelError, suggest_name
 from dlm.plan.audio_lengths import AudioTokenizerSpec
 from dlm.plan.encoder_lm_specs import ENCODER_CONFIG_KEYS, get_config_int
 from dlm.plan.hub import (
-    HF_CONFIG_FILE,
     HF_PREFIX,
     MODEL_CARD_FILE,
     MODELSCOPE_PREFIX,
-    TensorIndex,
-    count_tensor_bytes,
     download_hub_file,
     fetch_tensor_index,
     find_local_model,
-    fingerprint_checkpoint,
-    iter_tensor_infos,
-    read_json_object,
-    read_tensor_index,
     resolve_snapshot_dir,
 )
 from dlm.plan.model_spec import (
@@ -59,6 +52,15 @@ from dlm.plan.model_spec import (
     ParameterCounts,
     TransformerShape,
     read_model_spec,
+)
+from dlm.plan.safetensors_index import (
+    HF_CONFIG_FILE,
+    TensorIndex,
+    count_tensor_bytes,
+    fingerprint_checkpoint,
+    iter_tensor_infos,
+    read_json_object,
+    read_tensor_index,
 )
 
 HfConfig = dict[str, Any]  # a config.json of transformers

@@ -29,9 +29,10 @@ from dlm.config.yaml_loader import describe_validation_error
 from dlm.errors import ModelError, make_name_hint
 from dlm.io import sha256_file
 from dlm.plan.encoder_lm_specs import derive_encoder_spec
-from dlm.plan.hub import BUNDLED_PREFIX, HF_CONFIG_FILE, read_tensor_header
+from dlm.plan.hub import BUNDLED_PREFIX
 from dlm.plan.model_ref import ModelRef, resolve_model_ref
 from dlm.plan.model_spec import MODEL_CATALOG
+from dlm.plan.safetensors_index import HF_CONFIG_FILE, read_tensor_header
 
 EncoderDims = tuple[tuple[int, int], ...]  # of each encoder: hidden states per frame, their width
 ProjectorLike = str | Mapping[str, Any]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dlm.config.model_schema import ComposedModelConfig
 from dlm.plan.components import compose_model_spec
-from dlm.plan.hub import find_cached_model, fingerprint_checkpoint, read_tensor_index
+from dlm.plan.hub import find_cached_model
 from dlm.plan.model_ref import (
     derive_spec_from_checkpoint,
     find_catalog_spec,
@@ -32,6 +32,7 @@ from dlm.plan.model_spec import (
     ModelSpec,
     read_model_spec,
 )
+from dlm.plan.safetensors_index import fingerprint_checkpoint, read_tensor_index
 
 
 def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSpec:

@@ -7,16 +7,13 @@ Weights are checked here as well: a `.safetensors` file with nan or inf is refus
 """
 
 import json
-import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 
-from dlm.errors import StoreError
+from dlm.errors import ModelError, StoreError
 from dlm.io import (
     fsync_path,
     fsync_tree,
@@ -27,11 +24,11 @@ from dlm.io import (
     wrap_write_errors,
     write_atomic,
 )
+from dlm.plan.safetensors_index import iter_tensor_bytes
 
 WriteFn = Callable[[Path], None]  # writes files into an empty folder
 
 CHECKPOINT_INFO_FILE = "saved.json"
-HEADER_LENGTH_BYTES = 8
 FINITE_CHECK_VALUES = 1 << 22  # checked at once
 NON_FINITE_BITS = {  # dtype: how its bits are read, and those all set in nan and inf (IEEE 754)
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
@@ -144,43 +141,30 @@ def check_safetensors_finite(folder: Path) -> None:
             (`store.bad_safetensors`).
     """
     for path in sorted(folder.rglob("*.safetensors")):
-        for name, bits, mask in _iter_float_tensors(path):
-            chunks = range(0, len(bits), FINITE_CHECK_VALUES)
-            if any(_has_non_finite(bits[at : at + FINITE_CHECK_VALUES], mask) for at in chunks):
-                raise StoreError(
-                    f"{path.name}: tensor {name!r} holds nan or inf, no version was made",
-                    hint="lower training.learning_rate and train again",
-                    code="store.non_finite",
-                )
+        try:
+            name = _find_non_finite_tensor(path)
+        except (ModelError, ValueError) as error:
+            reason = error.what if isinstance(error, ModelError) else error
+            raise StoreError(
+                f"{path.name} is not a whole safetensors file: {reason}",
+                hint="train again",
+                code="store.bad_safetensors",
+            ) from error
+        if name is not None:
+            raise StoreError(
+                f"{path.name}: tensor {name!r} holds nan or inf, no version was made",
+                hint="lower training.learning_rate and train again",
+                code="store.non_finite",
+            )
 
 
-def _has_non_finite(bits: np.ndarray, mask: int) -> bool:
-    return bool(((bits & mask) == mask).any())
-
-
-def _iter_float_tensors(path: Path) -> Iterator[tuple[str, np.ndarray, int]]:
-    """For each tensor of floats: its name, its bits (values,), and those that mean nan or inf."""
-    try:
-        data = np.memmap(path, np.uint8, "r")
-        header, start = _read_safetensors_header(data)
-        for name, tensor in header.items():
-            first, last = (start + offset for offset in tensor["data_offsets"])
-            if last > len(data):
-                raise ValueError("it ends early")
-            if tensor["dtype"] in NON_FINITE_BITS:
-                dtype, mask = NON_FINITE_BITS[tensor["dtype"]]
-                yield name, data[first:last].view(dtype), mask
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path.name} is not a whole safetensors file: {error}",
-            hint="train again",
-            code="store.bad_safetensors",
-        ) from error
-
-
-def _read_safetensors_header(data: np.ndarray) -> tuple[dict[str, Any], int]:
-    """The header without its metadata, and where the tensors begin."""
-    (length,) = struct.unpack("<Q", data[:HEADER_LENGTH_BYTES].tobytes())
-    header = json.loads(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length].tobytes())
-    header.pop("__metadata__", None)
-    return header, HEADER_LENGTH_BYTES + length
+def _find_non_finite_tensor(path: Path) -> str | None:
+    for name, tensor, data in iter_tensor_bytes(path):
+        if tensor.dtype in NON_FINITE_BITS:
+            dtype, mask = NON_FINITE_BITS[tensor.dtype]
+            bits = data.view(dtype)
+            for start in range(0, len(bits), FINITE_CHECK_VALUES):
+                chunk = bits[start : start + FINITE_CHECK_VALUES]
+                if ((chunk & mask) == mask).any():
+                    return name
+    return None
