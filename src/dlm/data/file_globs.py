@@ -1,10 +1,11 @@
-"""Which files lie below a folder, and which of them a pattern means.
+"""Files below a folder, in order, and the glob patterns of `include` and `exclude` in a source.
 
     **/    any number of folders        *   anything but a slash
     **     everything below             ?   one character but a slash
-    {a,b}  one of them                  the suffix is matched in any case: *.wav means A.WAV
+    {a,b}  one of them                  the suffix matches in any case: *.wav means A.WAV
 
-The walk is sorted, skips what is hidden, and enters a folder once, however many links lead there.
+Hidden files are left out, and a folder is entered once, however many links lead to it. The suffixes
+of audio files that are read are here too.
 """
 
 import os
@@ -12,16 +13,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from dlm.data.audio_decoders import is_pyav_installed
 from dlm.errors import DataError
 
-MAX_PATTERN_BRACES = 100  # of a pattern
-MAX_BRACE_EXPANSIONS, MAX_MATCH_EXPANSIONS = (
-    100_000,
-    1_000,
-)  # that its braces stand for: to list, and to match
+MAX_PATTERN_BRACES = 100
+MAX_LISTED_EXPANSIONS = 100_000  # of the braces of a pattern that names files
+MAX_MATCHED_EXPANSIONS = 1_000  # of the braces of a pattern that is matched against files
 
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .mp3 .opus .aiff .aif .au .caf .w64".split())
 PYAV_SUFFIXES = frozenset(  # read where PyAV is installed
@@ -31,146 +31,164 @@ PYAV_SUFFIXES = frozenset(  # read where PyAV is installed
 
 @dataclass(frozen=True)
 class FileListing:
-    """Everything below a folder that is not a folder, and the folders that could not be listed."""
+    """What lies below a folder.
+
+    Attributes:
+        files: everything that is not a folder, sorted.
+        unreadable_folders: folders that could not be listed, sorted.
+    """
 
     files: tuple[Path, ...]
     unreadable_folders: tuple[Path, ...]
 
 
 def list_files(root: Path) -> FileListing:
-    """List what lies below `root`, or `root` if it is a file. Names without links win."""
+    """List what lies below `root`, or `root` itself if it is a file.
+
+    A folder that several paths lead to is listed under a path without links, if there is one.
+    """
     if root.is_file():
         return FileListing((root,), ())
     files: list[Path] = []
-    closed: list[Path] = []
+    unreadable: list[Path] = []
     entered: set[Path] = set()
-    folders, links = [root], list[Path]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
-        real = folder.resolve()
-        if real in entered:
+    folders, linked_folders = [root], list[Path]()
+    while folders or linked_folders:
+        folder = folders.pop() if folders else linked_folders.pop(0)
+        real_path = folder.resolve()
+        if real_path in entered:
             continue
-        entered.add(real)
+        entered.add(real_path)
         try:
-            shown = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
-            inside = {entry for entry in shown if entry.is_dir()}
+            entries = sorted(entry for entry in folder.iterdir() if entry.name[0] != ".")
+            subfolders = {entry for entry in entries if entry.is_dir()}
         except OSError:
-            closed.append(folder)
+            unreadable.append(folder)
             continue
-        files += [entry for entry in shown if entry not in inside]
-        folders += [entry for entry in inside if not entry.is_symlink()]
-        links += sorted(entry for entry in inside if entry.is_symlink())
-    return FileListing(tuple(sorted(files)), tuple(sorted(closed)))
+        files += [entry for entry in entries if entry not in subfolders]
+        folders += [entry for entry in subfolders if not entry.is_symlink()]
+        linked_folders += sorted(entry for entry in subfolders if entry.is_symlink())
+    return FileListing(tuple(sorted(files)), tuple(sorted(unreadable)))
 
 
 def is_audio_file(path: Path) -> bool:
-    """Whether a name is that of a recording which can be read on this machine."""
+    """Return whether the suffix is that of a recording which can be read on this machine."""
     suffix = path.suffix.lower()
     return suffix in AUDIO_SUFFIXES or (suffix in PYAV_SUFFIXES and is_pyav_installed())
 
 
 def is_inside_folder(folder: Path, path: Path) -> bool:
-    """Whether a path lies below a folder, wherever links lead."""
+    """Return whether a path lies below a folder, links resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def make_outside_folder_error(name: str) -> DataError:
-    """Why what lies outside the document's folder is not opened."""
-    what = f"{name} lies outside the document's folder, and sources_policy is strict"
-    return DataError(what, hint="move it inside, or set `sources_policy: permissive`")
+    """Make the error of a path outside the document's folder under `sources_policy: strict`."""
+    return DataError(
+        f"{name} lies outside the document's folder, and sources_policy is strict",
+        hint="move it inside, or set `sources_policy: permissive`",
+        code="data.outside_folder",
+    )
 
 
 def matches_glob(path: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns means `path`, which is relative and written with slashes."""
-    return any(form.fullmatch(path) for pattern in patterns for form in _compile_pattern(pattern))
+    """Return whether a relative path, written with slashes, matches one of the patterns.
+
+    Raises:
+        DataError: the braces of a pattern stand for too many (`data.pattern_too_large`).
+    """
+    return any(regex.fullmatch(path) for pattern in patterns for regex in _compile_pattern(pattern))
 
 
 @lru_cache(maxsize=256)
 def _compile_pattern(pattern: str) -> tuple[re.Pattern[str], ...]:
-    """A pattern as regular expressions, one for each choice of its braces."""
-    plain = expand_braces(pattern, max_expansions=MAX_MATCH_EXPANSIONS)
-    return tuple(re.compile(_translate_pattern(each), re.DOTALL) for each in plain)
+    """The regular expressions of a pattern, one for each choice of its braces."""
+    expanded = expand_braces(pattern, max_expansions=MAX_MATCHED_EXPANSIONS)
+    return tuple(re.compile(_translate_pattern(each), re.DOTALL) for each in expanded)
 
 
-def expand_braces(pattern: str, *, max_expansions: int = MAX_BRACE_EXPANSIONS) -> list[str]:
-    """Every pattern that braces stand for; a brace without its partner is itself."""
+def expand_braces(pattern: str, *, max_expansions: int = MAX_LISTED_EXPANSIONS) -> list[str]:
+    """Return every pattern that braces stand for; a brace without its partner is literal.
+
+    Raises:
+        DataError: they are too many (`data.pattern_too_large`).
+    """
     if pattern.count("{") > MAX_PATTERN_BRACES:
-        raise _make_too_many_error(f"{MAX_PATTERN_BRACES} braces")
-    opening = pattern.find("{")
-    closing, commas = _find_closing_brace(pattern, opening) if opening >= 0 else (-1, [])
-    if closing < 0:
+        raise _make_too_large_error(f"{MAX_PATTERN_BRACES} braces")
+    open_index = pattern.find("{")
+    close_index, commas = _find_closing_brace(pattern, open_index) if open_index >= 0 else (-1, [])
+    if close_index < 0:
         return [pattern]
-    edges = [opening, *commas, closing]
-    choices = [pattern[left + 1 : right] for left, right in zip(edges, edges[1:], strict=False)]
-    tails = expand_braces(pattern[closing + 1 :], max_expansions=max_expansions)
+    edges = [open_index, *commas, close_index]
+    choices = [pattern[left + 1 : right] for left, right in pairwise(edges)]
+    tails = expand_braces(pattern[close_index + 1 :], max_expansions=max_expansions)
     middles = [
         middle
         for choice in choices
         for middle in expand_braces(choice, max_expansions=max_expansions)
     ]
     if len(middles) * len(tails) > max_expansions:
-        raise _make_too_many_error(f"{max_expansions:,} choices")
-    return [pattern[:opening] + middle + tail for middle in middles for tail in tails]
+        raise _make_too_large_error(f"{max_expansions:,} choices")
+    return [pattern[:open_index] + middle + tail for middle in middles for tail in tails]
 
 
-def _make_too_many_error(what: str) -> DataError:
-    return DataError(f"a pattern of more than {what}", hint="write several patterns")
+def _make_too_large_error(what: str) -> DataError:
+    what = f"a pattern of more than {what}"
+    return DataError(what, hint="write several patterns", code="data.pattern_too_large")
 
 
 def _find_closing_brace(pattern: str, open_index: int) -> tuple[int, list[int]]:
-    """Where the brace at `opening` closes (-1: nowhere), and the commas that are its own."""
+    """The index of the brace that closes (-1: none), and those of the commas at its level."""
     depth, commas = 0, list[int]()
-    for place in range(open_index, len(pattern)):
-        letter = pattern[place]
-        depth += (letter == "{") - (letter == "}")
+    for index in range(open_index, len(pattern)):
+        depth += (pattern[index] == "{") - (pattern[index] == "}")
         if depth == 0:
-            return place, commas
-        if letter == "," and depth == 1:
-            commas.append(place)
+            return index, commas
+        if pattern[index] == "," and depth == 1:
+            commas.append(index)
     return -1, []
 
 
 def _translate_pattern(pattern: str) -> str:
-    """One pattern without braces as a regular expression.
+    """A pattern without braces as a regular expression.
 
-    What follows a star is looked for once, at the first place where it is: no later one is better.
+    Each run between wildcards is matched once, at its first occurrence (an atomic group): no later
+    one matches more, and patterns of many stars take no exponential time.
     """
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    names = [name for name in pattern.split("/") if name not in ("", ".")]
     if pattern.endswith("/"):
-        parts.append("**")
-    runs = [""]  # of names, between one ** and the next
-    for place, part in enumerate(parts):
-        last = place == len(parts) - 1
-        if part != "**":
-            runs[-1] += _translate_path_part(part, ignore_suffix_case=last) + ("" if last else "/")
-        elif last:
+        names.append("**")
+    runs = [""]  # regular expressions of names, between one ** and the next
+    for index, name in enumerate(names):
+        is_last = index == len(names) - 1
+        if name != "**":
+            runs[-1] += _translate_name(name, ignore_suffix_case=is_last) + "/" * (not is_last)
+        elif is_last:
             runs[-1] += ".+"
         elif runs[-1] or len(runs) == 1:
             runs.append("")
     return _join_wildcards(runs, "(?:[^/]+/)*")
 
 
-def _translate_path_part(path_part: str, *, ignore_suffix_case: bool) -> str:
-    """One name; its suffix in any case."""
-    stem, dot, end = path_part.rpartition(".") if ignore_suffix_case else ("", "", path_part)
+def _translate_name(name: str, *, ignore_suffix_case: bool) -> str:
+    """A pattern of one file or folder name; its suffix in any case, if so asked."""
+    stem, dot, suffix = name.rpartition(".") if ignore_suffix_case else ("", "", name)
     if not dot:
-        return _join_wildcards([_translate_chars(piece) for piece in path_part.split("*")], "[^/]*")
-    *pieces, piece = [_translate_chars(piece) for piece in stem.split("*")]
-    first, *rest = [f"(?i:{_translate_chars(piece)})" for piece in end.split("*")]
-    return _join_wildcards([*pieces, f"{piece}\\.{first}", *rest], "[^/]*")
+        return _join_wildcards([_translate_chars(run) for run in name.split("*")], "[^/]*")
+    *stem_runs, last_run = [_translate_chars(run) for run in stem.split("*")]
+    first_run, *suffix_runs = [f"(?i:{_translate_chars(run)})" for run in suffix.split("*")]
+    return _join_wildcards([*stem_runs, f"{last_run}\\.{first_run}", *suffix_runs], "[^/]*")
 
 
-def _join_wildcards(pieces: list[str], wildcard_regex: str) -> str:
-    """Pieces with anything between them."""
-    first, *rest = pieces
+def _join_wildcards(runs: list[str], wildcard: str) -> str:
+    """Regular expressions with a wildcard between them."""
+    first, *rest = runs
     if not rest:
         return first
     *middle, last = rest
-    return (
-        first + "".join(f"(?>{wildcard_regex}?{piece})" for piece in middle) + wildcard_regex + last
-    )
+    return first + "".join(f"(?>{wildcard}?{run})" for run in middle) + wildcard + last
 
 
 def _translate_chars(text: str) -> str:
-    """`?` and plain letters within one name."""
-    return "".join("[^/]" if letter == "?" else re.escape(letter) for letter in text)
+    """Literal characters, and `?`, within one name."""
+    return "".join("[^/]" if char == "?" else re.escape(char) for char in text)
