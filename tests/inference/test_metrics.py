@@ -1,9 +1,12 @@
-"""Word and character errors, counted by hand."""
+"""Word and character errors are those counted by hand, and those of jiwer."""
+
+from dataclasses import astuple
+from random import Random
 
 import jiwer
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from dlm.inference.metrics import (
     compute_character_errors,
@@ -14,7 +17,7 @@ from dlm.inference.metrics import (
 
 
 @pytest.mark.parametrize(
-    ("written", "words"),
+    ("text", "normalized"),
     [
         ("Hello, World!", "hello world"),
         ("  many \n blanks\t", "many blanks"),
@@ -29,19 +32,19 @@ from dlm.inference.metrics import (
         ("", ""),
     ],
 )
-def test_words_as_the_scores_see_them(written: str, words: str) -> None:
-    assert normalize_transcript(written) == words
+def test_texts_are_normalized(text: str, normalized: str) -> None:
+    assert normalize_transcript(text) == normalized
 
 
-@given(text=some.text(max_size=60))
-def test_normal_words_are_normal(text: str) -> None:
+@given(text=st.text(max_size=60))
+def test_normalizing_twice_changes_nothing(text: str) -> None:
     once = normalize_transcript(text)
     assert normalize_transcript(once) == once
     assert once == " ".join(once.split())
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "counts"),
+    ("references", "hypotheses", "expected"),
     [
         (["the cat sat"], ["the cat sat"], (0.0, 0, 0, 0, 3)),
         (["the cat sat"], ["the bat sat"], (1 / 3, 1, 0, 0, 3)),
@@ -57,20 +60,14 @@ def test_normal_words_are_normal(text: str) -> None:
         ([], [], (0.0, 0, 0, 0, 0)),
     ],
 )
-def test_words_by_hand(said: list[str], heard: list[str], counts: tuple[float, ...]) -> None:
-    found = compute_word_errors(said, heard)
-    told = (
-        found.rate,
-        found.substitutions,
-        found.deletions,
-        found.insertions,
-        found.reference_length,
-    )
-    assert told == pytest.approx(counts)
+def test_word_errors_are_counted(
+    references: list[str], hypotheses: list[str], expected: tuple[float, ...]
+) -> None:
+    assert astuple(compute_word_errors(references, hypotheses)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "counts"),
+    ("references", "hypotheses", "expected"),
     [
         (["cat"], ["cat"], (0.0, 0, 0, 0, 3)),
         (["cat"], ["cut"], (1 / 3, 1, 0, 0, 3)),
@@ -81,40 +78,32 @@ def test_words_by_hand(said: list[str], heard: list[str], counts: tuple[float, .
         ([""], ["ab"], (1.0, 0, 0, 2, 0)),
     ],
 )
-def test_characters_by_hand(said: list[str], heard: list[str], counts: tuple[float, ...]) -> None:
-    found = compute_character_errors(said, heard)
-    told = (
-        found.rate,
-        found.substitutions,
-        found.deletions,
-        found.insertions,
-        found.reference_length,
-    )
-    assert told == pytest.approx(counts)
+def test_character_errors_are_counted(
+    references: list[str], hypotheses: list[str], expected: tuple[float, ...]
+) -> None:
+    assert astuple(compute_character_errors(references, hypotheses)) == pytest.approx(expected)
 
 
-LINES = some.lists(some.text(alphabet="ab c'ë.", max_size=12), min_size=1, max_size=4)
+TEXTS = st.lists(st.text(alphabet="ab c'ë.", max_size=12), min_size=1, max_size=4)
 
 
-@given(said=LINES, chance=some.randoms(use_true_random=False))
-def test_rates_are_those_of_jiwer(said: list[str], chance: object) -> None:
-    heard = ["".join(chance.sample(each, len(each))) for each in said]
-    ours = compute_word_errors(said, heard)
-    if not any(map(normalize_transcript, said)):
-        assert ours.reference_length == 0
+@given(references=TEXTS, rng=st.randoms(use_true_random=False))
+def test_rates_are_those_of_jiwer(references: list[str], rng: Random) -> None:
+    hypotheses = ["".join(rng.sample(text, len(text))) for text in references]
+    word_errors = compute_word_errors(references, hypotheses)
+    normalized = [
+        [normalize_transcript(text) for text in each] for each in (references, hypotheses)
+    ]
+    if not any(normalized[0]):
+        assert word_errors.reference_length == 0
         return
-    pairs = [[normalize_transcript(each) for each in side] for side in (said, heard)]
-    assert ours.rate == pytest.approx(jiwer.wer(*pairs))
-    assert compute_character_errors(said, heard).rate == pytest.approx(jiwer.cer(*pairs))
-    edits = ours.substitutions + ours.deletions + ours.insertions
-    assert edits / ours.reference_length == pytest.approx(ours.rate)
+    assert word_errors.rate == pytest.approx(jiwer.wer(*normalized))
+    character_errors = compute_character_errors(references, hypotheses)
+    assert character_errors.rate == pytest.approx(jiwer.cer(*normalized))
+    num_edits = word_errors.substitutions + word_errors.deletions + word_errors.insertions
+    assert num_edits / word_errors.reference_length == pytest.approx(word_errors.rate)
 
 
-def test_one_clip() -> None:
-    one = score_utterance("a.wav", "One two.", "one three")
-    assert (one.location, one.reference, one.hypothesis, one.wer) == (
-        "a.wav",
-        "One two.",
-        "one three",
-        0.5,
-    )
+def test_an_utterance_has_its_own_rate() -> None:
+    score = score_utterance("a.wav", "One two.", "one three")
+    assert astuple(score) == ("a.wav", "One two.", "one three", 0.5)

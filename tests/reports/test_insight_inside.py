@@ -79,7 +79,7 @@ def test_projected_sound_is_what_stands_in_the_text(
             features = using.model.encode_audio(batch.audio_features, batch.audio_lengths)
             alone = using.model.project_audio(features)
         assert compute_audio_embeddings(using, clip) == pytest.approx(alone, abs=1e-6)
-        assert len(alone) == using.count_audio_tokens(clip.audio_segments[0]) > 1
+        assert len(alone) == using.count_audio_tokens(clip.audio_segments) > 1
 
 
 def test_the_nearest_words_are_those_of_the_largest_cosine(
@@ -210,7 +210,7 @@ def test_the_worst_are_looked_at_closely(
         (sound,) = next(
             clip for clip in [*clips, long] if clip.location == each.location
         ).audio_segments
-        assert each.num_audio_tokens == using.count_audio_tokens(sound)
+        assert each.num_audio_tokens == using.count_audio_tokens((sound,))
         assert len(each.nearest_tokens) == min(each.num_audio_tokens, 100)
         assert all(len(token.tokens) == 3 for token in each.nearest_tokens)
         whole = sum(player.total_seconds for player in each.previews)

@@ -159,7 +159,7 @@ def transcribe(
     device: DeviceOption = None,
 ) -> "Iterator[Transcript]":
     """Write down what is said in recordings of any length."""
-    from dlm.data.segmentation import SEGMENTATION_METHODS, find_vad_weights
+    from dlm.data.segmentation import SEGMENTATION_METHODS
 
     paths = to_paths(recordings)
     _require_audio_files(paths)
@@ -170,7 +170,9 @@ def transcribe(
         hint = f"choose {' or '.join(SEGMENTATION_METHODS)}"
         raise UsageError(f"--segment is {segment}", hint=hint, code="usage.unknown_choice")
     if segment == "silero":
-        find_vad_weights()  # raises MissingExtra
+        from dlm.inference.vad import require_vad_extra
+
+        require_vad_extra()
     files = [file for recording in paths for file in _list_audio_files(recording)]
     target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
     validate_audio_inputs(map(AudioSegment, files), target, any_length=True)

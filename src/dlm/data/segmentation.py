@@ -8,16 +8,13 @@ loud, somebody else may say what is to be heard: where a voice is.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm.data.audio_io import open_audio, to_mono
 from dlm.data.types import AudioSegment
-from dlm.errors import MissingExtra
 
 SEGMENTATION_FRAMES_PER_SECOND = 50
 SILENCE_THRESHOLD_DB = -35.0  # below the loudest frame
@@ -94,14 +91,6 @@ def split_evenly(segment: AudioSegment, *, max_seconds: float) -> Segmentation:
     return Segmentation(
         samples / rate, tuple((first / rate, last / rate) for first, last in pairwise(edges))
     )
-
-
-def find_vad_weights() -> Path:
-    """Where the weights of Silero VAD lie. Raises MissingExtra where they are not installed."""
-    found = find_spec("silero_vad")
-    if found is None or found.origin is None:
-        raise MissingExtra("silero-vad", "voice")
-    return Path(found.origin).parent / "data" / "silero_vad_16k.safetensors"
 
 
 def _compute_frame_decibels(frames: NDArray[np.float32]) -> DecibelLevels:

@@ -1,1 +1,1 @@
-"""Transcription, prompting, evaluation and metrics."""
+"""Using a model: prompting, transcription, speech detection, evaluation and metrics."""

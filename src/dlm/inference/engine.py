@@ -1,14 +1,13 @@
-"""A model ready to be used: loaded, with its chat form and its ear.
-
-Asking a model about sounds.
-"""
+"""A model loaded with its chat encoder and feature extractor: prompts, batches and answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlm.batching.chat_template import ChatEncoder, EncodedExample
+from dlm.batching.collator import Batch, PaddingSpec, collate
 from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.batching.samplers import split_into_chunks
 from dlm.config.schema import TrainingConfig
 from dlm.data.types import AudioSegment, ContentPart, Example, Message
 from dlm.errors import UsageError
@@ -18,22 +17,41 @@ from dlm.models.generate import GenerationConfig, generate, generate_stream
 from dlm.models.load import load_version
 from dlm.plan.model_spec import ModelSpec
 
-MAX_TOKENS_PER_SECOND = 8  # tokens of speech: nobody speaks faster
-EXTRA_NEW_TOKENS = 24
+MAX_TOKENS_PER_SECOND = 8  # of speech: nobody speaks faster
+EXTRA_NEW_TOKENS = 24  # of an answer that is longer than the speech
 
 
 @dataclass(frozen=True)
 class InferenceEngine:
-    """What `use` needs of a model; `together` is how many clips it hears at once."""
+    """A loaded model and what prepares its input.
+
+    Attributes:
+        model: in evaluation or training mode, as it was left.
+        chat_encoder: messages -> token ids.
+        extractor: audio segment -> features.
+        eval_batch_size: examples that are evaluated or generated at once.
+    """
 
     model: AudioLanguageModel
     chat_encoder: ChatEncoder
     extractor: AudioFeatureExtractor
     eval_batch_size: int
 
-    def count_audio_tokens(self, segment: AudioSegment) -> int:
-        """Tokens that a sound becomes."""
-        return sum(window.num_tokens for window in self.extractor(segment))
+    def make_batch(self, examples: list[EncodedExample]) -> Batch:
+        """Collate encoded examples on the CPU. Raises AudioError."""
+        padding = PaddingSpec(self.chat_encoder.pad_token_id, self.chat_encoder.audio_token_id)
+        return collate(examples, self.extractor, padding)
+
+    def count_audio_tokens(self, segments: tuple[AudioSegment, ...]) -> int:
+        """Count the tokens of audio segments. Raises AudioError."""
+        return sum(window.num_tokens for segment in segments for window in self.extractor(segment))
+
+    def sum_audio_seconds(self, segments: tuple[AudioSegment, ...]) -> float:
+        """Sum the durations of audio segments as the model takes them. Raises AudioError."""
+        num_samples = sum(
+            window.num_samples for segment in segments for window in self.extractor(segment)
+        )
+        return num_samples / self.model.spec.audio_spec.sample_rate
 
 
 def load_engine(
@@ -44,83 +62,104 @@ def load_engine(
     config: TrainingConfig,
     cache_encoder_output: bool = False,
 ) -> InferenceEngine:
-    """Load a base with a version on it, or the bare base when `version` is None.
+    """Load a model for use.
 
-    With `once` the encoder hears each sound a single time, and what it heard is remembered.
+    Args:
+        spec: the base model.
+        version_dir: a version of it; None for the base model alone.
+        device: "cpu", "cuda", ...
+        config: how audio is read, and the batch size.
+        cache_encoder_output: whether each segment is encoded once and kept in memory.
+
+    Raises:
+        ModelError: weights or tokenizer are missing or damaged (`model.*`).
+        MissingExtra: an optional library is needed.
     """
     model = load_version(spec, version_dir, device=device)
-    taken_in = config.audio
-    ear = AudioFeatureExtractor(
+    extractor = AudioFeatureExtractor(
         spec,
-        auto_resample=taken_in.auto_resample,
-        max_windows=taken_in.max_windows,
+        auto_resample=config.audio.auto_resample,
+        max_windows=config.audio.max_windows,
         encode_fn=model.encode_single if cache_encoder_output else None,
     )
-    return InferenceEngine(
-        model, build_chat_encoder(model.tokenizer, spec), ear, config.eval_batch_size
-    )
+    chat_encoder = build_chat_encoder(model.tokenizer, spec)
+    return InferenceEngine(model, chat_encoder, extractor, config.eval_batch_size)
 
 
 def batch_generate(
     engine: InferenceEngine, examples: list[Example]
 ) -> Iterator[tuple[Example, str]]:
-    """Each clip's last turn as the model would say it, clips of like length together."""
-    asked = [
-        (clip, _encode_prompt(engine, clip), _sum_audio_seconds(engine, clip.audio_segments))
-        for clip in examples
-    ]
-    asked.sort(key=lambda each: each[2])
-    for start in range(0, len(asked), engine.eval_batch_size):
-        group = asked[start : start + engine.eval_batch_size]
-        longest = max(seconds for _, _, seconds in group)
-        how = GenerationConfig(
-            max_new_tokens=round(longest * MAX_TOKENS_PER_SECOND) + EXTRA_NEW_TOKENS
+    """Generate the last message of each example, in batches of like length, shortest first.
+
+    Yields:
+        An example, and the model's text.
+
+    Raises:
+        DataError: an example cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
+    """
+    prompts = [
+        (
+            engine.sum_audio_seconds(example.audio_segments),
+            example,
+            engine.chat_encoder.encode_prompt(
+                example.messages[:-1], example.location, example.language
+            ),
         )
-        rows = [row for _, row, _ in group]
-        said = generate(engine.model, engine.chat_encoder, rows, engine.extractor, how)
-        yield from zip([clip for clip, _, _ in group], said, strict=True)
-
-
-def _encode_prompt(engine: InferenceEngine, example: Example) -> EncodedExample:
-    return engine.chat_encoder.encode_prompt(
-        example.messages[:-1], example.location, example.language
-    )
-
-
-def _sum_audio_seconds(engine: InferenceEngine, segments: tuple[AudioSegment, ...]) -> float:
-    samples = sum(window.num_samples for sound in segments for window in engine.extractor(sound))
-    return samples / engine.model.spec.audio_spec.sample_rate
+        for example in examples
+    ]
+    prompts.sort(key=lambda prompt: prompt[0])
+    for batch in split_into_chunks(prompts, engine.eval_batch_size):
+        seconds, batch_examples, encoded = zip(*batch, strict=True)
+        max_new_tokens = round(max(seconds) * MAX_TOKENS_PER_SECOND) + EXTRA_NEW_TOKENS
+        texts = generate(
+            engine.model,
+            engine.chat_encoder,
+            list(encoded),
+            engine.extractor,
+            GenerationConfig(max_new_tokens=max_new_tokens),
+        )
+        yield from zip(batch_examples, texts, strict=True)
 
 
 def build_prompt_messages(
     question: str, audio_paths: list[Path], spec: ModelSpec, system_prompt: str | None
 ) -> tuple[Message, ...]:
-    """A question as turns: sounds first, or where the question places them itself.
+    """Build the messages of a question about recordings.
 
-    Raises UsageError when the question places more or fewer sounds than there are.
+    Args:
+        question: recordings come before it, or where its placeholders are.
+        audio_paths: the recordings, in order.
+        spec: the model, for its placeholder.
+        system_prompt: the first message, if there is one.
+
+    Raises:
+        UsageError: the question has more or fewer placeholders than there are recordings
+            (`usage.placeholder_count`).
     """
-    heard = [AudioSegment(path) for path in audio_paths]
-    pieces = question.split(spec.placeholder)
-    parts: list[ContentPart] = [*heard, question]
-    if len(pieces) > 1:
-        if len(pieces) - 1 != len(heard):
+    segments = [AudioSegment(path) for path in audio_paths]
+    content: list[ContentPart] = [*segments, question]
+    first_text, *texts = question.split(spec.placeholder)
+    if texts:
+        if len(texts) != len(segments):
             raise UsageError(
-                f"the question has {len(pieces) - 1} {spec.placeholder}, and there are "
-                f"{len(heard)} --audio",
-                hint="give as many as there are sounds, or none",
+                f"the question has {len(texts)} {spec.placeholder}, and there are "
+                f"{len(segments)} --audio",
+                hint="give as many as there are recordings, or none",
+                code="usage.placeholder_count",
             )
-        parts = [pieces[0]]
-        for sound, piece in zip(heard, pieces[1:], strict=True):
-            parts += [sound, piece.lstrip("\n")]
-    told = (Message("system", (system_prompt,)),) if system_prompt else ()
-    return (*told, Message("user", tuple(part for part in parts if part != "")))
+        content = [first_text]
+        for segment, text in zip(segments, texts, strict=True):
+            content += [segment, text.lstrip("\n")]
+    user_message = Message("user", tuple(part for part in content if part != ""))
+    system_messages = (Message("system", (system_prompt,)),) if system_prompt else ()
+    return (*system_messages, user_message)
 
 
 def stream_answer(
     engine: InferenceEngine, messages: tuple[Message, ...], generation_config: GenerationConfig
 ) -> Iterator[str]:
-    """The answer, piece by piece."""
-    row = engine.chat_encoder.encode_prompt(messages, "the question")
+    """Yield pieces of the model's answer as they are generated. Raises DataError."""
+    prompt = engine.chat_encoder.encode_prompt(messages, "the question")
     return generate_stream(
-        engine.model, engine.chat_encoder, row, engine.extractor, generation_config
+        engine.model, engine.chat_encoder, prompt, engine.extractor, generation_config
     )

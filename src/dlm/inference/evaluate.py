@@ -1,9 +1,9 @@
-"""The loss of one clip's row by hand: token by token, beside what the trainer makes of it.
+"""Evaluation on examples: loss, listening gap, WER and CER, and the loss of each token of one.
 
-By hand is from logits at every position, in fp64, without the trainer's short cuts. Where the two
-differ something is wrong with the loss; where one token costs most, something is with the clip.
-
-How well a model hears: loss, the listening gap, and the words it gets wrong.
+The listening gap is the loss with other recordings minus the loss with the right ones. The loss of
+each token (`dlm eval --manual-loss`) is computed from logits at every position in fp64, without the
+trainer's short cuts, and compared with the trainer's loss: where the two differ, the loss is wrong;
+where one token costs most, the example may be.
 """
 
 import random
@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from dlm.batching.chat_template import IGNORE_INDEX
-from dlm.batching.collator import Batch, PaddingSpec, collate
+from dlm.batching.collator import Batch
+from dlm.batching.samplers import split_into_chunks
 from dlm.data.load import SourceReport
 from dlm.data.types import AudioSegment, ContentPart, Example
 from dlm.inference.engine import InferenceEngine, batch_generate
@@ -27,10 +28,18 @@ from dlm.inference.metrics import (
 )
 from dlm.training.loss import compute_audio_gap, compute_mean_loss
 
+EvalProgressFn = Callable[[int, int], None]  # number of transcribed examples, of all
+
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """A token that carries loss, its loss in nats, and the token the model would have said."""
+    """A token that carries loss.
+
+    Attributes:
+        token: its text.
+        loss: in nats.
+        predicted_token: the likeliest in its place.
+    """
 
     token: str
     loss: float
@@ -39,7 +48,14 @@ class TokenLoss:
 
 @dataclass(frozen=True)
 class ExampleLoss:
-    """The label tokens of one clip; `by_hand` and `trained` are both the mean of their losses."""
+    """The loss of each label token of one example.
+
+    Attributes:
+        location: of the example.
+        token_losses: in order.
+        recomputed_loss: their mean, in fp64.
+        trainer_loss: the same mean as the trainer computes it.
+    """
 
     location: str
     token_losses: tuple[TokenLoss, ...]
@@ -47,154 +63,165 @@ class ExampleLoss:
     trainer_loss: float
 
 
-@torch.no_grad()
-def compute_token_losses(engine: InferenceEngine, example: Example) -> ExampleLoss:
-    """The loss of each label token of `clip`, in evaluation mode."""
-    model, chat = engine.model.eval(), engine.chat_encoder
-    batch = collate(
-        [chat.encode_example(example)],
-        engine.extractor,
-        PaddingSpec(chat.pad_token_id, chat.audio_token_id),
-    )
-    here = batch.to(str(model.device))
-    logits = model.compute_logits(
-        model.forward_lm(model.merge_audio_embeddings(here), here.attention_mask)[0]
-    ).double()
-    chances = logits.log_softmax(dim=-1)
-    targets = here.labels[0, 1:]  # each position predicts the next token
-    tokens = tuple(
-        TokenLoss(
-            chat.decode_raw([label]), -float(chance[label]), chat.decode_raw([int(chance.argmax())])
-        )
-        for label, chance in zip(targets.tolist(), chances, strict=False)
-        if label != IGNORE_INDEX
-    )
-    by_hand = sum(each.loss for each in tokens) / len(tokens)
-    return ExampleLoss(example.location, tokens, by_hand, compute_mean_loss(model, [batch]))
-
-
-EvalProgressFn = Callable[[int, int], None]
-
-
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What a model scored. `worst` are its clips, the worst first."""
+    """What a model scored.
+
+    Attributes:
+        num_examples: that were evaluated.
+        word_errors: of all transcripts; None without an example to transcribe.
+        character_errors: the same.
+        worst_examples: transcribed examples, the highest WER first.
+        scores: loss, shuffled_loss, gap, wer, cer, as far as they could be measured.
+        sources: the source the examples come from, if not from a document.
+        normalizer: how texts are normalized before they are compared.
+        example_loss: of one example, token by token, where that was asked for.
+    """
 
     num_examples: int
-    word_errors: ErrorCounts | None  # None without a clip to transcribe
+    word_errors: ErrorCounts | None
     character_errors: ErrorCounts | None
     worst_examples: tuple[UtteranceScore, ...]
-    scores: dict[str, float]  # loss, shuffled_loss, gap, wer, cer
-    sources: tuple[SourceReport, ...] = ()  # that the clips come from, if not from a document
+    scores: dict[str, float]
+    sources: tuple[SourceReport, ...] = ()
     normalizer: str = NORMALIZER_NAME
-    example_loss: ExampleLoss | None = None  # one clip, token by token, where that was asked for
+    example_loss: ExampleLoss | None = None
 
 
 def evaluate_model(
     engine: InferenceEngine, examples: list[Example], *, progress: EvalProgressFn | None = None
 ) -> EvaluationReport:
-    """Score a model on `clips`; losses are nats per label token, in evaluation mode."""
+    """Evaluate a model; losses are nats per label token, in evaluation mode.
+
+    Raises:
+        DataError: an example cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
+    """
     engine.model.eval()
     scores = compute_losses(engine, examples)
-    spoken = [clip for clip in examples if clip.task == "transcribe"]
+    spoken = [example for example in examples if example.task == "transcribe"]
     if not spoken:
         return EvaluationReport(len(examples), None, None, (), scores)
-    scored = []
-    for number, (clip, heard) in enumerate(batch_generate(engine, spoken), start=1):
-        scored.append(score_utterance(clip.location, clip.target, heard))
+    utterances = score_transcripts(engine, spoken, progress=progress)
+    references = [utterance.reference for utterance in utterances]
+    hypotheses = [utterance.hypothesis for utterance in utterances]
+    word_errors = compute_word_errors(references, hypotheses)
+    character_errors = compute_character_errors(references, hypotheses)
+    scores |= {"wer": word_errors.rate, "cer": character_errors.rate}
+    worst = tuple(sorted(utterances, key=lambda score: (-score.wer, score.location)))
+    return EvaluationReport(len(examples), word_errors, character_errors, worst, scores)
+
+
+def score_transcripts(
+    engine: InferenceEngine, examples: list[Example], *, progress: EvalProgressFn | None = None
+) -> list[UtteranceScore]:
+    """Transcribe examples and compare with their transcripts. Raises DataError."""
+    scores = []
+    for example, text in batch_generate(engine, examples):
+        scores.append(score_utterance(example.location, example.target, text))
         if progress:
-            progress(number, len(spoken))
-    said, heard_all = [each.reference for each in scored], [each.hypothesis for each in scored]
-    words, characters = (
-        compute_word_errors(said, heard_all),
-        compute_character_errors(said, heard_all),
-    )
-    scores |= {"wer": words.rate, "cer": characters.rate}
-    worst = tuple(sorted(scored, key=lambda each: (-each.wer, each.location)))
-    return EvaluationReport(len(examples), words, characters, worst, scores)
+            progress(len(scores), len(examples))
+    return scores
 
 
 def compute_losses(engine: InferenceEngine, examples: list[Example]) -> dict[str, float]:
-    """Loss with the right sound; and, with two sounds or more, the listening gap."""
+    """Compute the loss and, with two recordings or more, the shuffled loss and the listening gap.
+
+    Raises:
+        DataError: an example cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
+    """
     if not examples:
         return {}
     loss = compute_mean_loss(engine.model, _make_batches(engine, examples))
-    hearing = [clip for clip in examples if clip.audio_segments]
-    swapped = shuffle_audio(hearing)
-    if not swapped:
+    with_audio = [example for example in examples if example.audio_segments]
+    shuffled = shuffle_audio(with_audio)
+    if not shuffled:
         return {"loss": loss}
-    right = (
-        loss
-        if len(hearing) == len(examples)
-        else compute_mean_loss(engine.model, _make_batches(engine, hearing))
+    audio_loss = loss
+    if len(with_audio) < len(examples):
+        audio_loss = compute_mean_loss(engine.model, _make_batches(engine, with_audio))
+    shuffled_loss = compute_mean_loss(engine.model, _make_batches(engine, shuffled))
+    gap = compute_audio_gap(audio_loss, shuffled_loss)
+    return {"loss": loss, "shuffled_loss": shuffled_loss, "gap": gap}
+
+
+def _make_batches(engine: InferenceEngine, examples: list[Example]) -> list[Batch]:
+    """Batches of like length."""
+    encoded = [engine.chat_encoder.encode_example(example) for example in examples]
+    encoded.sort(
+        key=lambda example: (
+            engine.count_audio_tokens(example.audio_segments),
+            len(example.input_ids),
+        )
     )
-    wrong = compute_mean_loss(engine.model, _make_batches(engine, swapped))
-    return {"loss": loss, "shuffled_loss": wrong, "gap": compute_audio_gap(right, wrong)}
+    return list(map(engine.make_batch, split_into_chunks(encoded, engine.eval_batch_size)))
 
 
 def shuffle_audio(examples: list[Example]) -> list[Example]:
-    """The same turns, every sound replaced by another recording's; empty when there is no other."""
-    donor = _assign_donors(examples)
-    if not donor:
-        return []
+    """Replace all audio by that of other recordings; empty when there is no other recording."""
+    donors = _assign_donors(examples)
+
+    def replace_audio(part: ContentPart) -> ContentPart:
+        return donors[part] if isinstance(part, AudioSegment) else part
+
     return [
         replace(
-            clip,
+            example,
             messages=tuple(
-                replace(turn, content=tuple(_swap_audio(part, donor) for part in turn.content))
-                for turn in clip.messages
+                replace(message, content=tuple(map(replace_audio, message.content)))
+                for message in example.messages
             ),
         )
-        for clip in examples
+        for example in (examples if donors else ())
     ]
 
 
 def _assign_donors(examples: list[Example]) -> dict[AudioSegment, AudioSegment]:
-    """A stand-in for each sound: the next one, in a random ring, of a recording not in its clip.
+    """For each segment the next one, in a random ring, of a recording that is not in its example.
 
-    The ring goes by what is said of the sounds: it is the same wherever they lie, in any order.
+    The ring is ordered by the texts: it is the same wherever the recordings are, in any order.
     """
-    near: dict[AudioSegment, set[object]] = {}
-    said: dict[AudioSegment, list[str]] = {}
-    for clip in examples:
-        for sound in clip.audio_segments:
-            near.setdefault(sound, set()).update(each.recording_key for each in clip.audio_segments)
-            said.setdefault(sound, []).append("\n".join(turn.text for turn in clip.messages))
-    ring = sorted(near, key=lambda sound: (sorted(said[sound]), sound.start or 0.0, repr(sound)))
+    example_recordings: dict[AudioSegment, set[object]] = {}
+    texts: dict[AudioSegment, list[str]] = {}
+    for example in examples:
+        recordings = {segment.recording_key for segment in example.audio_segments}
+        text = "\n".join(message.text for message in example.messages)
+        for segment in example.audio_segments:
+            example_recordings.setdefault(segment, set()).update(recordings)
+            texts.setdefault(segment, []).append(text)
+    ring = sorted(texts, key=lambda each: (sorted(texts[each]), each.start or 0.0, repr(each)))
     random.Random(0).shuffle(ring)
-    donor = {}
-    for place, sound in enumerate(ring):
-        found = _find_next_donor(ring, place, near[sound]) or _find_next_donor(
-            ring, place, {sound.recording_key}
+    donors = {}
+    for position, segment in enumerate(ring):
+        following = ring[position + 1 :] + ring[:position]
+        donor = _find_donor(following, example_recordings[segment]) or _find_donor(
+            following, {segment.recording_key}
         )
-        if found is None:
+        if donor is None:
             return {}
-        donor[sound] = found
-    return donor
+        donors[segment] = donor
+    return donors
 
 
-def _find_next_donor(
-    ring: list[AudioSegment], position: int, excluded: set[object]
-) -> AudioSegment | None:
-    """The first sound after `place` in the ring that is of none of these recordings."""
-    after = (ring[(position + step) % len(ring)] for step in range(1, len(ring)))
-    return next((sound for sound in after if sound.recording_key not in excluded), None)
+def _find_donor(segments: list[AudioSegment], excluded: set[object]) -> AudioSegment | None:
+    return next((segment for segment in segments if segment.recording_key not in excluded), None)
 
 
-def _swap_audio(content_part: ContentPart, donors: dict[AudioSegment, AudioSegment]) -> ContentPart:
-    return donors[content_part] if isinstance(content_part, AudioSegment) else content_part
-
-
-def _make_batches(engine: InferenceEngine, examples: list[Example]) -> list[Batch]:
-    """Clips as they are learned from, in order of length."""
-    rows = [engine.chat_encoder.encode_example(clip) for clip in examples]
-    rows.sort(
-        key=lambda row: (
-            sum(map(engine.count_audio_tokens, row.audio_segments)),
-            len(row.input_ids),
+@torch.no_grad()
+def compute_token_losses(engine: InferenceEngine, example: Example) -> ExampleLoss:
+    """Compute the loss of each label token of an example, in evaluation mode. Raises DataError."""
+    model, decode = engine.model.eval(), engine.chat_encoder.decode_raw
+    batch = engine.make_batch([engine.chat_encoder.encode_example(example)])
+    inputs = batch.to(str(model.device))
+    hidden = model.forward_lm(model.merge_audio_embeddings(inputs), inputs.attention_mask)
+    log_probs = model.compute_logits(hidden[0]).double().log_softmax(dim=-1)  # (tokens, vocabulary)
+    labels = inputs.labels[0, 1:].tolist()  # each position predicts the next token
+    token_losses = tuple(
+        TokenLoss(decode([label]), -float(token_log_probs[label]), decode([int(best)]))
+        for label, token_log_probs, best in zip(
+            labels, log_probs[:-1], log_probs.argmax(dim=-1)[:-1], strict=True
         )
+        if label != IGNORE_INDEX
     )
-    padding = PaddingSpec(engine.chat_encoder.pad_token_id, engine.chat_encoder.audio_token_id)
-    starts = range(0, len(rows), engine.eval_batch_size)
-    groups = [rows[start : start + engine.eval_batch_size] for start in starts]
-    return [collate(group, engine.extractor, padding) for group in groups]
+    recomputed_loss = sum(token.loss for token in token_losses) / len(token_losses)
+    trainer_loss = compute_mean_loss(model, [batch])
+    return ExampleLoss(example.location, token_losses, recomputed_loss, trainer_loss)

@@ -1,59 +1,68 @@
-"""A model takes dictation of clips whose text is known: what differs most comes first.
+"""Checks transcripts against what a model transcribes (`dlm check --transcribe`): which are wrong.
 
-    transcript of a     "half past nine"        the letters of each, in threes,
-    heard in a          "the blue house is"     and how many of them they share
-    heard in b          "half passed nine"      -> the transcript of a seems to be of b
+    transcript of a       "half past nine"        character trigrams of each,
+    transcribed from a    "the blue house is"     and how many they share
+    transcribed from b    "half passed nine"      -> the transcript of a fits b better
 
-A transcript far from what is heard is wrong, or of another recording, or hard to hear; which of
-these it is takes a person with ears, and a place in the list.
+A transcript far from what is transcribed is wrong, or of another recording, or hard to recognize; a
+person has to listen to the worst.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlm.data.types import Example, Issue
-from dlm.inference.engine import InferenceEngine, batch_generate
-from dlm.inference.evaluate import EvalProgressFn
-from dlm.inference.metrics import (
-    UtteranceScore,
-    compute_word_errors,
-    normalize_transcript,
-    score_utterance,
-)
+from dlm.inference.engine import InferenceEngine
+from dlm.inference.evaluate import EvalProgressFn, score_transcripts
+from dlm.inference.metrics import UtteranceScore, compute_word_errors, normalize_transcript
 
-MIN_SUSPECT_WER = 0.5  # words wrong: a better transcript may be found among the others
-MIN_SIMILARITY = 0.4  # of the letters that two texts share, at least, to be of one sentence
-MIN_SIMILARITY_GAIN = 0.2  # by which another sound must fit better than its own
-NGRAM_CHARS = 3  # letters that are compared at once
-MAX_MATCH_CANDIDATES = 20  # clips looked at more closely, those that share the most
+MIN_SUSPECT_WER = 0.5  # from which a transcript is looked for at other recordings
+MIN_SIMILARITY = 0.4  # Dice coefficient of two texts of one sentence
+MIN_SIMILARITY_GAIN = 0.2  # by which another recording must fit better than its own
+NGRAM_CHARS = 3
+MAX_MATCH_CANDIDATES = 20  # recordings that are compared, those that share the most trigrams
 
 
 @dataclass(frozen=True)
 class CheckedTranscript(UtteranceScore):
-    """One clip. `seems` is the place of another whose sound its transcript fits better."""
+    """A transcript with its score.
+
+    Attributes:
+        better_match: location of an example whose audio it fits better, if there is one.
+    """
 
     better_match: str | None = None
 
 
 @dataclass(frozen=True)
 class TranscriptionCheck:
-    """What was heard, the worst clips first; `of` so many clips that could have been."""
+    """The result of the check.
 
-    model_name: str  # the base, or the version that heard
+    Attributes:
+        model_name: the base, or the version that transcribed.
+        transcripts: those that fit another recording first, then the highest WER first.
+        num_candidates: examples that could have been checked.
+        wer: of all that were.
+    """
+
+    model_name: str
     transcripts: tuple[CheckedTranscript, ...]
     num_candidates: int
     wer: float
 
     def iter_issues(self) -> Iterator[Issue]:
-        """Transcripts that seem to be of other recordings."""
-        for clip in self.transcripts:
-            if clip.better_match is not None:
-                what = (
-                    f"its transcript fits what is heard in {clip.better_match} better than its own"
+        """Yield an issue for each transcript that fits another recording better."""
+        for checked in self.transcripts:
+            if checked.better_match is not None:
+                yield Issue(
+                    checked.location,
+                    f"its transcript fits what is heard in {checked.better_match} better than its "
+                    "own sound",
+                    "check which transcript belongs to which recording",
+                    fatal=False,
+                    code="data.transcript_of_other_audio",
                 )
-                mend = "check which transcript belongs to which recording"
-                yield Issue(clip.location, f"{what} sound", mend, fatal=False)
 
 
 def check_transcripts(
@@ -64,65 +73,63 @@ def check_transcripts(
     num_candidates: int,
     progress: EvalProgressFn | None = None,
 ) -> TranscriptionCheck:
-    """Transcribe clips that are transcribed already, and set both beside each other."""
+    """Transcribe examples and compare with their transcripts. Raises DataError."""
     engine.model.eval()
-    scored = []
-    for number, (clip, heard) in enumerate(batch_generate(engine, list(examples)), start=1):
-        scored.append(score_utterance(clip.location, clip.target, heard))
-        if progress is not None:
-            progress(number, len(examples))
+    scores = score_transcripts(engine, list(examples), progress=progress)
+    word_errors = compute_word_errors(
+        [score.reference for score in scores], [score.hypothesis for score in scores]
+    )
     return TranscriptionCheck(
-        model_name,
-        rank_transcripts(scored),
-        num_candidates,
-        compute_word_errors(*_unzip_texts(scored)).rate,
+        model_name, rank_transcripts(scores), num_candidates, word_errors.rate
     )
 
 
 def rank_transcripts(scores: Sequence[UtteranceScore]) -> tuple[CheckedTranscript, ...]:
-    """The worst clips first, but before all others those whose transcript was found elsewhere."""
-    both = zip(scores, _find_better_matches(scores), strict=True)
-    found = [CheckedTranscript(**vars(each), better_match=seems) for each, seems in both]
-    found.sort(key=lambda each: (each.better_match is None, -each.wer, each.location))
-    return tuple(found)
+    """Rank transcripts: those that fit another recording first, then the highest WER first."""
+    checked = [
+        CheckedTranscript(**vars(score), better_match=location)
+        for score, location in zip(scores, _find_better_matches(scores), strict=True)
+    ]
+    checked.sort(key=lambda each: (each.better_match is None, -each.wer, each.location))
+    return tuple(checked)
 
 
 def _find_better_matches(scores: Sequence[UtteranceScore]) -> Iterator[str | None]:
-    """For each clip that is far off, the place of the one whose sound fits its transcript.
+    """For each transcript with a high WER, the location of the audio that it fits, if there is one.
 
-    It fits that sound as well as the other's own transcript, or the two only resemble each other.
+    It must fit that audio as well as the transcript there does, or the two are only alike.
     """
-    said, heard = ([_char_trigrams(text) for text in texts] for texts in _unzip_texts(scores))
-    own = [_dice_similarity(one, two) for one, two in zip(said, heard, strict=True)]
-    where: dict[str, list[int]] = {}
-    for at, threes in enumerate(heard):
-        for three in threes:
-            where.setdefault(three, []).append(at)
-    for at, each in enumerate(scores):
-        near = Counter(other for three in said[at] for other in where.get(three, ()))
+    references = [_get_char_trigrams(score.reference) for score in scores]
+    hypotheses = [_get_char_trigrams(score.hypothesis) for score in scores]
+    own_fits = list(map(_compute_dice, references, hypotheses))
+    indices_by_trigram: dict[str, list[int]] = defaultdict(list)
+    for index, trigrams in enumerate(hypotheses):
+        for trigram in trigrams:
+            indices_by_trigram[trigram].append(index)
+    for index, (score, reference) in enumerate(zip(scores, references, strict=True)):
+        num_shared = Counter(
+            other for trigram in reference for other in indices_by_trigram.get(trigram, ())
+        )
         fits = {
-            other: _dice_similarity(said[at], heard[other])
-            for other, _ in near.most_common(MAX_MATCH_CANDIDATES)
+            other: _compute_dice(reference, hypotheses[other])
+            for other, _ in num_shared.most_common(MAX_MATCH_CANDIDATES)
         }
-        best = max(fits, key=lambda other: fits[other], default=at)
-        enough = max(MIN_SIMILARITY, own[at] + MIN_SIMILARITY_GAIN, own[best])
-        same = normalize_transcript(scores[best].reference) == normalize_transcript(each.reference)
-        found = each.wer >= MIN_SUSPECT_WER and fits.get(best, 0.0) >= enough and not same
-        yield scores[best].location if found else None
+        best = max(fits, key=lambda other: fits[other], default=index)
+        min_fit = max(MIN_SIMILARITY, own_fits[index] + MIN_SIMILARITY_GAIN, own_fits[best])
+        has_same_text = normalize_transcript(scores[best].reference) == normalize_transcript(
+            score.reference
+        )
+        is_better = fits.get(best, 0.0) >= min_fit and not has_same_text
+        yield scores[best].location if score.wer >= MIN_SUSPECT_WER and is_better else None
 
 
-def _unzip_texts(scores: Sequence[UtteranceScore]) -> tuple[list[str], list[str]]:
-    return [each.reference for each in scores], [each.hypothesis for each in scores]
-
-
-def _dice_similarity(first: set[str], second: set[str]) -> float:
-    """The share of two texts that they have in common."""
+def _compute_dice(first: set[str], second: set[str]) -> float:
+    """The Dice coefficient of two sets: 1 for equal ones, 0 for nothing in common."""
     return 2 * len(first & second) / max(len(first) + len(second), 1)
 
 
-def _char_trigrams(text: str) -> set[str]:
-    """Every three letters that follow each other, the spaces among them."""
-    plain = f" {normalize_transcript(text)} "
-    return {plain[at : at + NGRAM_CHARS] for at in range(len(plain) - NGRAM_CHARS + 1)} - {
-        " " * NGRAM_CHARS
-    }
+def _get_char_trigrams(text: str) -> set[str]:
+    """All three characters that follow each other, with the spaces around words."""
+    padded = f" {normalize_transcript(text)} "
+    starts = range(len(padded) - NGRAM_CHARS + 1)
+    return {padded[at : at + NGRAM_CHARS] for at in starts} - {" " * NGRAM_CHARS}

@@ -1,6 +1,6 @@
-"""How far what was heard is from what was said: WER and CER, with their edits.
+"""WER and CER by jiwer: text normalization, error counts, and texts without a word.
 
-Scores carry the name of the normaliser, since the same words score differently under another.
+Scores carry the name of the normalizer, since the same texts score differently under another.
 """
 
 import unicodedata
@@ -15,18 +15,26 @@ APOSTROPHE_MAP = str.maketrans({"\u2019": "'", "\u02bc": "'"})
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Edits that turn what was heard into what was said, counted over all clips."""
+    """Edits that turn references into hypotheses, counted over all utterances.
+
+    Attributes:
+        rate: edits over the length of the references.
+        substitutions: of words, or characters.
+        deletions: the same.
+        insertions: the same.
+        reference_length: in words, or characters.
+    """
 
     rate: float
     substitutions: int
     deletions: int
     insertions: int
-    reference_length: int  # words, or characters, that were said
+    reference_length: int
 
 
 @dataclass(frozen=True)
 class UtteranceScore:
-    """One clip: what was said, what was heard, and its own word error rate."""
+    """A transcript, what the model transcribed, and the word error rate."""
 
     location: str
     reference: str
@@ -36,66 +44,50 @@ class UtteranceScore:
 
 @lru_cache(maxsize=100_000)
 def normalize_transcript(text: str) -> str:
-    """Words as the scores see them; letters, marks and digits of every script are kept."""
+    """Normalize a text for scoring; letters, marks and digits of every script stay."""
     text = unicodedata.normalize("NFKC", text).translate(APOSTROPHE_MAP).lower()
-    kept = "".join(each if _is_word_character(each) else " " for each in text)
-    return " ".join(word.strip("'") for word in kept.split() if word.strip("'"))
-
-
-def compute_word_errors(references: list[str], hypotheses: list[str]) -> ErrorCounts:
-    """Word error rate over all clips together."""
-    pairs = _normalize_pairs(references, hypotheses)
-    if not pairs:
-        return _count_insertions_only(hypotheses, by_character=False)
-    counted = jiwer.process_words(*_unzip_pairs(pairs))
-    return _to_error_counts(counted, counted.wer)
-
-
-def compute_character_errors(references: list[str], hypotheses: list[str]) -> ErrorCounts:
-    """Character error rate over all clips together, spaces included."""
-    pairs = _normalize_pairs(references, hypotheses)
-    if not pairs:
-        return _count_insertions_only(hypotheses, by_character=True)
-    counted = jiwer.process_characters(*_unzip_pairs(pairs))
-    return _to_error_counts(counted, counted.cer)
-
-
-def score_utterance(location: str, reference: str, hypothesis: str) -> UtteranceScore:
-    """One clip's own word error rate."""
-    return UtteranceScore(
-        location, reference, hypothesis, compute_word_errors([reference], [hypothesis]).rate
-    )
-
-
-def _to_error_counts(
-    jiwer_output: jiwer.WordOutput | jiwer.CharacterOutput, rate: float
-) -> ErrorCounts:
-    """What jiwer counted, with the length of what was said."""
-    edits = (jiwer_output.substitutions, jiwer_output.deletions, jiwer_output.insertions)
-    return ErrorCounts(
-        rate, *edits, jiwer_output.hits + jiwer_output.substitutions + jiwer_output.deletions
-    )
+    characters = (each if _is_word_character(each) else " " for each in text)
+    words = (word.strip("'") for word in "".join(characters).split())
+    return " ".join(word for word in words if word)
 
 
 def _is_word_character(character: str) -> bool:
     return unicodedata.category(character)[0] in "LMN" or character == "'"
 
 
-def _normalize_pairs(references: list[str], hypotheses: list[str]) -> list[tuple[str, str]]:
-    """Normalised pairs, what was heard where nothing was said among them; empty if nothing was."""
-    both = [
-        (normalize_transcript(one), normalize_transcript(two))
-        for one, two in zip(references, hypotheses, strict=True)
-    ]
-    return both if any(one for one, _ in both) else []
+def compute_word_errors(references: list[str], hypotheses: list[str]) -> ErrorCounts:
+    """Compute the word error rate over all utterances."""
+    references, hypotheses = _normalize_all(references), _normalize_all(hypotheses)
+    if not any(references):
+        return _count_insertions_only(sum(len(text.split()) for text in hypotheses))
+    output = jiwer.process_words(references, hypotheses)
+    return _to_error_counts(output, output.wer)
 
 
-def _unzip_pairs(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    return [said for said, _ in pairs], [heard for _, heard in pairs]
+def compute_character_errors(references: list[str], hypotheses: list[str]) -> ErrorCounts:
+    """Compute the character error rate over all utterances, spaces included."""
+    references, hypotheses = _normalize_all(references), _normalize_all(hypotheses)
+    if not any(references):
+        return _count_insertions_only(sum(map(len, hypotheses)))
+    output = jiwer.process_characters(references, hypotheses)
+    return _to_error_counts(output, output.cer)
 
 
-def _count_insertions_only(hypotheses: list[str], *, by_character: bool) -> ErrorCounts:
-    """Nothing was said: every word heard is an insertion, and the rate is 1 when there is any."""
-    words = [normalize_transcript(each) for each in hypotheses]
-    count = sum(len(each if by_character else each.split()) for each in words)
-    return ErrorCounts(float(count > 0), 0, 0, count, 0)
+def score_utterance(location: str, reference: str, hypothesis: str) -> UtteranceScore:
+    """Compute the word error rate of one utterance."""
+    wer = compute_word_errors([reference], [hypothesis]).rate
+    return UtteranceScore(location, reference, hypothesis, wer)
+
+
+def _normalize_all(texts: list[str]) -> list[str]:
+    return [normalize_transcript(text) for text in texts]
+
+
+def _to_error_counts(output: jiwer.WordOutput | jiwer.CharacterOutput, rate: float) -> ErrorCounts:
+    edits = (output.substitutions, output.deletions, output.insertions)
+    return ErrorCounts(rate, *edits, output.hits + output.substitutions + output.deletions)
+
+
+def _count_insertions_only(num_insertions: int) -> ErrorCounts:
+    """Of empty references, which have no rate: 1 when anything was transcribed."""
+    return ErrorCounts(float(num_insertions > 0), 0, 0, num_insertions, 0)

@@ -1,30 +1,24 @@
-"""Transcribing recordings of any length: cut where it is quiet, hear each piece, keep its times."""
+"""Transcribes recordings of any length: segments with texts and times, SRT and WebVTT."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlm.data.segmentation import (
-    Segmentation,
-    VadFn,
-    find_vad_weights,
-    split_evenly,
-    split_on_silence,
-)
+from dlm.data.segmentation import Segmentation, VadFn, split_evenly, split_on_silence
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.inference.engine import InferenceEngine, batch_generate
 from dlm.inference.vad import SileroVad
 from dlm.plan.audio_lengths import AudioTokenizerSpec
 
-MAX_SEGMENT_SECONDS = 12.0  # seconds; longer stretches are cut at their quietest frame
-# Of the window, up to which neighbours are heard together: sparrow (15 s) gets 50 % of the words of
-# 60 sentences in a row wrong when they are joined up to 3 s, 81 % up to 6 s.
+MAX_SEGMENT_SECONDS = 12.0  # longer segments are cut at their quietest frame
+# Of the window, up to which neighbours are merged: sparrow (15 s) gets 50 % of the words of 60
+# sentences in a row wrong when they are merged up to 3 s, 81 % up to 6 s.
 MAX_MERGE_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
 class TranscriptSegment:
-    """One stretch of a recording and its words; `start` and `end` in seconds."""
+    """A segment of a recording: start and end in seconds, and its text."""
 
     start: float
     end: float
@@ -33,7 +27,7 @@ class TranscriptSegment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """All that was said in one recording."""
+    """The transcript of one recording, of `seconds` in all."""
 
     path: Path
     seconds: float
@@ -41,18 +35,20 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The words, in one line."""
-        return " ".join(each.text for each in self.segments if each.text)
+        """The whole text in one line."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
 
     def format_subtitles(self, output_format: str) -> str:
-        """The segments with words as `srt` (SubRip) or `vtt` (WebVTT)."""
-        mark = "," if output_format == "srt" else "."
-        said = [each for each in self.segments if each.text]
-        times = [
-            f"{_format_timestamp(each.start, mark)} --> {_format_timestamp(each.end, mark)}"
-            for each in said
-        ]
-        cues = [f"{time}\n{each.text}\n" for time, each in zip(times, said, strict=True)]
+        """Format the segments that have a text as `srt` (SubRip) or `vtt` (WebVTT)."""
+        decimal_mark = "," if output_format == "srt" else "."
+        cues = []
+        for segment in self.segments:
+            if segment.text:
+                start, end = (
+                    _format_timestamp(seconds, decimal_mark)
+                    for seconds in (segment.start, segment.end)
+                )
+                cues.append(f"{start} --> {end}\n{segment.text}\n")
         if output_format == "srt":
             return "\n".join(f"{number}\n{cue}" for number, cue in enumerate(cues, start=1))
         return "\n".join(["WEBVTT\n", *cues])
@@ -65,49 +61,58 @@ def transcribe_files(
     segmentation: str = "energy",
     language: str | None = None,
 ) -> Iterator[Transcript]:
-    """One recording after the other. Raises ClipError where one cannot be decoded.
+    """Transcribe one recording after the other.
 
-    `segment` is how a long one is cut, see clips/segment.py. `language` is asked of every segment
-    by a base whose form has a place for it.
+    Args:
+        engine: the model.
+        paths: the recordings.
+        segmentation: how a long recording is cut, one of `SEGMENTATION_METHODS`.
+        language: of the recordings, for chat formats that take one.
+
+    Raises:
+        AudioError: a recording cannot be read or decoded (`audio.*`).
+        MissingExtra: Silero VAD is not installed.
     """
-    hears = SileroVad(find_vad_weights()).detect_speech if segmentation == "silero" else None
+    vad_fn = SileroVad().detect_speech if segmentation == "silero" else None
+    audio_spec = engine.model.spec.audio_spec
     for path in paths:
-        strides, sound = engine.model.spec.audio_spec, AudioSegment(path)
-        window = strides.window_seconds
-        found = (
-            split_evenly(sound, max_seconds=window)
-            if segmentation == "none"
-            else _split_audio(sound, strides, hears)
-        )
-        clips = [_make_example(path, span, language) for span in found.spans]
-        heard = {clip.audio_segments[0]: text for clip, text in batch_generate(engine, clips)}
-        segments = tuple(
-            TranscriptSegment(start, end, " ".join(heard[clip.audio_segments[0]].split()))
-            for (start, end), clip in zip(found.spans, clips, strict=True)
-        )
-        yield Transcript(path, found.seconds, segments)
+        recording = AudioSegment(path)
+        if segmentation == "none":
+            split = split_evenly(recording, max_seconds=audio_spec.window_seconds)
+        else:
+            split = split_recording(recording, audio_spec, vad_fn)
+        examples = [_make_example(path, span, language) for span in split.spans]
+        texts = {
+            (segment.start, segment.end): " ".join(text.split())
+            for example, text in batch_generate(engine, examples)
+            for segment in example.audio_segments
+        }
+        segments = (TranscriptSegment(*span, texts[span]) for span in split.spans)
+        yield Transcript(path, split.seconds, tuple(segments))
 
 
-def _split_audio(
-    segment: AudioSegment, audio_spec: AudioTokenizerSpec, vad_fn: VadFn | None
+def split_recording(
+    recording: AudioSegment, audio_spec: AudioTokenizerSpec, vad_fn: VadFn | None = None
 ) -> Segmentation:
-    """Spans that the base hears at once."""
-    window = audio_spec.window_seconds
-    if audio_spec.pad_mode != "none":  # a window costs the same however much it holds
-        return split_on_silence(
-            segment, max_seconds=window, max_merged_seconds=window / 2, vad_fn=vad_fn
-        )
-    longest = min(MAX_SEGMENT_SECONDS, window)
-    joined = min(longest / 2, MAX_MERGE_FRACTION * window)
-    return split_on_silence(segment, max_seconds=longest, max_merged_seconds=joined, vad_fn=vad_fn)
+    """Cut a recording at its pauses into spans that fit the encoder's window. Raises AudioError."""
+    window_seconds = audio_spec.window_seconds
+    if audio_spec.pad_mode == "none":
+        max_seconds = min(MAX_SEGMENT_SECONDS, window_seconds)
+        max_merged_seconds = min(max_seconds / 2, MAX_MERGE_FRACTION * window_seconds)
+    else:  # a window costs the same however much audio it holds
+        max_seconds, max_merged_seconds = window_seconds, window_seconds / 2
+    return split_on_silence(
+        recording, max_seconds=max_seconds, max_merged_seconds=max_merged_seconds, vad_fn=vad_fn
+    )
 
 
 def _make_example(path: Path, span: tuple[float, float], language: str | None) -> Example:
-    turns = (Message("user", (AudioSegment(path, *span),)), Message("assistant", ("",)))
-    return Example(turns, str(path), "transcribe", language)
+    user_message = Message("user", (AudioSegment(path, *span),))
+    messages = (user_message, Message("assistant", ("",)))
+    return Example(messages, str(path), "transcribe", language)
 
 
-def _format_timestamp(seconds: float, decimal_marker: str) -> str:
+def _format_timestamp(seconds: float, decimal_mark: str) -> str:
     whole, thousandths = divmod(round(seconds * 1000), 1000)
     hours, rest = divmod(whole, 3600)
-    return f"{hours:02}:{rest // 60:02}:{rest % 60:02}{decimal_marker}{thousandths:03}"
+    return f"{hours:02}:{rest // 60:02}:{rest % 60:02}{decimal_mark}{thousandths:03}"

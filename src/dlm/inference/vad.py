@@ -1,112 +1,90 @@
-"""Where somebody speaks in a recording, by Silero VAD (github.com/snakers4/silero-vad, MIT).
+"""Which frames of a recording hold speech, by Silero VAD (github.com/snakers4/silero-vad, MIT).
 
-    wave at 16 kHz -> pieces of 32 ms with the end of the last -> spectrum -> 4 convolutions
-                   -> LSTM over all of them -> how likely each holds a voice
+    audio at 16 kHz, a minute at a time -> model, 32 ms at a time -> speech probabilities
+        -> get_speech_timestamps_from_probs -> spans of speech -> mask of frames
 
-Only its weights are taken from its package: a safetensors file, which runs nothing.
+Model, thresholds and timestamps are those of the package `silero-vad`, the extra `dlm[voice]`.
 """
 
-from pathlib import Path
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from torch import nn
 
 from dlm.data.audio_io import load_audio, read_audio_info
 from dlm.data.types import AudioSegment
+from dlm.errors import MissingExtra
 
 VAD_SAMPLE_RATE = 16_000
-VAD_WINDOW_SAMPLES = 512  # samples that are judged at once
-VAD_CONTEXT_SAMPLES = 64  # samples of the piece before, heard with it
-VAD_BLOCK_SAMPLES = 1875 * VAD_WINDOW_SAMPLES  # samples: a minute is held
-VAD_NUM_BINS = (
-    129  # of the spectrum; the rows of its kernel are their real, then their imaginary parts
-)
-VAD_THRESHOLD = 0.5  # from here on a voice begins, and it goes on
-VAD_NEG_THRESHOLD = 0.35  # until this (the package's own thresholds)
+VAD_WINDOW_SAMPLES = 512  # the model's window
+VAD_BLOCK_SAMPLES = 1875 * VAD_WINDOW_SAMPLES  # decoded at once: a minute
 
 
-class SileroVad(nn.Module):
-    """Says how likely each piece of a wave holds a voice, and remembers what it heard."""
+def require_vad_extra() -> None:
+    """Raise MissingExtra where Silero VAD is not installed."""
+    if find_spec("silero_vad") is None:
+        raise MissingExtra("silero-vad", "voice")
 
-    def __init__(self, weights_path: Path) -> None:
-        super().__init__()
-        self.stft_conv = nn.Conv1d(1, 2 * VAD_NUM_BINS, 256, stride=128, bias=False)
-        self.conv1 = nn.Conv1d(VAD_NUM_BINS, 128, 3, padding=1)
-        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
-        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
-        self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
-        self.lstm = nn.LSTM(128, 128)
-        self.final_conv = nn.Conv1d(128, 1, 1)
-        found = load_file(weights_path)
-        cell = "lstm_cell."
-        renamed = {
-            f"lstm.{name.removeprefix(cell)}_l0" if cell in name else name: tensor
-            for name, tensor in found.items()
-        }
-        self.load_state_dict(renamed)
+
+class SileroVad:
+    """Silero VAD. Raises MissingExtra."""
+
+    def __init__(self) -> None:
+        require_vad_extra()
+        with _single_threaded(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load, importlib
+            from silero_vad import load_silero_vad
+
+            self._model = load_silero_vad()
 
     @torch.inference_mode()
-    def forward(
-        self, windows: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """(pieces, samples before and in each) -> how likely, of each, and what to go on with."""
-        reflected = nn.functional.pad(
-            windows.unsqueeze(1), (0, VAD_CONTEXT_SAMPLES), mode="reflect"
-        )
-        spectrum = self.stft_conv(reflected)
-        hidden = (spectrum[:, :VAD_NUM_BINS] ** 2 + spectrum[:, VAD_NUM_BINS:] ** 2).sqrt()
-        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
-            hidden = layer(hidden).relu()
-        heard, state = self.lstm(hidden.squeeze(-1), state)
-        return self.final_conv(heard.relu().unsqueeze(-1)).sigmoid().flatten(), state
-
-    def compute_speech_probs(self, segment: AudioSegment) -> NDArray[np.float32]:
-        """How likely each 32 ms of a recording hold a voice."""
-        seconds, step = (
-            read_audio_info(*segment.recording_key).seconds,
-            VAD_BLOCK_SAMPLES / VAD_SAMPLE_RATE,
-        )
-        ends = [
-            *np.arange(step, seconds - VAD_WINDOW_SAMPLES / VAD_SAMPLE_RATE, step).tolist(),
-            seconds,
-        ]
-        state, told, last, start = None, [], torch.zeros(VAD_CONTEXT_SAMPLES), 0.0
-        for end in ends:
-            span = AudioSegment(
-                segment.path,
-                start,
-                end,
-                byte_range=segment.byte_range,
-                display_path=segment.display_path,
-            )
-            wave = torch.from_numpy(
-                load_audio(span, sample_rate=VAD_SAMPLE_RATE, resample=True)[
-                    :VAD_BLOCK_SAMPLES
-                ].copy()
-            )
-            wave = nn.functional.pad(wave, (0, -len(wave) % VAD_WINDOW_SAMPLES))
-            pieces = torch.cat([last, wave]).unfold(
-                0, VAD_CONTEXT_SAMPLES + VAD_WINDOW_SAMPLES, VAD_WINDOW_SAMPLES
-            )
-            chances, state = self(pieces, state)
-            told.append(chances)
-            start, last = end, wave[-VAD_CONTEXT_SAMPLES:]
-        return torch.cat(told).numpy()
+    def compute_speech_probs(self, segment: AudioSegment) -> list[float]:
+        """Compute how likely each 32 ms of a segment hold speech. Raises AudioError."""
+        self._model.reset_states()
+        probs: list[float] = []
+        with _single_threaded():
+            for block in _iter_blocks(segment):
+                padded = np.pad(block, (0, -len(block) % VAD_WINDOW_SAMPLES))
+                for window in torch.from_numpy(padded).split(VAD_WINDOW_SAMPLES):
+                    probs.append(self._model(window, VAD_SAMPLE_RATE).item())
+        return probs
 
     def detect_speech(
         self, segment: AudioSegment, num_frames: int, frame_seconds: float
     ) -> NDArray[np.bool_]:
-        """Which frames of a recording hold a voice."""
-        chances, speaking = self.compute_speech_probs(segment), False
-        spoken = np.zeros(len(chances), bool)
-        for at, chance in enumerate(chances.tolist()):
-            speaking = chance >= (VAD_NEG_THRESHOLD if speaking else VAD_THRESHOLD)
-            spoken[at] = speaking
-        middles = (
-            (np.arange(num_frames) + 0.5) * frame_seconds * VAD_SAMPLE_RATE / VAD_WINDOW_SAMPLES
-        )
-        found: NDArray[np.bool_] = spoken[np.minimum(middles.astype(int), len(spoken) - 1)]
-        return found
+        """Detect which of the frames of a segment hold speech: (num_frames,). Raises AudioError."""
+        from silero_vad import get_speech_timestamps_from_probs
+
+        mask = np.zeros(num_frames, bool)
+        frames_per_sample = 1 / (frame_seconds * VAD_SAMPLE_RATE)
+        for span in get_speech_timestamps_from_probs(self.compute_speech_probs(segment)):
+            first, last = (span[edge] * frames_per_sample for edge in ("start", "end"))
+            mask[round(first) : round(last)] = True
+        return mask
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """One thread inside: a window is so small that more threads take longer than one."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)  # importing silero_vad leaves it at 1
+
+
+def _iter_blocks(segment: AudioSegment) -> Iterator[NDArray[np.float32]]:
+    """The audio of a segment at 16 kHz, a minute at a time; only the last block is shorter."""
+    start = segment.start or 0.0
+    end = read_audio_info(*segment.recording_key).seconds if segment.end is None else segment.end
+    block_seconds = VAD_BLOCK_SAMPLES / VAD_SAMPLE_RATE
+    starts = np.arange(start, end - VAD_WINDOW_SAMPLES / VAD_SAMPLE_RATE, block_seconds).tolist()
+    for block_start, block_end in zip(starts, [*starts[1:], end], strict=True):
+        span = replace(segment, start=block_start, end=block_end)
+        yield load_audio(span, sample_rate=VAD_SAMPLE_RATE, resample=True)[:VAD_BLOCK_SAMPLES]

@@ -105,7 +105,7 @@ def compute_insight(
     told = [
         clip
         for clip in sounding
-        if clip.target.strip() and any(map(engine.count_audio_tokens, clip.audio_segments))
+        if clip.target.strip() and engine.count_audio_tokens(clip.audio_segments)
     ]
     told = told[:MAX_MAPPED_EXAMPLES]
     _logger.info("looking at what the sound of %s clips becomes", f"{len(told):,}")
