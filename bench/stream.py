@@ -81,6 +81,7 @@ def measured(way: str, folder: Path) -> dict[str, float]:
     from dlm.plan.hardware import detect_hardware
     from dlm.plan.planner import make_plan
     from dlm.plan.resolve import resolve_model_spec
+    from dlm.plan.types import TrainSetInfo
 
     path = folder / f"{way}.dlm"
     path.write_text(DOCUMENT % str(way == "stream").lower())
@@ -88,7 +89,12 @@ def measured(way: str, folder: Path) -> dict[str, float]:
     chat = build_chat_encoder(load_tokenizer(base), base)
     count = sum(1 for _ in (folder / "clips/list.jsonl").open())
     plan = replace(
-        make_plan(read_document(path), base, count, detect_hardware(folder)).batches,
+        make_plan(
+            read_document(path).config.training,
+            base,
+            TrainSetInfo(count),
+            detect_hardware(folder),
+        ).batches,
         use_cached_features=False,
     )
     ear = AudioFeatureExtractor(base, auto_resample=True, memory_bytes=0)

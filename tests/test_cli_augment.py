@@ -81,7 +81,7 @@ def test_a_clip_too_long_when_slowed_is_told(document: Path) -> None:
     write_tone(document.parent / "clips/0.wav", hertz=200, seconds=5.8)
     base = ["--set", "training.sequence_len=76", "--set", "training.held_out=0"]
     off = ["--set", "training.audio.augment.share=0"]
-    words = "its sound takes 81 tokens, and training.sequence_len is 76"
+    words = "its audio takes 81 tokens, and training.sequence_len is 76"
     done = dlm("check", document, *base)
     assert done.code == 1 and words in done.err, done.err
     assert "tokens, and" not in dlm("check", document, *base, *off).err

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 import dlm as api
-from dlm.commands.preflight import Preflight, copy_summary, count_recording_bytes, run_preflight
+from dlm.commands.preflight import Preflight, run_preflight
 from dlm.commands.train import RunOptions, run_training
-from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DocumentError
 from dlm.plan.types import CliOverrides
-from dlm.store.layout import MAX_BLOB_BYTES
 from dlm.store.records import RunRecord
 from dlm.store.versions import open_store
 from dlm.training.events import ExamplesSkipped, TrainingStarted
@@ -83,7 +81,7 @@ def test_what_meets_the_held_out_source_is_not_learned_from(tiny: Path, folder: 
 def test_something_is_left_to_learn_from(tiny: Path, folder: Path) -> None:
     corpus("corpus", 4)
     document = written(tiny, "sources: [corpus]", "held_out: corpus")
-    told = "my.dlm: every clip is held out; add a source to learn from, or hold out another"
+    told = "my.dlm: every clip is held out; add a source to train on, or hold out another"
     dlm("train", document).refused(told)
     assert dlm("check", document).code == 1
 
@@ -194,36 +192,37 @@ def test_a_test_split_is_refused_before_anything_is_loaded(tiny: Path, folder: P
     assert dlm("gc", document).code == 0
 
 
-def test_recordings_that_are_too_many_are_not_copied(tiny: Path, folder: Path, home: Path) -> None:
+def test_recordings_are_copied_into_the_store_as_the_plan_says(
+    tiny: Path, folder: Path, home: Path
+) -> None:
     corpus("corpus", 4)
-    checked = run_preflight(
+    preflight = run_preflight(
         written(tiny, "sources: [corpus]", "held_out: 0"), cli_overrides=CliOverrides(steps=1)
     )
-    assert (
-        checked.copy_recordings
-        and list(copy_summary(count_recording_bytes(checked.train_examples))) == []
-    )
-    parts = [
-        AudioSegment(Path("a.tar"), byte_range=(at, 1 << 30))
-        for at in (0, 1 << 30, 2 << 30, 3 << 30, 0)
-    ]
-    clips = [Example((Message("user", (part,)),), "a", "transcribe") for part in parts]
-    assert (
-        count_recording_bytes(clips) == MAX_BLOB_BYTES and list(copy_summary(MAX_BLOB_BYTES)) == []
-    )
-    (line,) = copy_summary(MAX_BLOB_BYTES + 1)
-    assert line.value == "4.0 GiB, not copied into the store"
-
-    store = open_store(checked.document.config.dlm_id)
-    facts = RunRecord(document_sha256="", data_sha256="", plan={}, seed=1, base_model="tiny")
+    num_bytes = sum(path.stat().st_size for path in Path("corpus").glob("*.wav"))
+    assert preflight.require_plan().train_set.recording_bytes == num_bytes
+    store = open_store(preflight.document.config.dlm_id)
+    run_record = RunRecord(document_sha256="", data_sha256="", plan={}, seed=1, base_model="tiny")
     for copied in (False, True):
-        asked = RunOptions(stop_fn=lambda: False)
+        plan = replace(preflight.require_plan(), copy_recordings=copied)
+        options = RunOptions(stop_fn=lambda: False)
         list(
             run_training(
-                replace(checked, copy_recordings=copied), store, facts, run=None, options=asked
+                replace(preflight, plan=plan), store, run_record, run=None, options=options
             )
         )
         assert len(list(home.glob("store/*/blobs/*"))) == 4 * copied
+
+
+def test_a_recording_of_several_clips_is_counted_once(tiny: Path, folder: Path) -> None:
+    tone = write_tone(Path("long.wav"), hertz=300, seconds=2.0)
+    document = written(tiny, "held_out: 0")
+    spans = ('start="0" end="1"', 'start="1" end="2"')
+    sections = (f'\n::audio path="long.wav" transcript="one" {span}::\n' for span in spans)
+    document.write_text(document.read_text() + "".join(sections))
+    plan = run_preflight(document, cli_overrides=CliOverrides(steps=1)).require_plan()
+    assert plan.train_set.num_examples == 2
+    assert plan.train_set.recording_bytes == tone.stat().st_size
 
 
 def test_what_is_held_out_may_be_another_split_of_a_source(tmp_path: Path) -> None:

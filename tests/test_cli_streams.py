@@ -8,8 +8,8 @@ import pytest
 
 from dlm.batching.chat_template import ChatEncoder
 from dlm.batching.staged_loader import StagedLoader
-from dlm.commands.preflight import make_stream_loader, run_preflight
-from dlm.commands.train import train
+from dlm.commands.preflight import run_preflight
+from dlm.commands.train import build_staged_loader, train
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.load import load_model
 from tests.cli_runner import dlm
@@ -61,8 +61,7 @@ def streamed(document: Path) -> StagedLoader:
     model = load_model(plan.model)
     ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, memory_bytes=0)
     chat = ChatEncoder(model.tokenizer, model.spec)
-    given = {"plan": plan, "chat_encoder": chat, "extractor_fn": lambda stage: ear}
-    return make_stream_loader(checked.document, checked.held_out_examples, **given)
+    return build_staged_loader(checked, plan, chat, lambda stage, use_cached: ear)
 
 
 def seen(document: Path, steps: int) -> list[str]:
@@ -75,8 +74,8 @@ def test_the_plan_says_that_it_streams(folder: Path) -> None:
     assert done.code == 0, done.err
     lines = {line.split("  ")[0]: line for line in done.out.splitlines()}
     assert lines["stream"].endswith(
-        "the first 21 clips looked at (the rest is read as it is learned; "
-        "neither it nor what is heard of it is kept)"
+        "the first 21 clips looked at (the rest is read during training; "
+        "neither it nor its features are stored)"
     )
     assert "0.jsonl 2, 1.jsonl 2, 2.jsonl 2, 3.jsonl 2" in lines["drawn"]
     assert "3 (6 clips of a stream)" in lines["steps"]
@@ -89,10 +88,10 @@ STAGES = "  stages: [{train: [projector], steps: 2}, {train: [lm, projector]%s}]
 @pytest.mark.parametrize(
     ("training", "told"),
     [
-        ("", "nobody knows how many clips a stream has; set training.steps, or say --steps"),
+        ("", "a stream has no known number of clips; set training.steps, or give --steps"),
         ("  steps: 2\n  train_count: 5\n", "train_count counts listed clips"),
         ("  steps: 2\n  split_by: content\n", "split_by is content, and a stream is not read"),
-        (STAGES % "", "stage 2 has no steps, and nobody knows how many clips a stream has"),
+        (STAGES % "", "stage 2 has no steps, and a stream has no known number of clips"),
         ("  steps: 5\n" + STAGES % ", steps: 2", "training.steps is for a run without stages"),
     ],
 )

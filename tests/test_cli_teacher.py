@@ -30,7 +30,9 @@ def test_a_run_with_a_teacher_goes_on_to_the_same_bits(
     document = write_document(tmp_path, base_model=tiny, training=TEACHER, num_clips=3, body=ASKED)
     done = dlm("train", document, "--steps", 4)
     assert done.code == 0, done.err
-    assert re.search(r"^teacher +50% of the loss \(its 8 likeliest words", done.out, re.MULTILINE)
+    assert re.search(
+        r"^teacher +50% of the loss \(its 8 most probable tokens", done.out, re.MULTILINE
+    )
     assert re.search(r"step 4/4  loss \d\.\d{3}  teacher \d\.\d{3}  ", done.err), done.err
     (log,) = home.rglob("log.jsonl")
     steps = [json.loads(line) for line in log.read_text().splitlines()]
@@ -82,4 +84,4 @@ def test_what_a_teacher_cannot_be(tiny: Path, tmp_path: Path, asked: str, words:
 def test_a_model_that_changes_whole_is_no_teacher(tiny: Path, tmp_path: Path) -> None:
     training = "  adapter: full\n  teacher: {weight: 1}\n"
     document = write_document(tmp_path, base_model=tiny, training=training)
-    dlm("train", document).refused("training.teacher is the language model as it was")
+    dlm("train", document).refused("training.teacher", error="plan.teacher_is_trained")

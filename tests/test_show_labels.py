@@ -152,13 +152,13 @@ def test_a_held_out_clip_is_tried_before_the_run(document: Path, home: Path) -> 
 
 def test_a_sound_too_long_for_a_row_is_told_by_check(document: Path) -> None:
     write_tone(Path("clips/0.wav"), hertz=200, seconds=6.0)
-    said = ("my.dlm:10: its sound takes 75 tokens, and training.sequence_len is 64; cut the clip",)
+    said = ("my.dlm:10: its audio takes 75 tokens, and training.sequence_len is 64; cut the clip",)
     done = dlm("check", document, "--set", "training.sequence_len=64")
     assert done.code == 1 and said[0] in done.err, done
     write_tone(Path("clips/1.wav"), hertz=200, seconds=45.0)
     done = dlm("check", document)
     assert done.code == 1, done
-    assert "my.dlm:12: its sound takes 563 tokens, and tiny thinks of 512 at once" in done.err
+    assert "my.dlm:12: its audio takes 563 tokens, and the context of tiny is 512" in done.err
     cut = ("training.sequence_len=64", "training.audio.long_clips=truncate")
     done = dlm("check", document, "--set", cut[0], "--set", cut[1])
     assert done.code == 0, done
@@ -169,7 +169,7 @@ def test_too_many_clips_for_a_row(document: Path) -> None:
     add(document, f"\n::conversation::\n### User\n{heard} How many?\n### Assistant\nNine.\n")
     done = dlm("check", document, "--set", "training.sequence_len=64")
     assert done.code == 1, done
-    assert "my.dlm:20: its sound takes 72 tokens, and training.sequence_len is 64" in done.err
+    assert "my.dlm:20: its audio takes 72 tokens, and training.sequence_len is 64" in done.err
 
 
 def test_prose_alone_trains_and_is_not_asked_without_sound(

@@ -21,10 +21,11 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.composed import ComposedAudioLM, save_composed_model
 from dlm.models.load import load_model
 from dlm.plan.audio_lengths import AudioTokenizerSpec
+from dlm.plan.augmentation import plan_augmentation
 from dlm.plan.hardware import Hardware
 from dlm.plan.model_spec import ModelSpec, ParameterCounts, TransformerShape, read_model_spec
 from dlm.plan.planner import make_plan
-from dlm.plan.types import CliOverrides, Plan
+from dlm.plan.types import CliOverrides, Plan, TrainSetInfo
 from dlm.training.events import TrainingEvent
 from dlm.training.trainer import EvaluateFn, TrainerCallbacks, train_model
 
@@ -222,12 +223,16 @@ def make_tiny_plan(
     """Make the plan to train the model in `model_dir`; `training` are fields of a document."""
     fields = {"precision": "fp32", "held_out": 0, **training}
     config = DlmConfig(**{"dlm_id": DLM_ID, "base_model": str(model_dir), "training": fields})
+    document = Document(model_dir / "my.dlm", config, (), "", "0" * 64)
+    spec = read_model_spec(model_dir)
+    num_stage_examples = (num_examples,) * len(config.training.stages)
     return make_plan(
-        Document(model_dir / "my.dlm", config, (), "", "0" * 64),
-        read_model_spec(model_dir),
-        num_examples,
+        config.training,
+        spec,
+        TrainSetInfo(num_examples, num_stage_examples=num_stage_examples),
         LAPTOP,
         cli_overrides=CliOverrides(steps=steps, seed=seed),
+        augmentation=plan_augmentation(document, spec),
     )
 
 

@@ -18,7 +18,7 @@ from dlm.models.adapters import apply_adapter
 from dlm.models.pretrained import PretrainedAudioLM, load_pretrained_audio_lm
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.planner import make_plan
-from dlm.plan.types import CliOverrides
+from dlm.plan.types import CliOverrides, TrainSetInfo
 from dlm.training.events import StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
 from tests.pretrained_twins import extract_reference_inputs, make_twin_spec, write_pretrained_twin
@@ -56,7 +56,13 @@ def first_step(base: ModelSpec, clips: list[Example], *, micro: int) -> StepComp
     training = {"precision": "fp32", "held_out": 0, "lora_dropout": 0.0, **cut}
     known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": base.key, "training": training}
     document = Document(Path(base.source) / "my.dlm", DlmConfig(**known), (), "", "0" * 64)
-    plan = make_plan(document, base, len(clips), LAPTOP, cli_overrides=CliOverrides(steps=1))
+    plan = make_plan(
+        document.config.training,
+        base,
+        TrainSetInfo(len(clips)),
+        LAPTOP,
+        cli_overrides=CliOverrides(steps=1),
+    )
     model = loaded(base)
     apply_adapter(model, plan.model.adapter, seed=0)
     ear = AudioFeatureExtractor(base, auto_resample=False, encode_fn=model.encode_single)

@@ -8,11 +8,18 @@ import pytest
 from dlm.config.parser import Document
 from dlm.config.schema import DlmConfig
 from dlm.errors import PlanError
-from dlm.plan.memory import SequenceLengths, estimate_activation_bytes, estimate_sequence_lengths
+from dlm.plan.augmentation import plan_augmentation
+from dlm.plan.memory import estimate_activation_bytes, estimate_sequence_lengths
 from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
 from dlm.plan.planner import make_plan
-from dlm.plan.schedule import apply_stages
-from dlm.plan.types import AugmentationSpec, CliOverrides, Plan, SpecAugmentMasks
+from dlm.plan.summary import summarize_plan
+from dlm.plan.types import (
+    AugmentationSpec,
+    Plan,
+    SequenceLengths,
+    SpecAugmentMasks,
+    TrainSetInfo,
+)
 from tests.tiny_models import LAPTOP, make_example, make_tiny_spec, write_tone
 
 EVERYTHING = {
@@ -42,7 +49,14 @@ def plan(
         "training": {**FROZEN, **training, "audio": {"augment": augment}},
     }
     document = Document(folder / "my.dlm", DlmConfig(**known), (), text, "0" * 64)
-    return make_plan(document, base or make_tiny_spec(), 100, LAPTOP)
+    spec, config = base or make_tiny_spec(), document.config.training
+    return make_plan(
+        config,
+        spec,
+        TrainSetInfo(100, num_stage_examples=(100,) * len(config.stages)),
+        LAPTOP,
+        augmentation=plan_augmentation(document, spec),
+    )
 
 
 def refusal(folder: Path, augment: dict, **how: object) -> str:
@@ -57,7 +71,7 @@ def test_without_it_nothing_is_said_and_features_are_kept(tmp_path: Path) -> Non
         drawn = plan(tmp_path, augment)
         assert drawn.batches.augmentation is None and drawn.batches.use_cached_features
         assert not drawn.model.encode_every_step
-        assert "augment" not in {line.name for line in drawn.summary}
+        assert "augment" not in {line.name for line in summarize_plan(drawn)}
 
 
 def test_every_change_is_said_in_the_order_it_is_made(tmp_path: Path) -> None:
@@ -74,7 +88,7 @@ def test_every_change_is_said_in_the_order_it_is_made(tmp_path: Path) -> None:
         time_masks=SpecAugmentMasks(2, 50, 0.2),
         frequency_masks=SpecAugmentMasks(2, 20),
     )
-    (line,) = [line for line in drawn.summary if line.name == "augment"]
+    (line,) = [line for line in summarize_plan(drawn) if line.name == "augment"]
     assert line.value == (
         "speed 0.9 to 1.1, rooms of 0.2 to 0.8 s for 50%, synthetic noise 5 to 20 dB below, "
         "gain -6 to 6 dB, codec mulaw or telephone, 2 masks of up to 50 frames, "
@@ -86,7 +100,7 @@ def test_every_change_is_said_in_the_order_it_is_made(tmp_path: Path) -> None:
 
 def test_an_encoder_that_learns_keeps_nothing_anyhow(tmp_path: Path) -> None:
     drawn = plan(tmp_path, {"gain": [0, 3]}, adapter="full")
-    (line,) = [line for line in drawn.summary if line.name == "augment"]
+    (line,) = [line for line in summarize_plan(drawn) if line.name == "augment"]
     assert (line.value, line.why) == ("gain 0 to 3 dB", "each epoch gets another variant")
     assert not drawn.batches.use_cached_features and not drawn.model.encode_every_step
 
@@ -94,15 +108,7 @@ def test_an_encoder_that_learns_keeps_nothing_anyhow(tmp_path: Path) -> None:
 def test_no_stage_keeps_features_either(tmp_path: Path) -> None:
     stages = [{"train": ["projector"], "steps": 1}, {"train": ["projector"], "steps": 1}]
     for augment, kept in (({}, True), ({"gain": [0, 3]}, False)):
-        known = {
-            "dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
-            "base_model": "tiny",
-            "training": {**FROZEN, "audio": {"augment": augment}, "stages": stages},
-        }
-        settings = DlmConfig(**known)
-        document = Document(tmp_path / "my.dlm", settings, (), "", "0" * 64)
-        drawn = make_plan(document, make_tiny_spec(), 100, LAPTOP)
-        staged = apply_stages(drawn, settings.training, [100, 100], CliOverrides())
+        staged = plan(tmp_path, augment, stages=stages)
         assert [stage.use_cached_features for stage in staged.training.stages] == [kept, kept]
 
 
@@ -165,7 +171,7 @@ def test_a_folder_of_noise_is_looked_at_first(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"noise": "rain"}, text=text).startswith("rain/a.wav: it holds text")
     write_tone(tmp_path / "rain/a.wav", hertz=300)
     drawn = plan(tmp_path, {"noise": "rain"}, text=text)
-    (line,) = [line for line in drawn.summary if line.name == "augment"]
+    (line,) = [line for line in summarize_plan(drawn) if line.name == "augment"]
     assert line.value == "noise from rain 5 to 20 dB below"
 
 

@@ -9,14 +9,13 @@ from dlm.models.encoders import build_encoder, run_encoder
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.encoder_lm_specs import derive_encoder_spec
 from dlm.plan.memory import (
-    SequenceLengths,
     estimate_activation_bytes,
     estimate_encoder_workspace_bytes,
     estimate_feature_bytes,
     tokens_to_encoder_frames,
 )
 from dlm.plan.model_spec import ComponentRef, CompositionSpec, LayerSelection, ModelSpec
-from dlm.plan.types import AdapterSpec, ModelPlan
+from dlm.plan.types import AdapterSpec, ModelPlan, SequenceLengths
 from tests.plan.test_memory import Meter
 from tests.tiny_models import SAMPLE_RATE, make_tiny_spec
 from tests.waveform_encoders import make_waveform_config

@@ -18,9 +18,8 @@ from dlm.data.types import AudioSegment, Example, Message
 from dlm.models.adapters import get_trainable_parameters
 from dlm.models.load import load_base_model, load_model
 from dlm.plan.fit_table import choose_frozen_dtype
+from dlm.plan.hardware import GIB, format_bytes
 from dlm.plan.memory import (
-    GIB,
-    SequenceLengths,
     choose_eval_batch_size,
     compute_quantized_bytes,
     count_trainable_parameters,
@@ -28,11 +27,10 @@ from dlm.plan.memory import (
     estimate_frozen_bytes,
     estimate_memory,
     estimate_sequence_lengths,
-    format_bytes,
 )
 from dlm.plan.model_spec import ModelSpec, ParameterCounts, TransformerShape, read_model_spec
 from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
-from dlm.plan.types import AdapterSpec, ModelPlan, TrainingPlan
+from dlm.plan.types import AdapterSpec, ModelPlan, SequenceLengths, TrainingPlan
 from dlm.training.loss import AudioLMLoss
 from dlm.training.optimizer import build_optimizer
 from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin

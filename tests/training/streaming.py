@@ -28,7 +28,8 @@ from safetensors.torch import save
 from dlm.batching import stream_sampler as buffered
 from dlm.batching.chat_template import ChatEncoder
 from dlm.batching.staged_loader import StagedLoader
-from dlm.commands.preflight import make_stream_loader, run_preflight
+from dlm.commands.preflight import run_preflight
+from dlm.commands.train import build_staged_loader
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import get_trainable_parameters
 from dlm.models.load import load_model
@@ -96,9 +97,7 @@ def learn(document: Path, folder: Path, rank: int, last: int | None) -> None:
     model = load_model(plan.model)
     chat = ChatEncoder(model.tokenizer, model.spec)
     ear = AudioFeatureExtractor(plan.batches.spec, auto_resample=False, memory_bytes=0)
-    made = make_stream_loader(
-        checked.document, (), plan=plan, chat_encoder=chat, extractor_fn=lambda stage: ear
-    )
+    made = build_staged_loader(checked, plan, chat, lambda stage, use_cached: ear)
     watched = Watched(made, folder / f"{rank}.jsonl")
     resume = folder / "state" if read_checkpoint_step(folder) is not None else None
     hooks = TrainerCallbacks(save_version_fn=lambda folder: None, resume_dir=resume)

@@ -12,6 +12,7 @@ from dlm.models.adapters import apply_adapter, get_trainable_parameters
 from dlm.models.load import load_base_model
 from dlm.plan.memory import count_trainable_parameters
 from dlm.plan.resolve import resolve_model_spec
+from dlm.plan.summary import summarize_plan
 from dlm.plan.types import AdapterSpec, Plan
 from dlm.store.records import Version
 from dlm.training.events import Evaluated, StepCompleted
@@ -168,5 +169,5 @@ def test_the_plan_says_it(tmp_path: Path) -> None:
     plan: Plan = run_preflight(
         write_composed_document(tmp_path, make_base_model_field(), **asked)
     ).require_plan()
-    (line,) = [each for each in plan.summary if each.name == "learns"]
+    (line,) = [each for each in summarize_plan(plan) if each.name == "learns"]
     assert line.value == "projector on projector, the encoder itself, the last layer of lm"

@@ -17,6 +17,7 @@ from dlm.models.adapters import get_param_group, get_trainable_parameters
 from dlm.plan.memory import estimate_frozen_bytes
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.planner import make_plan
+from dlm.plan.types import TrainSetInfo
 from dlm.training.events import StepCompleted
 from tests.tiny_models import (
     LAPTOP,
@@ -164,8 +165,8 @@ def test_a_released_model_is_not_parted() -> None:
     asked = {"precision": "bf16", "stability": {"encoder_device": "cpu"}}
     known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": base.key, "training": asked}
     document = Document(Path("my.dlm"), DlmConfig(**known), (), "", "0" * 64)
-    with pytest.raises(PlanError, match="encoder_device parts a stitched base"):
-        make_plan(document, base, 4, LAPTOP)
+    with pytest.raises(PlanError, match="encoder_device is for a composed base"):
+        make_plan(document.config.training, base, TrainSetInfo(4), LAPTOP)
 
 
 def test_an_encoder_elsewhere_takes_no_memory_of_the_accelerator(

@@ -15,7 +15,7 @@ from dlm.batching.staged_loader import StagedLoader
 from dlm.commands.preflight import Preflight, run_preflight
 from dlm.config.schema import StabilityConfig
 from dlm.data.split import select_examples
-from dlm.errors import DataError, PlanError, TrainingError, UsageError
+from dlm.errors import PlanError, TrainingError, UsageError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import get_param_group, get_trainable_parameters
 from dlm.models.load import load_model
@@ -220,10 +220,12 @@ def test_wishes_for_a_run_without_stages_are_refused(write) -> None:
     document = write(TWO)
     with pytest.raises(UsageError, match="--steps is for a run without stages"):
         list(dlm.train(document, steps=3))
-    with pytest.raises(DataError, match=r"training\.rates is for a run without stages"):
+    with pytest.raises(PlanError, match=r"training\.rates is for a run without stages"):
         list(dlm.train(document, overrides={"training.rates": {"lora": 0.1}}))
     waits = {"training.stability.freeze_projector_steps": 1}
-    with pytest.raises(DataError, match="stage 1 would learn nothing while the projector waits"):
+    with pytest.raises(
+        PlanError, match="stage 1 would train nothing while the projector is frozen"
+    ):
         list(dlm.train(document, overrides=waits))
 
 

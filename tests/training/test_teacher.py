@@ -16,6 +16,7 @@ from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import apply_adapter, get_trainable_parameters
 from dlm.models.composed import ComposedAudioLM, load_composed_model, save_composed_model
 from dlm.plan.memory import estimate_activation_bytes, estimate_sequence_lengths
+from dlm.plan.summary import summarize_plan
 from dlm.plan.types import AdapterSpec, DistillationPlan, Plan
 from dlm.training.distillation import DistillationTeacher, TopKProbs, compute_kl_divergence
 from dlm.training.events import StepCompleted
@@ -303,22 +304,22 @@ def test_a_rank_without_a_row_of_its_own_reads_nothing(folder: Path, clips: list
 
 def test_who_changes_cannot_be_its_own_teacher(folder: Path) -> None:
     for asked in ({"adapter": "full"}, {"adapter": "projector", "top_layers": 1}):
-        with pytest.raises(PlanError, match="training.teacher is the language model as it was"):
+        with pytest.raises(PlanError, match="training.teacher is the language model before"):
             make_tiny_plan(folder, 8, teacher={"weight": 0.5}, **asked)
         make_tiny_plan(folder, 8, teacher={"weight": 0.0}, **asked)
 
 
 def test_the_plan_says_it(folder: Path) -> None:
     plan = make_tiny_plan(folder, 8, adapter="lora", teacher={"weight": 0.5, "top_k": 9})
-    (line,) = [line for line in plan.summary if line.name == "teacher"]
+    (line,) = [line for line in summarize_plan(plan) if line.name == "teacher"]
     assert (line.value, line.why) == (
         "50% of the loss",
-        "its 9 likeliest words at temperature 2",
+        "its 9 most probable tokens at temperature 2",
     )
     assert plan.training.distillation == DistillationPlan(0.5, 2.0, 1.0, 9)
     without = make_tiny_plan(folder, 8, adapter="lora")
     assert without.training.distillation is None and not without.batches.distill
-    assert plan.batches.distill and "teacher" not in [line.name for line in without.summary]
+    assert plan.batches.distill and "teacher" not in [line.name for line in summarize_plan(without)]
 
 
 def test_a_sound_is_known_by_more_than_its_words() -> None:

@@ -39,6 +39,8 @@ def dump_json(value: JsonDict | list[JsonDict], *, indent: int | None = 2) -> st
 
 def preflight_to_dict(preflight: "Preflight") -> JsonDict:
     """The result of `check`."""
+    from dlm.plan.summary import summarize_plan
+
     report = preflight.validation
     label_view, check = preflight.label_view, preflight.transcription_check
     return {
@@ -66,7 +68,7 @@ def preflight_to_dict(preflight: "Preflight") -> JsonDict:
         "source_directives": list(map(_source_to_dict, preflight.sources)),
         "problems": list(map(_issue_to_dict, preflight.issues)),
         "left_out": list(map(_issue_to_dict, preflight.skipped_issues)),
-        "plan": _summary_to_list(preflight.plan.summary if preflight.plan else ()),
+        "plan": _summary_to_list(summarize_plan(preflight.plan) if preflight.plan else ()),
         "facts": list(map(_example_stats_to_dict, report.example_stats)),
         "labels": label_view and _label_view_to_dict(label_view),
         "dictation": check and _transcription_check_to_dict(check),

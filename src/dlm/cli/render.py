@@ -364,6 +364,8 @@ def print_data_summary(
     preflight: "Preflight", *, extra_rows: Sequence[tuple[str, str]] = ()
 ) -> None:
     """Print the number and length of the clips, `extra_rows`, the sources and the plan."""
+    from dlm.plan.summary import summarize_plan
+
     report = preflight.validation
     tasks = ", ".join(f"{count:,} {TASK_LABELS[task]}" for task, count in report.tasks.items())
     rows = [("clips", f"{report.num_examples:,}" + (f" ({tasks})" if tasks else ""))]
@@ -378,7 +380,7 @@ def print_data_summary(
     rows += extra_rows
     rows.append(("held out", f"{len(preflight.held_out_examples):,} (never learned from)"))
     rows += map(_make_source_row, preflight.sources)
-    print_table(rows + _make_plan_rows(preflight.plan.summary if preflight.plan else ()))
+    print_table(rows + _make_plan_rows(summarize_plan(preflight.plan) if preflight.plan else ()))
 
 
 def print_issues(issues: Iterable["Issue"]) -> None:

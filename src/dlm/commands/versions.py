@@ -333,6 +333,7 @@ def doctor(
     from dlm.plan.hardware import detect_hardware
     from dlm.plan.hub import find_cached_model
     from dlm.plan.model_spec import MODEL_CATALOG
+    from dlm.plan.summary import summarize_plan
     from dlm.store.layout import get_dlm_home
 
     require_range("--gpu", gpu, minimum=1)
@@ -356,7 +357,7 @@ def doctor(
         cache=Path(HF_HUB_CACHE),
         cached=tuple(cached),
         home=get_dlm_home(),
-        plan=plan.summary if plan else (),
+        plan=summarize_plan(plan) if plan else (),
         complaint=str(preflight.fatal_issues[0]) if preflight and preflight.fatal_issues else None,
         fits=build_fit_table(specs, hardware) if gpu else (),
         weights=_inspect_checkpoint(weights) if weights else None,

@@ -1,30 +1,28 @@
-"""What fits where: every way of teaching a base, in the bytes of a card.
+"""The table of `dlm doctor --gpu`: which adapter of which model fits a GPU; what fits instead.
 
-Cards are counted as they are sold: 24 means 24 GiB, of which one part in sixteen may be kept for
-error correction.
+GPUs are named by the GiB they are sold with; one sixteenth may go to error correction. Also here:
+from which size on a model is large, and the number format of frozen weights.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dlm.plan.hardware import Gpu, Hardware
-from dlm.plan.memory import (
-    GIB,
-    SequenceLengths,
-    choose_batch_size,
-    estimate_memory,
-    estimate_sequence_lengths,
-    format_bytes,
-)
+from dlm.plan.hardware import GIB, Gpu, Hardware, format_bytes
+from dlm.plan.memory import choose_batch_size, estimate_memory, estimate_sequence_lengths
 from dlm.plan.model_spec import MODEL_CATALOG, ComponentName, ModelSpec
-from dlm.plan.types import AdapterKind, AdapterSpec, Bits, ModelPlan, Precision
-
-LARGE_MODEL_PARAMETERS = (
-    300_000_000  # parameters from which a step is four clips, heard one by one if need be
+from dlm.plan.types import (
+    AdapterKind,
+    AdapterSpec,
+    Bits,
+    ModelPlan,
+    Precision,
+    SequenceLengths,
 )
+
+LARGE_MODEL_PARAMETERS = 300_000_000  # above it a step has LARGE_MODEL_BATCH_SIZE examples
 LARGE_MODEL_BATCH_SIZE = 4
-DEFAULT_SEQUENCE_LEN = 2048  # tokens: training.sequence_len as it stands when nobody sets it
+DEFAULT_SEQUENCE_LEN = 2048  # tokens: the default of training.sequence_len
 MAX_SUGGESTIONS = 3  # that one message names
 
 FinetuneMode = Literal["lora", "qlora, 8 bits", "qlora, 4 bits", "full"]
@@ -44,104 +42,99 @@ FINETUNE_MODE_SETTINGS: dict[FinetuneMode, str] = {
 
 @dataclass(frozen=True)
 class FitRow:
-    """One way of teaching a base: what it takes at the least, and what fits (0 rows: nothing)."""
+    """One way to fine-tune a model on a GPU.
+
+    Attributes:
+        model_key: of the catalog.
+        mode: adapter and bits.
+        min_bytes: least memory it takes.
+        max_batch_size: largest micro batch size up to 4 that fits; 0 where none does.
+        gradient_checkpointing: whether that needs gradient checkpointing.
+    """
 
     model_key: str
     mode: FinetuneMode
-    min_bytes: int  # bytes
+    min_bytes: int
     max_batch_size: int
     gradient_checkpointing: bool
 
 
 def make_fake_gpu(gib: int) -> Gpu:
-    """A card of so many GiB, as if it were there."""
+    """Make a GPU of so many GiB that need not exist."""
     return Gpu(f"a card of {gib} GiB", gib * GIB, gib * GIB * 15 // 16, bf16=True)
 
 
 def is_large_model(spec: ModelSpec) -> bool:
-    """Whether a base is too large to hear many clips at once."""
+    """Return whether a model is too large for batches of many examples."""
     return spec.sizes.num_parameters > LARGE_MODEL_PARAMETERS
 
 
 def choose_frozen_dtype(adapter: AdapterSpec, precision: Precision) -> Precision:
-    """The format of the weights that do not learn: that of the products, so that none is cast."""
+    """Choose the number format of frozen weights: that of the forward pass, without casts."""
     return "fp32" if adapter.kind == "full" or adapter.top_layers else precision
 
 
 def build_fit_table(specs: Iterable[ModelSpec], hardware: Hardware) -> tuple[FitRow, ...]:
-    """Every way of teaching each base on this machine's card."""
-    room, _ = hardware.get_memory_budget("cuda", all_gpus=False)
-    return tuple(
-        _build_fit_row(_make_finetune_plan(base, mode), mode, room)
-        for base in specs
-        for mode in FINETUNE_MODES
-    )
+    """Build a row for each way to fine-tune each model, in bf16, on the first GPU."""
+    total_bytes, _ = hardware.get_memory_budget("cuda", all_gpus=False)
+    rows = []
+    for spec in specs:
+        lora = AdapterSpec("lora", 8, 16, 0.05, components=("lm",), target_modules=None)
+        default_plan = ModelPlan(spec, lora, "cuda", "bf16", "bf16", seed=0)
+        lengths = estimate_sequence_lengths(spec, DEFAULT_SEQUENCE_LEN)
+        for mode in FINETUNE_MODES:
+            model_plan = _switch_finetune_mode(default_plan, mode)
+            fitting = choose_batch_size(model_plan, lengths, (4, 2, 1), total_bytes)
+            batch_size = fitting[1] if fitting else 0
+            recomputes = fitting[0].gradient_checkpointing if fitting else False
+            min_bytes = estimate_min_memory(model_plan, lengths)
+            rows.append(FitRow(spec.key, mode, min_bytes, batch_size, recomputes))
+    return tuple(rows)
 
 
 def estimate_min_memory(model_plan: ModelPlan, lengths: SequenceLengths) -> int:
-    """Bytes for one row at a time, with gradient checkpointing if that takes less."""
+    """Estimate the bytes of one row at a time, with gradient checkpointing if that takes less."""
     return min(
-        estimate_memory(replace(model_plan, gradient_checkpointing=way), lengths, 1).total
-        for way in (True, False)
+        estimate_memory(
+            replace(model_plan, gradient_checkpointing=recompute), lengths, batch_size=1
+        ).total
+        for recompute in (True, False)
     )
 
 
 def suggest_alternatives(
     model_plan: ModelPlan, lengths: SequenceLengths, available_bytes: int
 ) -> str:
-    """What would fit into `room` bytes, as settings with their bytes; nothing if nothing does."""
-    now, full = estimate_memory(model_plan, lengths, 1).frozen, model_plan.adapter.kind == "full"
-    found = []
-    if estimate_min_memory(model_plan, lengths) <= available_bytes:
-        found.append(
-            (
-                "micro_batch_size: 1 with gradient_checkpointing: true",
-                estimate_min_memory(model_plan, lengths),
-            )
-        )
+    """Suggest settings that fit, with their bytes; empty if none does.
+
+    In this order: a smaller batch, fewer trained or smaller frozen weights, a smaller model.
+    """
+    min_bytes = estimate_min_memory(model_plan, lengths)
+    options = [("micro_batch_size: 1 with gradient_checkpointing: true", min_bytes)]
+    frozen_bytes = estimate_memory(model_plan, lengths, 1).frozen
     for mode in ("lora", "qlora, 8 bits", "qlora, 4 bits"):
         other = _switch_finetune_mode(model_plan, mode)
-        if full or estimate_memory(other, lengths, 1).frozen < now:
-            found.append((FINETUNE_MODE_SETTINGS[mode], estimate_min_memory(other, lengths)))
-    ready = (
-        base for base in MODEL_CATALOG.values() if base.source
-    )  # a fresh projector hears nothing
-    smaller = sorted(ready, key=lambda base: -base.sizes.num_parameters)
-    for base in smaller:
-        if base.sizes.num_parameters < model_plan.spec.sizes.num_parameters:
-            way = replace(_switch_finetune_mode(model_plan, "lora"), spec=base)
-            way = replace(way, weights_dtype=choose_frozen_dtype(way.adapter, way.precision))
-            found.append(
-                (f"base_model: {base.key} with adapter: lora", estimate_min_memory(way, lengths))
-            )
-    fitting = [(what, count) for what, count in found if count <= available_bytes][:MAX_SUGGESTIONS]
-    return " or ".join(f"{what} ({format_bytes(count)})" for what, count in fitting)
-
-
-def _build_fit_row(model_plan: ModelPlan, mode: FinetuneMode, available_bytes: int) -> FitRow:
-    row = estimate_sequence_lengths(model_plan.spec, DEFAULT_SEQUENCE_LEN)
-    chosen = choose_batch_size(model_plan, row, (4, 2, 1), available_bytes)
-    rows, again = (chosen[1], chosen[0].gradient_checkpointing) if chosen else (0, False)
-    return FitRow(model_plan.spec.key, mode, estimate_min_memory(model_plan, row), rows, again)
-
-
-def _make_finetune_plan(spec: ModelSpec, mode: FinetuneMode) -> ModelPlan:
-    """A base taught in bf16 on a card, with LoRA as it stands when nobody sets it."""
-    lora = AdapterSpec(
-        "lora", rank=8, alpha=16, dropout=0.05, components=("lm",), target_modules=None
-    )
-    model = ModelPlan(spec, lora, "cuda", "bf16", "bf16", seed=0)
-    return _switch_finetune_mode(model, mode)
+        takes_less = estimate_memory(other, lengths, 1).frozen < frozen_bytes
+        if takes_less or model_plan.adapter.kind == "full":
+            options.append((FINETUNE_MODE_SETTINGS[mode], estimate_min_memory(other, lengths)))
+    trained_specs = (spec for spec in MODEL_CATALOG.values() if spec.source)
+    for spec in sorted(trained_specs, key=lambda spec: -spec.sizes.num_parameters):
+        if spec.sizes.num_parameters < model_plan.spec.sizes.num_parameters:
+            other = _switch_finetune_mode(replace(model_plan, spec=spec), "lora")
+            setting = f"base_model: {spec.key} with adapter: lora"
+            options.append((setting, estimate_min_memory(other, lengths)))
+    fitting = [option for option in options if option[1] <= available_bytes][:MAX_SUGGESTIONS]
+    return " or ".join(f"{setting} ({format_bytes(num_bytes)})" for setting, num_bytes in fitting)
 
 
 def _switch_finetune_mode(model_plan: ModelPlan, mode: FinetuneMode) -> ModelPlan:
-    """The same base, taught another way."""
+    """The same model with another adapter."""
     kind, bits = FINETUNE_MODES[mode]
-    where: tuple[ComponentName, ...] = ("encoder", "projector", "lm") if kind == "full" else ("lm",)
-    more = 0 if kind == "full" or bits else model_plan.adapter.top_layers
-    adapter = replace(model_plan.adapter, kind=kind, bits=bits, components=where, top_layers=more)
-    return replace(
-        model_plan,
-        adapter=adapter,
-        weights_dtype=choose_frozen_dtype(adapter, model_plan.precision),
+    is_full = kind == "full"
+    components: tuple[ComponentName, ...] = ("encoder", "projector", "lm") if is_full else ("lm",)
+    top_layers = 0 if is_full or bits else model_plan.adapter.top_layers
+    adapter = replace(
+        model_plan.adapter, kind=kind, bits=bits, components=components, top_layers=top_layers
     )
+    weights_dtype = choose_frozen_dtype(adapter, model_plan.precision)
+    return replace(model_plan, adapter=adapter, weights_dtype=weights_dtype)

@@ -1,6 +1,7 @@
-"""What this machine has: cores, memory, disk, accelerators, and which number formats are fast.
+"""The hardware a plan is made for: cores, memory, disk, GPUs, and whether bf16 is fast.
 
-Read from the system itself, so that a plan can be drawn without loading the learning library.
+Read from the operating system and nvidia-smi, so that a plan needs no torch. Also how bytes are
+written in messages.
 """
 
 import os
@@ -12,7 +13,9 @@ from pathlib import Path
 import psutil
 
 from dlm.errors import PlanError
+from dlm.plan.audio_lengths import ceil_div
 
+GIB = 1 << 30
 BF16_CPU_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 NVIDIA_SMI_QUERY = [
     "--query-gpu=name,memory.total,memory.free,compute_cap",
@@ -20,9 +23,16 @@ NVIDIA_SMI_QUERY = [
 ]
 
 
+def format_bytes(num_bytes: int) -> str:
+    """Write a number of bytes in MiB or GiB."""
+    if num_bytes >= GIB:
+        return f"{num_bytes / GIB:.1f} GiB"
+    return f"{ceil_div(num_bytes, 1 << 20)} MiB"
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """One accelerator; memory in bytes."""
+    """A GPU; memory in bytes."""
 
     name: str
     memory: int
@@ -32,7 +42,17 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """The machine a plan is drawn for; memory and disk in bytes."""
+    """The machine a plan is made for.
+
+    Attributes:
+        cores: CPU cores this process may use.
+        memory: bytes.
+        free_memory: bytes.
+        free_disk: bytes.
+        bf16: whether the CPU multiplies bf16 fast.
+        amx: whether it does so by AMX.
+        gpus: all that are visible.
+    """
 
     cores: int
     memory: int
@@ -44,14 +64,13 @@ class Hardware:
 
     @property
     def default_device(self) -> str:
-        """Where a model runs unless told otherwise."""
+        """The device a model runs on unless one is requested."""
         return "cuda" if self.gpus else "cpu"
 
     def get_memory_budget(self, device: str, *, all_gpus: bool) -> tuple[int, int]:
-        """Bytes to plan with where a model runs, and those that are free now.
+        """Return the bytes of a device to plan with, and those that are free now.
 
-        `spread` over all accelerators. One part in sixteen is left to the system, or to a card's
-        error correction.
+        One sixteenth is left to the operating system, or to a GPU's error correction.
         """
         if device == "cpu":
             return self.memory * 15 // 16, self.free_memory
@@ -60,17 +79,23 @@ class Hardware:
 
 
 def choose_device(requested: str | None, hardware: Hardware) -> str:
-    """Where a model runs: what was asked for, or the fastest there is."""
+    """Choose the device a model runs on: the requested one, or the fastest there is.
+
+    Raises:
+        PlanError: the machine does not have it (`plan.unknown_device`, `plan.no_cuda`).
+    """
     device = requested or hardware.default_device
     if device not in ("cpu", "cuda"):
-        raise PlanError(f"unknown device '{device}'", hint="use cpu or cuda")
+        what = f"unknown device '{device}'"
+        raise PlanError(what, hint="use cpu or cuda", code="plan.unknown_device")
     if device == "cuda" and not hardware.gpus:
-        raise PlanError("this machine has no CUDA device", hint="use --device cpu")
+        what = "this machine has no CUDA device"
+        raise PlanError(what, hint="use --device cpu", code="plan.no_cuda")
     return device
 
 
 def detect_hardware(folder: Path) -> Hardware:
-    """Look at the machine; disk is that of `folder` or of its nearest parent that exists."""
+    """Read what this machine has; the disk is that of `folder`, or of its nearest parent."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     memory = psutil.virtual_memory()
@@ -100,14 +125,14 @@ def _query_gpus() -> tuple[Gpu, ...]:
     if command is None:
         return ()
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             [command, *NVIDIA_SMI_QUERY], capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    rows = [line.split(", ") for line in said.stdout.splitlines() if line.count(", ") == 3]
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 3]
     return tuple(
         Gpu(name, int(total) << 20, int(free) << 20, float(capability) >= 8.0)
         for name, total, free, capability in rows
-        if total.isdigit() and free.isdigit()
+        if total.isdigit() and free.isdigit() and capability.replace(".", "", 1).isdigit()
     )

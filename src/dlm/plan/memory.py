@@ -1,32 +1,19 @@
-"""How many bytes hearing takes, by what an encoder takes: a mel, or the wave itself.
+"""The memory estimate: bytes that training takes on a device, and the batch size that fits.
 
-    features     what a frozen encoder leaves for the projector
-    kept         what an encoder that learns leaves behind before its layers, and between frames
-    working      what a frozen encoder holds while it hears one window, of one clip or of each
+    frozen         weights that are not trained, in their own format, quantized ones included
+    trainable      weights that are: fp32, with their gradient and Adam's two moments
+    activations    what a batch keeps in the forward pass for the backward pass
+    runtime        what CUDA takes
 
-A wave costs more than a mel: seven convolutions make 64, then 32, ... then one step of each frame.
-
-How long the rows of a document are, told before a tokenizer counts them.
-
-    sound    exact, by plan/frames.py
-    text     from above: a token is at least two bytes long
-
-A short clip is given as much room as half a minute and its words, so that the next clip of a
-document does not change its batches.
-
-How many bytes a run holds: the arithmetic behind every "it fits", and what fits instead.
-
-    weights       what stays as it is, in its own format
-    learning      what learns: fp32, with its gradient and Adam's two moments
-    passing       what a batch leaves behind on the way forward, for the way back
-    runtime       what the device's own library takes
-
-The first two are exact. The third counts what each layer keeps for its gradients, as transformers
-and peft write them: a little more than real models are seen to take, and never less.
+The first two are exact. Activations count the tensors that each layer keeps for its gradients in
+transformers and peft: never less than measured in real models, and a little more (the limits are in
+tests/plan). Rows are bounded before a tokenizer exists: audio tokens are exact (audio_lengths.py),
+text is bounded by bytes. Every row is at least as long as half a minute of audio with its text, so
+that one more short example in a document does not change its batches.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from dlm.data.types import Example, Message
 from dlm.plan.audio_lengths import (
@@ -42,124 +29,41 @@ from dlm.plan.encoder_lm_specs import (
     WAVEFORM_ENCODER_DEFAULTS,
 )
 from dlm.plan.model_spec import ComponentName, ModelSpec, TransformerShape
-from dlm.plan.types import AdapterSpec, Bits, ModelPlan, compute_stretched_length
+from dlm.plan.types import (
+    AdapterSpec,
+    Bits,
+    MemoryEstimate,
+    ModelPlan,
+    SequenceLengths,
+    compute_stretched_length,
+)
 
-CONV_CHANNELS = 512  # of each convolution (wav2vec 2.0, Baevski et al. 2020, section 4.2)
-MAX_CONV_KERNEL = 3  # the longest of those that are as wide on both sides
-FIRST_CONV_STEPS_PER_FRAME = 64  # steps per frame after the first convolution, and the most
-TOTAL_CONV_STEPS_PER_FRAME = 127  # after all seven
-WAVEFORM_COPIES = 8  # of the samples of a frame: in fp32, normed, padded, and their gradients
-TENSORS_PER_CONV = 3  # a convolution keeps its input, its norm's and its activation's
-PAIRWISE_ATTENTION_TYPES = {
-    "wavlm",
-    "wav2vec2-conformer",
-    W2V_BERT_MODEL_TYPE,
-}  # whose attention holds every pair
-FP32_BYTES = 4  # bytes: hearing is exact
+FP32_BYTES = 4
+BYTES_PER_TRAINABLE_PARAMETER = 4 * FP32_BYTES  # the parameter, its gradient and two moments
+CUDA_RUNTIME_BYTES = 600 << 20  # kernels and work space
 
-
-def tokens_to_encoder_frames(spec: ModelSpec, num_tokens: int) -> int:
-    """Encoder frames that became so many tokens."""
-    return ceil_div(num_tokens * spec.audio_spec.projector_stride, spec.audio_spec.num_queries)
-
-
-def tokens_to_windows(spec: ModelSpec, num_tokens: int) -> int:
-    """How many windows became so many tokens."""
-    return ceil_div(
-        num_tokens, max(count_window_tokens(spec.audio_spec.window_samples, spec.audio_spec), 1)
-    )
-
-
-def estimate_feature_bytes(spec: ModelSpec, num_frames: int) -> int:
-    """What is heard of a row: all hidden states, where the projector weighs them."""
-    encoders = spec.composition.encoders if spec.composition else ()
-    states = [
-        spec.sizes.encoder.num_layers + 1 if part.layer == "weighted_sum" else 1
-        for part in encoders
-    ]
-    return num_frames * max(sum(states), 1) * spec.sizes.encoder.hidden_size * FP32_BYTES
-
-
-def estimate_frontend_activation_bytes(spec: ModelSpec, num_frames: int, *, num_layers: int) -> int:
-    """What is kept of a row before the layers, and of pairs of frames in so many `layers`."""
-    mel = spec.num_mel_bins + 2 * spec.sizes.encoder.hidden_size
-    if spec.encoder_input == "mel":
-        return 2 * num_frames * spec.audio_spec.encoder_stride * mel * FP32_BYTES
-    width = _get_conv_channels(spec)
-    wave = (
-        TENSORS_PER_CONV * TOTAL_CONV_STEPS_PER_FRAME * width
-        + WAVEFORM_COPIES * spec.audio_spec.encoder_stride
-    )
-    pairs = (
-        min(num_frames, count_encoder_frames(spec.audio_spec.window_samples, spec.audio_spec))
-        * _count_attention_pair_values(spec)
-        * num_layers
-    )
-    gradient = (
-        MAX_CONV_KERNEL * width * width
-    )  # of one convolution, before it is added to the others
-    return (num_frames * (wave + 2 * MEL_ENCODER_STRIDE * mel + pairs) + gradient) * FP32_BYTES
-
-
-def estimate_encoder_workspace_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
-    """The frozen encoder at work on one window, layer by layer, in numbers of `each` bytes."""
-    tower, samples = spec.sizes.encoder, compute_typical_samples(spec)
-    frames = count_encoder_frames(samples, spec.audio_spec)
-    layer = (
-        frames
-        * (
-            6 * tower.hidden_size
-            + 2 * tower.intermediate_size
-            + frames * (1 + _count_attention_pair_values(spec))
-        )
-        * bytes_per_value
-    )
-    if spec.encoder_input == "mel":
-        return layer
-    steps = ceil_div(samples, spec.audio_spec.encoder_stride) * FIRST_CONV_STEPS_PER_FRAME
-    wave = WAVEFORM_COPIES * samples * FP32_BYTES
-    return wave + max(2 * steps * _get_conv_channels(spec) * bytes_per_value, layer)
-
-
-def _list_encoder_types(spec: ModelSpec) -> Iterable[str]:
-    """The classes of its encoders; any, where they are not told."""
-    return (
-        [part.config["model_type"] for part in spec.composition.encoders]
-        if spec.composition
-        else WAVEFORM_ENCODER_DEFAULTS
-    )
-
-
-def _get_conv_channels(spec: ModelSpec) -> int:
-    """Channels of its convolutions; w2v-BERT and Whisper take a spectrum, which is small."""
-    return (
-        0
-        if set(_list_encoder_types(spec)) <= {W2V_BERT_MODEL_TYPE, *MEL_ENCODER_DEFAULTS}
-        else CONV_CHANNELS
-    )
-
-
-def _count_attention_pair_values(spec: ModelSpec) -> int:
-    """Numbers for each pair of frames: scores, and where positions are relative, their vectors."""
-    tower = spec.sizes.encoder
-    if spec.encoder_input == "mel" or not set(_list_encoder_types(spec)) & PAIRWISE_ATTENTION_TYPES:
-        return 0
-    return tower.hidden_size // tower.num_heads + 5 * tower.num_heads
-
-
+# rows
 TYPICAL_SECONDS = 30
 TYPICAL_TEXT_TOKENS = 256  # a question and a transcript
-CHAT_TEMPLATE_TOKENS = 64  # that a chat form writes around them
+CHAT_TEMPLATE_TOKENS = 64  # that a chat template adds
 MIN_BYTES_PER_TOKEN = 2
 
+# the convolutions of a waveform encoder (wav2vec 2.0, Baevski et al. 2020, section 4.2)
+CONV_CHANNELS = 512
+MAX_CONV_KERNEL = 3  # of those with as many channels before and after
+FIRST_CONV_STEPS_PER_FRAME = 64  # steps per frame after the first convolution, and the most
+TOTAL_CONV_STEPS_PER_FRAME = 127  # after all seven: 64 + 32 + ... + 1
+WAVEFORM_COPIES = 8  # of samples: in fp32, normalized, padded, and their gradients
+TENSORS_PER_CONV = 3  # its input, its norm's and its activation's
+PAIRWISE_ATTENTION_TYPES = {"wavlm", "wav2vec2-conformer", W2V_BERT_MODEL_TYPE}  # of frame pairs
 
-@dataclass(frozen=True)
-class SequenceLengths:
-    """A row in tokens, those of sound and those that carry loss among them."""
+# quantized weights (bitsandbytes)
+QUANT_BLOCK_SIZE = 64  # 4-bit weights that share a scale
+QUANT_SCALE_BLOCK_SIZE = 256  # 8-bit scales that share an fp32 scale
+QUANT_TABLE_BYTES = 64 + 1024 + 4  # the values of 4 and 8 bits, and the mean of the scales
 
-    num_tokens: int
-    num_audio_tokens: int
-    num_labels: int
+# a CPU keeps attention scores in bf16 up to so many keys: those of longer rows take too much
+MAX_BF16_SCORE_KEYS = 640
 
 
 def estimate_sequence_lengths(
@@ -170,90 +74,61 @@ def estimate_sequence_lengths(
     *,
     min_speed_percent: int = 100,
 ) -> SequenceLengths:
-    """The row to make room for, at most `longest` tokens.
+    """Bound the rows of examples, in tokens.
 
-    `lasting` are the seconds of each sound, by the place of its clip; they may be played as slowly
-    as `slowest_percent` of their speed.
+    Args:
+        spec: the base model.
+        max_tokens: longest row that is allowed.
+        examples: what is trained on.
+        durations: seconds of each audio segment, by the location of its example.
+        min_speed_percent: slowest speed that augmentation plays them at.
     """
-    usual = count_audio_tokens(compute_typical_samples(spec), spec.audio_spec)
-    rows = [SequenceLengths(usual + TYPICAL_TEXT_TOKENS, usual, TYPICAL_TEXT_TOKENS)]
-    rows += [
-        _estimate_example_lengths(
-            spec, clip, (durations or {}).get(clip.location, ()), min_speed_percent
+    num_audio_tokens = count_audio_tokens(compute_typical_samples(spec), spec.audio_spec)
+    num_tokens = num_audio_tokens + TYPICAL_TEXT_TOKENS
+    rows = [SequenceLengths(num_tokens, num_audio_tokens, TYPICAL_TEXT_TOKENS)]
+    for example in examples:
+        seconds = (durations or {}).get(example.location, ())
+        num_audio_tokens = sum(
+            count_audio_tokens(
+                compute_stretched_length(
+                    round(duration * spec.audio_spec.sample_rate),
+                    min_speed_percent,
+                    spec.audio_spec.window_samples,
+                ),
+                spec.audio_spec,
+            )
+            for duration in seconds
         )
-        for clip in examples
-    ]
-    most = min(max_tokens, spec.context_length)
+        answers = [message for message in example.messages if message.role == "assistant"]
+        num_tokens = num_audio_tokens + _bound_text_tokens(example.messages)
+        rows.append(SequenceLengths(num_tokens, num_audio_tokens, _bound_text_tokens(answers)))
+    limit = min(max_tokens, spec.context_length)
     return SequenceLengths(
-        num_tokens=min(max(row.num_tokens for row in rows), most),
-        num_audio_tokens=min(max(row.num_audio_tokens for row in rows), most),
-        num_labels=min(max(row.num_labels for row in rows), most),
+        num_tokens=min(max(row.num_tokens for row in rows), limit),
+        num_audio_tokens=min(max(row.num_audio_tokens for row in rows), limit),
+        num_labels=min(max(row.num_labels for row in rows), limit),
     )
+
+
+def _bound_text_tokens(messages: Iterable[Message]) -> int:
+    num_bytes = sum(len(message.text.encode()) for message in messages)
+    return num_bytes // MIN_BYTES_PER_TOKEN + CHAT_TEMPLATE_TOKENS
 
 
 def compute_typical_samples(spec: ModelSpec) -> int:
-    """Samples of half a minute, or of the longest span heard at once if that is less."""
+    """Return the samples of half a minute, or of an encoder window if that is shorter."""
     return min(spec.audio_spec.window_samples, TYPICAL_SECONDS * spec.audio_spec.sample_rate)
-
-
-def _estimate_example_lengths(
-    spec: ModelSpec, example: Example, durations: tuple[float, ...], speed_percent: int
-) -> SequenceLengths:
-    strides = spec.audio_spec
-    samples = (round(seconds * strides.sample_rate) for seconds in durations)
-    sound = sum(
-        count_audio_tokens(
-            compute_stretched_length(each, speed_percent, strides.window_samples), strides
-        )
-        for each in samples
-    )
-    labels = _estimate_text_tokens(turn for turn in example.messages if turn.role == "assistant")
-    return SequenceLengths(sound + _estimate_text_tokens(example.messages), sound, labels)
-
-
-def _estimate_text_tokens(messages: Iterable[Message]) -> int:
-    """Tokens of what is said, from above."""
-    return (
-        sum(len(turn.text.encode()) for turn in messages) // MIN_BYTES_PER_TOKEN
-        + CHAT_TEMPLATE_TOKENS
-    )
-
-
-BYTES_PER_TRAINABLE_PARAMETER = 16  # a parameter that learns, its gradient and two moments, fp32
-QUANT_BLOCK_SIZE = 64  # weights of 4 bits that share a scale (bitsandbytes)
-QUANT_SCALE_BLOCK_SIZE = 256  # scales of 8 bits that share one of fp32
-QUANT_TABLE_BYTES = 64 + 1024 + 4  # what 4 and 8 bits stand for, and the mean of the scales
-CUDA_RUNTIME_BYTES = 600 << 20  # kernels and work space
-MAX_BF16_SCORE_KEYS = (
-    640  # keys whose scores a processor keeps in bf16: those of longer rows take too much
-)
-GIB = 1 << 30
-
-
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes by what takes them."""
-
-    frozen: int
-    trainable: int
-    activations: int
-    runtime: int
-
-    @property
-    def total(self) -> int:
-        """All of them."""
-        return self.frozen + self.trainable + self.activations + self.runtime
 
 
 def estimate_memory(
     model_plan: ModelPlan, lengths: SequenceLengths, batch_size: int
 ) -> MemoryEstimate:
-    """What learning takes with `rows` rows like `row` at once."""
+    """Estimate the bytes of training with `batch_size` rows of these lengths in a batch."""
     return MemoryEstimate(
         frozen=estimate_frozen_bytes(model_plan),
         trainable=count_trainable_parameters(model_plan) * BYTES_PER_TRAINABLE_PARAMETER,
         activations=estimate_activation_bytes(model_plan, lengths, batch_size),
-        runtime=_estimate_runtime_bytes(model_plan),
+        runtime=CUDA_RUNTIME_BYTES if model_plan.device == "cuda" else 0,
     )
 
 
@@ -265,151 +140,224 @@ def choose_batch_size(
     *,
     gradient_checkpointing: bool | None = None,
 ) -> tuple[ModelPlan, int] | None:
-    """The plan that fits into `room` bytes, and its rows at once: the first of `counts` that fits.
+    """Choose the first batch size that fits.
 
-    Layers are thought through again only where the last of them does not fit otherwise, or as
-    asked for.
+    Args:
+        model_plan: what is trained.
+        lengths: of a row.
+        batch_sizes: to try in this order.
+        available_bytes: of the device.
+        gradient_checkpointing: whether it is used; None for only where the last batch size does
+            not fit without.
+
+    Returns:
+        The plan, with gradient checkpointing or without, and the batch size; None if none fits.
     """
-    ways = [(bool(gradient_checkpointing), count) for count in batch_sizes]
+    options = [(bool(gradient_checkpointing), batch_size) for batch_size in batch_sizes]
     if gradient_checkpointing is None:
-        ways.append((True, batch_sizes[-1]))
-    for again, rows in ways:
-        tried = replace(model_plan, gradient_checkpointing=again)
-        if estimate_memory(tried, lengths, rows).total <= available_bytes:
-            return tried, rows
+        options.append((True, batch_sizes[-1]))
+    for recompute, batch_size in options:
+        candidate = replace(model_plan, gradient_checkpointing=recompute)
+        if estimate_memory(candidate, lengths, batch_size).total <= available_bytes:
+            return candidate, batch_size
     return None
 
 
 def choose_eval_batch_size(
     model_plan: ModelPlan, lengths: SequenceLengths, max_batch_size: int, available_bytes: int
 ) -> int:
-    """How many rows are answered at once in `room` bytes, once learning is over."""
-    held = (
-        estimate_frozen_bytes(model_plan)
-        + count_trainable_parameters(model_plan) * BYTES_PER_TRAINABLE_PARAMETER
-        + _estimate_runtime_bytes(model_plan)
-    )
-    return max(
-        min(
-            (available_bytes - held) // _estimate_generation_bytes(model_plan, lengths),
-            max_batch_size,
-        ),
-        1,
-    )
+    """Choose how many rows are generated at once after training, at least one."""
+    memory = estimate_memory(model_plan, lengths, 1)
+    free_bytes = available_bytes - (memory.total - memory.activations)
+    batch_size = free_bytes // _estimate_generation_bytes(model_plan, lengths)
+    return max(min(batch_size, max_batch_size), 1)
 
 
 def _estimate_generation_bytes(model_plan: ModelPlan, lengths: SequenceLengths) -> int:
-    """What answering one row takes: keys and values of all layers, one of them at work, logits."""
-    lm, each = model_plan.spec.sizes.lm, _get_activation_itemsize(model_plan)
-    kept = 2 * lm.num_layers * _get_query_width(lm) * lm.num_kv_heads // lm.num_heads
-    at_work = 6 * lm.hidden_size + 3 * lm.intermediate_size + 6 * _get_query_width(lm)
-    spoken = lengths.num_labels * model_plan.spec.sizes.vocab_size * (each + 8)
-    return lengths.num_tokens * (kept + at_work) * each + spoken
+    """Generating one row: keys and values of all layers, one layer's activations, logits."""
+    lm, itemsize = model_plan.spec.sizes.lm, _get_activation_itemsize(model_plan)
+    query_width = _get_query_width(lm)
+    kv_cache = 2 * lm.num_layers * query_width * lm.num_kv_heads // lm.num_heads
+    layer = 6 * lm.hidden_size + 3 * lm.intermediate_size + 6 * query_width
+    logits = lengths.num_labels * model_plan.spec.sizes.vocab_size * (itemsize + 8)
+    return lengths.num_tokens * (kv_cache + layer) * itemsize + logits
 
 
 def count_trainable_parameters(model_plan: ModelPlan) -> int:
-    """How many parameters learn."""
+    """Count the parameters that are trained."""
     return _count_unfrozen_parameters(model_plan) + _count_lora_parameters(model_plan)
 
 
 def _count_unfrozen_parameters(model_plan: ModelPlan) -> int:
-    """Those of the base itself that learn."""
+    """Those of the base model itself."""
     adapter, sizes = model_plan.adapter, model_plan.spec.sizes
-    parts = {
-        "encoder": sizes.encoder.num_parameters,  # with its positions, which stay as they are
+    by_component = {
+        "encoder": sizes.encoder.num_parameters,  # with its positions, which stay frozen
         "projector": sizes.projector,
         "lm": sizes.lm.num_parameters + sizes.embedding,
     }
     top = adapter.top_layers * ceil_div(sizes.lm.num_parameters, sizes.lm.num_layers)
-    return top + sum(parts[role] for role in adapter.fully_trained_components)
+    return top + sum(by_component[name] for name in adapter.fully_trained_components)
 
 
 def _count_lora_parameters(model_plan: ModelPlan) -> int:
-    """Low-rank weights: `rank` rows and columns a layer; with DoRA each output's length too."""
-    adapter = model_plan.adapter
-    length = adapter.kind == "dora"
+    """Low-rank matrices; with DoRA the magnitude of each output too."""
+    adapter, sizes = model_plan.adapter, model_plan.spec.sizes
+    shapes: dict[ComponentName, TransformerShape] = {"encoder": sizes.encoder, "lm": sizes.lm}
+    magnitudes = adapter.kind == "dora"
     return sum(
-        (tower.num_layers - _count_top_layers(adapter, role))
-        * (adapter.rank * (into + out) + length * out)
-        for role, tower in _iter_transformers(model_plan.spec)
-        if role in adapter.lora_components
-        for into, out in _get_adapted_shapes(tower, role, adapter)
+        (shape.num_layers - _count_top_layers(adapter, name))
+        * (adapter.rank * (num_inputs + num_outputs) + magnitudes * num_outputs)
+        for name, shape in shapes.items()
+        if name in adapter.lora_components
+        for num_inputs, num_outputs in _get_adapted_shapes(shape, name, adapter)
     )
 
 
 def _count_top_layers(adapter: AdapterSpec, component: ComponentName) -> int:
-    """How many last layers of a part learn as they are, in place of low-rank weights."""
+    """Last layers of a component whose own weights are trained, without LoRA."""
     return adapter.top_layers if component == "lm" else 0
 
 
 def estimate_frozen_bytes(model_plan: ModelPlan) -> int:
-    """What stays as it is."""
-    each = 4 if model_plan.weights_dtype == "fp32" else 2
-    frozen = (model_plan.spec.sizes.num_parameters - _count_unfrozen_parameters(model_plan)) * each
-    if model_plan.spec.kind == "stitched" and not model_plan.adapter.is_trainable("projector"):
-        frozen += model_plan.spec.sizes.projector * (4 - each)  # it joins two models, in fp32
-    elsewhere = (model_plan.encoder_device or model_plan.device) != model_plan.device
-    if elsewhere and not model_plan.adapter.is_trainable("encoder"):
-        frozen -= model_plan.spec.sizes.encoder.num_parameters * each
-    bits, lm = model_plan.adapter.bits, model_plan.spec.sizes.lm
-    if bits is None:
+    """Compute the bytes of weights that are not trained."""
+    spec, adapter = model_plan.spec, model_plan.adapter
+    itemsize = _get_weights_itemsize(model_plan)
+    frozen = (spec.sizes.num_parameters - _count_unfrozen_parameters(model_plan)) * itemsize
+    if spec.kind == "stitched" and not adapter.is_trainable("projector"):
+        frozen += spec.sizes.projector * (FP32_BYTES - itemsize)  # it stays in fp32
+    encoder_is_elsewhere = model_plan.encoder_device not in (None, model_plan.device)
+    if encoder_is_elsewhere and not adapter.is_trainable("encoder"):
+        frozen -= spec.sizes.encoder.num_parameters * itemsize
+    if adapter.bits is None:
         return frozen
-    shapes = get_linear_shapes(lm, "lm").values()
-    packed = sum(compute_quantized_bytes(into * out, out, bits) for into, out in shapes)
-    return frozen + lm.num_layers * (packed - sum(into * out for into, out in shapes) * each)
+    shapes = get_linear_shapes(spec.sizes.lm, "lm").values()
+    quantized = sum(
+        compute_quantized_bytes(num_inputs * num_outputs, num_outputs, adapter.bits)
+        for num_inputs, num_outputs in shapes
+    )
+    whole = sum(num_inputs * num_outputs for num_inputs, num_outputs in shapes) * itemsize
+    return frozen + spec.sizes.lm.num_layers * (quantized - whole)
 
 
 def compute_quantized_bytes(num_weights: int, num_rows: int, bits: Bits) -> int:
-    """A matrix of `count` weights in `rows` rows, with its scales."""
+    """Compute the bytes of a quantized matrix with its scales."""
     if bits == 8:
-        return num_weights + 4 * num_rows
-    scales = ceil_div(num_weights, QUANT_BLOCK_SIZE)
-    return (
-        ceil_div(num_weights, 2)
-        + scales
-        + 4 * ceil_div(scales, QUANT_SCALE_BLOCK_SIZE)
-        + QUANT_TABLE_BYTES
-    )
+        return num_weights + FP32_BYTES * num_rows
+    num_scales = ceil_div(num_weights, QUANT_BLOCK_SIZE)
+    scale_bytes = num_scales + FP32_BYTES * ceil_div(num_scales, QUANT_SCALE_BLOCK_SIZE)
+    return ceil_div(num_weights, 2) + scale_bytes + QUANT_TABLE_BYTES
 
 
 def estimate_activation_bytes(
     model_plan: ModelPlan, lengths: SequenceLengths, batch_size: int
 ) -> int:
-    """What a batch leaves behind until its gradients are there."""
-    base, sizes = model_plan.spec, model_plan.spec.sizes
-    frames, learns = (
-        tokens_to_encoder_frames(base, lengths.num_audio_tokens),
-        model_plan.adapter.is_trainable("encoder"),
-    )
-    heard = 0 if learns else estimate_feature_bytes(base, frames)
-    if learns:
-        layers = 1 if model_plan.gradient_checkpointing else sizes.encoder.num_layers
-        heard = estimate_frontend_activation_bytes(base, frames, num_layers=layers)
-        heard += _estimate_transformer_bytes(
-            model_plan, "encoder", sizes.encoder, num_steps=frames, num_mlp_steps=frames
+    """Estimate the bytes a batch keeps until its gradients are computed."""
+    spec, sizes = model_plan.spec, model_plan.spec.sizes
+    itemsize = _get_activation_itemsize(model_plan)
+    num_frames = tokens_to_encoder_frames(spec, lengths.num_audio_tokens)
+    if model_plan.adapter.is_trainable("encoder"):
+        num_layers = 1 if model_plan.gradient_checkpointing else sizes.encoder.num_layers
+        audio = estimate_frontend_activation_bytes(spec, num_frames, num_layers=num_layers)
+        audio += _estimate_transformer_bytes(
+            model_plan, "encoder", sizes.encoder, num_steps=num_frames, num_mlp_steps=num_frames
         )
-    thought = _estimate_transformer_bytes(
-        model_plan, "lm", sizes.lm, num_steps=lengths.num_tokens, num_mlp_steps=lengths.num_labels
+        encoding = 0
+    else:
+        audio = estimate_feature_bytes(spec, num_frames)
+        num_windows = 1
+        if model_plan.encode_every_step:
+            num_windows = batch_size * ceil_div(
+                lengths.num_audio_tokens,
+                max(count_window_tokens(spec.audio_spec.window_samples, spec.audio_spec), 1),
+            )
+        encoding = num_windows * estimate_encoder_workspace_bytes(spec, itemsize)
+    lm = _estimate_transformer_bytes(
+        model_plan,
+        "lm",
+        sizes.lm,
+        num_steps=lengths.num_tokens,
+        num_mlp_steps=lengths.num_labels,
     )
-    compared = 12 * model_plan.distill  # flattened logits, those of the others, gradients
-    spoken = (
-        lengths.num_labels
-        * sizes.vocab_size
-        * (_get_activation_itemsize(model_plan) + 8 + compared)
-    )  # and of the words
-    merged = lengths.num_tokens * sizes.lm.hidden_size * 4 * 4
-    at_once = (
-        batch_size * tokens_to_windows(base, lengths.num_audio_tokens)
-        if model_plan.encode_every_step
-        else 1
+    distillation = 12 * model_plan.distill  # two tempered distributions and gradients, in fp32
+    logits = lengths.num_labels * sizes.vocab_size * (itemsize + 8 + distillation)
+    embeddings = lengths.num_tokens * sizes.lm.hidden_size * 4 * FP32_BYTES
+    fixed = _estimate_cast_bytes(model_plan) + _estimate_dequantized_bytes(model_plan) + encoding
+    return batch_size * (audio + embeddings + lm + logits) + fixed
+
+
+def tokens_to_encoder_frames(spec: ModelSpec, num_tokens: int) -> int:
+    """Return the encoder frames that became so many tokens."""
+    return ceil_div(num_tokens * spec.audio_spec.projector_stride, spec.audio_spec.num_queries)
+
+
+def estimate_feature_bytes(spec: ModelSpec, num_frames: int) -> int:
+    """Compute the bytes of encoder output: all hidden states where the projector weights them."""
+    encoders = spec.composition.encoders if spec.composition else ()
+    num_states = sum(
+        spec.sizes.encoder.num_layers + 1 if encoder.layer == "weighted_sum" else 1
+        for encoder in encoders
     )
-    hearing = (
-        0
-        if learns
-        else estimate_encoder_workspace_bytes(base, _get_activation_itemsize(model_plan)) * at_once
-    )
-    once = _estimate_cast_bytes(model_plan) + _estimate_dequantized_bytes(model_plan) + hearing
-    return batch_size * (heard + merged + thought + spoken) + once
+    return num_frames * max(num_states, 1) * spec.sizes.encoder.hidden_size * FP32_BYTES
+
+
+def estimate_frontend_activation_bytes(spec: ModelSpec, num_frames: int, *, num_layers: int) -> int:
+    """Estimate what a trained encoder keeps of a row outside its layers.
+
+    That is its convolutions, and the values of frame pairs in `num_layers` layers.
+    """
+    hidden_size = spec.sizes.encoder.hidden_size
+    mel = spec.num_mel_bins + 2 * hidden_size
+    if spec.encoder_input == "mel":
+        return 2 * num_frames * spec.audio_spec.encoder_stride * mel * FP32_BYTES
+    channels = _get_conv_channels(spec)
+    conv = TENSORS_PER_CONV * TOTAL_CONV_STEPS_PER_FRAME * channels
+    waveform = WAVEFORM_COPIES * spec.audio_spec.encoder_stride
+    window_frames = count_encoder_frames(spec.audio_spec.window_samples, spec.audio_spec)
+    pairs = min(num_frames, window_frames) * _count_attention_pair_values(spec) * num_layers
+    frame = conv + waveform + 2 * MEL_ENCODER_STRIDE * mel + pairs
+    weight_gradient = MAX_CONV_KERNEL * channels * channels  # before it is accumulated
+    return (num_frames * frame + weight_gradient) * FP32_BYTES
+
+
+def estimate_encoder_workspace_bytes(spec: ModelSpec, itemsize: int) -> int:
+    """Estimate the bytes of a frozen encoder that runs on one window, layer by layer.
+
+    Args:
+        spec: the base model.
+        itemsize: bytes of an activation.
+    """
+    shape, samples = spec.sizes.encoder, compute_typical_samples(spec)
+    num_frames = count_encoder_frames(samples, spec.audio_spec)
+    frame = 6 * shape.hidden_size + 2 * shape.intermediate_size
+    frame += num_frames * (1 + _count_attention_pair_values(spec))
+    layer = num_frames * frame * itemsize
+    if spec.encoder_input == "mel":
+        return layer
+    conv_steps = ceil_div(samples, spec.audio_spec.encoder_stride) * FIRST_CONV_STEPS_PER_FRAME
+    conv = 2 * conv_steps * _get_conv_channels(spec) * itemsize
+    return WAVEFORM_COPIES * samples * FP32_BYTES + max(conv, layer)
+
+
+def _list_encoder_types(spec: ModelSpec) -> set[str]:
+    """Model types of the encoders; where they are not known, all that take a waveform."""
+    if spec.composition:
+        return {encoder.config["model_type"] for encoder in spec.composition.encoders}
+    return {*WAVEFORM_ENCODER_DEFAULTS}
+
+
+def _get_conv_channels(spec: ModelSpec) -> int:
+    """Channels of the convolutions over a waveform; none where all encoders take a spectrum."""
+    takes_spectrum = {W2V_BERT_MODEL_TYPE, *MEL_ENCODER_DEFAULTS}
+    return 0 if _list_encoder_types(spec) <= takes_spectrum else CONV_CHANNELS
+
+
+def _count_attention_pair_values(spec: ModelSpec) -> int:
+    """Values of each pair of frames: scores, and vectors of relative positions."""
+    shape = spec.sizes.encoder
+    if spec.encoder_input == "mel" or not _list_encoder_types(spec) & PAIRWISE_ATTENTION_TYPES:
+        return 0
+    return shape.hidden_size // shape.num_heads + 5 * shape.num_heads
 
 
 def _estimate_transformer_bytes(
@@ -420,179 +368,150 @@ def _estimate_transformer_bytes(
     num_steps: int,
     num_mlp_steps: int,
 ) -> int:
-    """All layers of a tower, and the gradients inside one of them.
+    """What all layers of a component keep, and the gradients inside one of them.
 
-    The feed-forward part of the last sees `fed` steps (model/last.py), and learns before the rest.
-    With checkpointing a layer keeps what goes into it, and is whole only while it learns; what
-    bitsandbytes multiplies in 8 bits it keeps all the same.
+    The last MLP runs on `num_mlp_steps` positions (models/cpu_kernels.py), and its backward pass is
+    over before that of the rest. With gradient checkpointing a layer keeps its input, and the rest
+    only while its gradients are computed; inputs of 8-bit layers are kept all the same.
     """
-    top, gradients = (
-        _count_top_layers(model_plan.adapter, component),
-        2 * shape.intermediate_size * _get_activation_itemsize(model_plan),
-    )
-    upper = _estimate_layer_bytes(model_plan, component, shape, fully_trained=True) if top else 0
-    lower = _estimate_layer_bytes(
+    adapter = model_plan.adapter
+    num_top = _count_top_layers(adapter, component)
+    fully_trained = component in adapter.fully_trained_components
+    gradients = 2 * shape.intermediate_size * _get_activation_itemsize(model_plan)
+    top = _estimate_layer_bytes(model_plan, component, shape, fully_trained=True) if num_top else 0
+    lower = _estimate_layer_bytes(model_plan, component, shape, fully_trained=fully_trained)
+    keeps_bf16_scores = model_plan.device == "cpu" and model_plan.weights_dtype == "bf16"
+    if keeps_bf16_scores and component == "lm" and num_steps <= MAX_BF16_SCORE_KEYS:
+        lower += shape.num_heads * num_steps * 2
+    if model_plan.gradient_checkpointing:
+        layer_input = shape.hidden_size * _get_weights_itemsize(model_plan)
+        if adapter.bits == 8 and component == "lm":
+            layer_input += _estimate_linear_input_bytes(model_plan, shape)
+        return num_steps * (shape.num_layers * layer_input + max(top, lower) + gradients)
+    all_layers = num_top * top + (shape.num_layers - num_top) * lower
+    last = top if num_top else lower
+    last_without_mlp = _estimate_layer_bytes(
         model_plan,
         component,
-        shape,
-        fully_trained=component in model_plan.adapter.fully_trained_components,
+        replace(shape, intermediate_size=0),
+        fully_trained=bool(num_top) or fully_trained,
     )
-    if (
-        model_plan.device == "cpu"
-        and model_plan.weights_dtype == "bf16"
-        and component == "lm"
-        and num_steps <= MAX_BF16_SCORE_KEYS
-    ):
-        lower += shape.num_heads * num_steps * 2  # the scores of attention (model/attention.py)
-    if not model_plan.gradient_checkpointing:
-        layers, last = top * upper + (shape.num_layers - top) * lower, upper if top else lower
-        bare = _estimate_layer_bytes(
-            model_plan,
-            component,
-            replace(shape, intermediate_size=0),
-            fully_trained=bool(top) or component in model_plan.adapter.fully_trained_components,
-        )
-        ending = num_steps * (layers - last + bare) + num_mlp_steps * (last - bare + gradients)
-        return max(ending, num_steps * (layers - last + gradients))
-    stream = shape.hidden_size * (4 if model_plan.weights_dtype == "fp32" else 2)
-    stays = stream + (
-        _estimate_linear_input_bytes(model_plan, shape)
-        if model_plan.adapter.bits == 8 and component == "lm"
-        else 0
-    )
-    return num_steps * (shape.num_layers * stays + max(upper, lower) + gradients)
+    others = all_layers - last
+    in_last = num_steps * (others + last_without_mlp)
+    in_last += num_mlp_steps * (last - last_without_mlp + gradients)
+    return max(in_last, num_steps * (others + gradients))
 
 
 def _estimate_layer_bytes(
     model_plan: ModelPlan, component: ComponentName, shape: TransformerShape, *, fully_trained: bool
 ) -> int:
-    """What one layer keeps of one step.
+    """What one layer keeps of one position.
 
-    Its two norms keep what they are given, in fp32; attention its three inputs and its output; the
-    feed-forward part what its activation multiplies; each layer that learns, its input.
+    Both norms keep their input in fp32; attention keeps its three inputs and its output; the MLP
+    keeps the factors of its activation; each trained layer keeps its input.
     """
-    each, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
+    itemsize, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
     norms = 8 * shape.hidden_size * (1 + fully_trained) + 16
-    attention = 4 * _get_query_width(shape) * (each + fully_trained) + 4 * shape.num_heads
-    inner = (3 if component == "lm" else 1) * shape.intermediate_size * each
-    kept = (
-        _estimate_linear_input_bytes(model_plan, shape)
-        if fully_trained or (adapter.bits == 8 and component == "lm")
-        else 0
-    )
+    attention = 4 * _get_query_width(shape) * (itemsize + fully_trained) + 4 * shape.num_heads
+    mlp = (3 if component == "lm" else 1) * shape.intermediate_size * itemsize
+    inputs = 0
+    if fully_trained or (adapter.bits == 8 and component == "lm"):
+        inputs = _estimate_linear_input_bytes(model_plan, shape)
     if component in adapter.lora_components and not fully_trained:
-        kept += _estimate_lora_bytes(model_plan, component, shape)
-    return norms + attention + inner + kept
+        inputs += _estimate_lora_bytes(model_plan, component, shape)
+    return norms + attention + mlp + inputs
 
 
 def _estimate_lora_bytes(
     model_plan: ModelPlan, component: ComponentName, shape: TransformerShape
 ) -> int:
-    """What the low-rank weights of one layer keep: each its own input once dropout is drawn."""
-    each, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
+    """What the LoRA weights of one layer keep of one position: with dropout, an input each."""
+    itemsize, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
     shapes = _get_adapted_shapes(shape, component, adapter)
-    kept = len(shapes) * adapter.rank * each
-    if adapter.dropout:
-        ours = adapter.kind == "lora" and adapter.bits is None  # which casts nothing
-        mask = (
-            1
-            if model_plan.device == "cuda"
-            else 2
-            if ours and model_plan.weights_dtype == "bf16"
-            else 4
-        )
-        kept += sum(into for into, _ in shapes) * (each + mask)
-    else:
-        kept += _estimate_linear_input_bytes(model_plan, shape)
-    return kept + (sum(2 * out * each for _, out in shapes) if adapter.kind == "dora" else 0)
+    lora = len(shapes) * adapter.rank * itemsize
+    if adapter.kind == "dora":
+        lora += sum(2 * num_outputs * itemsize for _, num_outputs in shapes)
+    if not adapter.dropout:
+        return lora + _estimate_linear_input_bytes(model_plan, shape)
+    has_fused_lora = adapter.kind == "lora" and adapter.bits is None  # without a cast to fp32
+    mask_itemsize = 2 if has_fused_lora and model_plan.weights_dtype == "bf16" else FP32_BYTES
+    if model_plan.device == "cuda":
+        mask_itemsize = 1
+    return lora + sum(num_inputs for num_inputs, _ in shapes) * (itemsize + mask_itemsize)
 
 
 def _estimate_linear_input_bytes(model_plan: ModelPlan, shape: TransformerShape) -> int:
-    """What goes into the linear layers of one layer; several share theirs."""
+    """Inputs of the linear layers of one layer at one position; several share theirs."""
     return (2 * shape.hidden_size + shape.intermediate_size) * _get_activation_itemsize(model_plan)
 
 
 def _estimate_cast_bytes(model_plan: ModelPlan) -> int:
-    """What is multiplied in bf16 and held in fp32 is there in both."""
+    """The bf16 copies of weights that are kept in fp32."""
     if model_plan.precision == "fp32":
         return 0
-    count = count_trainable_parameters(model_plan)
+    num_parameters = count_trainable_parameters(model_plan)
     if model_plan.weights_dtype == "fp32":
-        count = max(count, model_plan.spec.sizes.num_parameters)
-    return 2 * count
+        num_parameters = max(num_parameters, model_plan.spec.sizes.num_parameters)
+    return 2 * num_parameters
 
 
 def _estimate_dequantized_bytes(model_plan: ModelPlan) -> int:
-    """The largest matrix, while it is unpacked, or measured for DoRA."""
-    lm, adapter = model_plan.spec.sizes.lm, model_plan.adapter
-    largest = max(into * out for into, out in get_linear_shapes(lm, "lm").values())
-    return largest * (
-        12
-        if adapter.kind == "dora"
-        else _get_activation_itemsize(model_plan)
-        if adapter.bits
-        else 0
-    )
+    """The largest matrix, while it is dequantized, or while DoRA computes its norm."""
+    adapter, shapes = model_plan.adapter, get_linear_shapes(model_plan.spec.sizes.lm, "lm")
+    itemsize = _get_activation_itemsize(model_plan) if adapter.bits else 0
+    if adapter.kind == "dora":
+        itemsize = 3 * FP32_BYTES
+    return itemsize * max(num_inputs * num_outputs for num_inputs, num_outputs in shapes.values())
 
 
 def get_linear_shapes(
     shape: TransformerShape, component: ComponentName
 ) -> dict[str, tuple[int, int]]:
-    """The linear layers in one layer of a tower, by name: inputs and outputs."""
-    width, inner, query = shape.hidden_size, shape.intermediate_size, _get_query_width(shape)
-    pair = query * shape.num_kv_heads // shape.num_heads
-    layers = {"q_proj": (width, query), "k_proj": (width, pair), "v_proj": (width, pair)}
-    if component == "lm" and _is_mixture_of_experts(shape):
-        return {**layers, "o_proj": (query, width)}  # experts lie together, in no linear layer
-    if component == "lm":
-        gates = {name: (width, inner) for name in ("gate_proj", "up_proj")}
-        return {**layers, "o_proj": (query, width), **gates, "down_proj": (inner, width)}
-    return {**layers, "out_proj": (query, width), "fc1": (width, inner), "fc2": (inner, width)}
+    """Return the linear layers of one layer, by name: inputs and outputs."""
+    hidden, inner, query = shape.hidden_size, shape.intermediate_size, _get_query_width(shape)
+    key_value = query * shape.num_kv_heads // shape.num_heads
+    layers = {"q_proj": (hidden, query), "k_proj": (hidden, key_value)}
+    layers |= {"v_proj": (hidden, key_value)}
+    if component != "lm":
+        mlp = {"fc1": (hidden, inner), "fc2": (inner, hidden)}
+        return {**layers, "out_proj": (query, hidden), **mlp}
+    layers |= {"o_proj": (query, hidden)}
+    if _is_mixture_of_experts(shape):
+        return layers  # the experts are one tensor, no linear layers
+    gates = {"gate_proj": (hidden, inner), "up_proj": (hidden, inner)}
+    return {**layers, **gates, "down_proj": (inner, hidden)}
 
 
 def _is_mixture_of_experts(shape: TransformerShape) -> bool:
-    """Whether a tower holds other weights than its shapes tell: experts, few of them at work."""
-    width, query = shape.hidden_size, _get_query_width(shape)
-    attention = 2 * width * query * (shape.num_heads + shape.num_kv_heads) // shape.num_heads
-    vectors = 8 * (width + query)  # norms and biases, and room to spare
-    rest = shape.num_parameters - shape.num_layers * (
-        attention + 3 * width * shape.intermediate_size
-    )
-    return not 0 <= rest <= shape.num_layers * vectors
+    """Whether a transformer has more weights than its shape explains."""
+    hidden, query = shape.hidden_size, _get_query_width(shape)
+    attention = 2 * hidden * query * (shape.num_heads + shape.num_kv_heads) // shape.num_heads
+    vectors = 8 * (hidden + query)  # norms and biases, with a margin
+    dense = shape.num_layers * (attention + 3 * hidden * shape.intermediate_size)
+    return not 0 <= shape.num_parameters - dense <= shape.num_layers * vectors
 
 
 def _get_adapted_shapes(
     shape: TransformerShape, component: ComponentName, adapter: AdapterSpec
 ) -> list[tuple[int, int]]:
-    """The linear layers that low-rank weights sit on."""
+    """The linear layers that have LoRA weights."""
     layers = get_linear_shapes(shape, component)
     if adapter.target_modules is None:
         return list(layers.values())
-    named = {target.rsplit(".", 1)[-1] for target in adapter.target_modules}
-    return [shape for name, shape in layers.items() if name in named]
-
-
-def _iter_transformers(spec: ModelSpec) -> Iterator[tuple[ComponentName, TransformerShape]]:
-    yield "encoder", spec.sizes.encoder
-    yield "lm", spec.sizes.lm
+    names = {target.rsplit(".", 1)[-1] for target in adapter.target_modules}
+    return [shape for name, shape in layers.items() if name in names]
 
 
 def _get_query_width(shape: TransformerShape) -> int:
-    """Width of all heads together."""
+    """Width of all attention heads together."""
     return shape.num_heads * (shape.head_dim or shape.hidden_size // shape.num_heads)
 
 
-def _estimate_runtime_bytes(model_plan: ModelPlan) -> int:
-    return CUDA_RUNTIME_BYTES if model_plan.device == "cuda" else 0
+def _get_weights_itemsize(model_plan: ModelPlan) -> int:
+    """Bytes of a frozen weight."""
+    return FP32_BYTES if model_plan.weights_dtype == "fp32" else 2
 
 
 def _get_activation_itemsize(model_plan: ModelPlan) -> int:
-    """Bytes of a number on its way."""
-    return 2 if model_plan.precision == "bf16" else 4
-
-
-def format_bytes(num_bytes: int) -> str:
-    """Bytes in the unit that suits them."""
-    return (
-        f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{ceil_div(num_bytes, 1 << 20)} MiB"
-    )
+    """Bytes of an activation."""
+    return 2 if model_plan.precision == "bf16" else FP32_BYTES

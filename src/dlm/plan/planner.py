@@ -1,21 +1,19 @@
-"""Drawing up a plan: which number is chosen, from what, and how it is said.
+"""The planner: chooses every number of a run once, before its first step.
 
-    what is asked    the command line over the document over the base
-    what there is    the machine: its device, its formats, its memory
-    what follows     rows at once, gradient checkpointing, steps
+    requested    the command line over the document over the defaults of the model
+    available    the hardware: device, fast number format, memory, disk
+    derived      micro batch size, gradient checkpointing, steps, stages
 
-What is asked is never changed in silence: it is kept, or refused with what would fit.
+What is requested is never changed silently: it is used, or refused with a hint about what fits.
 """
 
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from dlm.config.parser import Document
-from dlm.config.schema import TrainingConfig
+from dlm.config.schema import DistillationConfig, TrainingConfig
 from dlm.errors import PlanError, UsageError
 from dlm.plan.adapter import plan_adapter
 from dlm.plan.audio_lengths import ceil_div
-from dlm.plan.augmentation import plan_augmentation, summarize_augmentation
 from dlm.plan.fit_table import (
     LARGE_MODEL_BATCH_SIZE,
     choose_frozen_dtype,
@@ -23,153 +21,178 @@ from dlm.plan.fit_table import (
     is_large_model,
     suggest_alternatives,
 )
-from dlm.plan.hardware import Hardware, choose_device
+from dlm.plan.hardware import Hardware, choose_device, format_bytes
 from dlm.plan.memory import (
-    SequenceLengths,
     choose_batch_size,
     choose_eval_batch_size,
     count_trainable_parameters,
     estimate_memory,
     estimate_sequence_lengths,
-    format_bytes,
 )
 from dlm.plan.model_spec import ModelSpec
-from dlm.plan.schedule import choose_audio_gap_steps, describe_lr_schedule
+from dlm.plan.schedule import choose_audio_gap_steps, plan_stages
 from dlm.plan.types import (
+    AdapterSpec,
+    AugmentationSpec,
     BatchPlan,
     CliOverrides,
+    DistillationPlan,
     ModelPlan,
     Plan,
     Precision,
-    SummaryLine,
+    SequenceLengths,
     TrainingPlan,
-    plan_distillation,
-    summarize_distillation,
+    TrainSetInfo,
 )
 
-DEFAULT_BATCH_SIZE = 8  # small sets learn best from many small steps
+DEFAULT_BATCH_SIZE = 8  # examples of a step: small sets are learned best in many small steps
 SAVE_INTERVAL_SECONDS = 60.0  # a killed run loses at most this much work
+MAX_COPIED_BYTES = 4 << 30  # recordings that take more in all are not copied into the store
+BYTES_PER_WRITTEN_PARAMETER = 4 * (3 + 3 + 1)  # fp32: a checkpoint, its successor, the version
+NO_OVERRIDES = CliOverrides()
 
 
 def make_plan(
-    document: Document,
+    config: TrainingConfig,
     spec: ModelSpec,
-    num_examples: int,
+    train_set: TrainSetInfo,
     hardware: Hardware,
     *,
-    cli_overrides: CliOverrides | None = None,
-    lengths: SequenceLengths | None = None,
+    cli_overrides: CliOverrides = NO_OVERRIDES,
+    field_overrides: Mapping[str, Any] | None = None,
+    augmentation: AugmentationSpec | None = None,
 ) -> Plan:
-    """Fix every number for learning from `clips` clips, none longer than `row`.
+    """Choose every number of a run.
 
-    Raises PlanError when it cannot fit, UsageError for a wish that cannot be.
+    Args:
+        config: what is asked for.
+        spec: the base model, whose defaults fill what `config` leaves open.
+        train_set: size of the training set and of its longest row.
+        hardware: what it runs on.
+        cli_overrides: what the command line gives besides fields of the document.
+        field_overrides: the fields it gives, already in `config`; for the summary.
+        augmentation: what every epoch changes of the audio.
+
+    Raises:
+        UsageError: an override is impossible (`usage.out_of_range`, `usage.steps_with_stages`).
+        PlanError: the requests contradict each other, or the run does not fit (`plan.*`).
     """
-    cli_overrides = _validate_overrides(cli_overrides or CliOverrides())
-    asked = document.config.training
-    model, why = _plan_model(asked, spec, hardware, cli_overrides)
-    changes, frozen = plan_augmentation(document, spec), not model.adapter.is_trainable("encoder")
-    model = replace(
-        model, encode_every_step=frozen and (changes is not None or asked.uses_streaming)
+    _check_overrides(config, cli_overrides)
+    lengths = train_set.lengths or estimate_sequence_lengths(spec, config.sequence_len)
+    model, micro_batch_size = _fit_to_memory(
+        config,
+        _plan_model(config, spec, hardware, cli_overrides, augmentation),
+        lengths,
+        hardware,
+        train_set.num_examples,
     )
-    lengths = lengths or estimate_sequence_lengths(spec, asked.sequence_len)
-    model, at_once = _fit_to_memory(asked, model, lengths, hardware, num_examples)
-    batches = replace(
-        _plan_batches(asked, model, lengths, at_once, num_examples), augmentation=changes
+    batches = _plan_batches(config, model, lengths, micro_batch_size, train_set, augmentation)
+    total_bytes, _ = hardware.get_memory_budget(model.device, all_gpus=model.device_map is not None)
+    plan = Plan(
+        config=config,
+        train_set=train_set,
+        model=model,
+        batches=batches,
+        training=_plan_training(config, cli_overrides, model, batches, train_set),
+        lengths=lengths,
+        memory=estimate_memory(model, lengths, micro_batch_size),
+        eval_batch_size=choose_eval_batch_size(model, lengths, config.eval_batch_size, total_bytes),
+        copy_recordings=not config.uses_streaming and train_set.recording_bytes <= MAX_COPIED_BYTES,
+        field_overrides=field_overrides or {},
     )
-    training = _plan_training(
-        asked, cli_overrides, model, batch_plan=batches, num_examples=num_examples
-    )
-    lines = (
-        *_summarize_model(model, why),
-        _summarize_memory(asked, model, lengths, at_once),
-        *_summarize_steps(batches, training, None if asked.uses_streaming else num_examples),
-        *summarize_distillation(training.distillation),
-        *summarize_augmentation(changes, encoder_frozen=frozen),
-        SummaryLine("seed", str(model.seed)),
-    )
-    room, _ = hardware.get_memory_budget(model.device, all_gpus=model.device_map is not None)
-    together = choose_eval_batch_size(model, lengths, asked.eval_batch_size, room)
-    return Plan(model, batches, training, together, lines)
+    written_bytes = estimate_disk_bytes(plan)
+    if written_bytes > hardware.free_disk:
+        raise PlanError(
+            f"the run writes about {format_bytes(written_bytes)} "
+            f"and {format_bytes(hardware.free_disk)} are free",
+            hint="free some, or set DLM_HOME to a folder on a larger disk",
+            code="plan.disk_too_small",
+        )
+    return plan
 
 
 def estimate_disk_bytes(plan: Plan) -> int:
-    """Bytes that a run writes: the resumable state, its successor and the version."""
-    return count_trainable_parameters(plan.model) * 4 * (3 + 3 + 1)
+    """Estimate the bytes a run writes: two checkpoints, the version and copies of recordings."""
+    copied_bytes = plan.train_set.recording_bytes if plan.copy_recordings else 0
+    return count_trainable_parameters(plan.model) * BYTES_PER_WRITTEN_PARAMETER + copied_bytes
 
 
-def check_disk_space(plan: Plan, audio_bytes: int, hardware: Hardware) -> None:
-    """Raise PlanError when the run and a copy of its recordings do not fit on the disk."""
-    writes = estimate_disk_bytes(plan) + audio_bytes
-    if writes > hardware.free_disk:
-        raise PlanError(
-            f"the run writes about {format_bytes(writes)} "
-            f"and {format_bytes(hardware.free_disk)} are free",
-            hint="free some, or set DLM_HOME to a folder on a larger disk",
-        )
-
-
-def _validate_overrides(cli_overrides: CliOverrides) -> CliOverrides:
-    """The wishes, when each can be."""
-    lowest = {"steps": 1, "seed": 0}
-    for name, most in lowest.items():
-        asked: int | None = vars(cli_overrides)[name]
-        if asked is not None and asked < most:
-            raise UsageError(f"{name} is {asked}", hint=f"use {most} or more")
-    return cli_overrides
+def _check_overrides(config: TrainingConfig, cli_overrides: CliOverrides) -> None:
+    limits = (("steps", cli_overrides.steps, 1), ("seed", cli_overrides.seed, 0))
+    for name, value, minimum in limits:
+        if value is not None and value < minimum:
+            hint = f"use {minimum} or more"
+            raise UsageError(f"{name} is {value}", hint=hint, code="usage.out_of_range")
+    if config.stages and cli_overrides.steps:
+        what, hint = "--steps is for a run without stages", "set the steps of training.stages"
+        raise UsageError(what, hint=hint, code="usage.steps_with_stages")
 
 
 def _plan_model(
-    config: TrainingConfig, spec: ModelSpec, hardware: Hardware, cli_overrides: CliOverrides
-) -> tuple[ModelPlan, str]:
-    """What is loaded, and why in this number format."""
+    config: TrainingConfig,
+    spec: ModelSpec,
+    hardware: Hardware,
+    cli_overrides: CliOverrides,
+    augmentation: AugmentationSpec | None,
+) -> ModelPlan:
     device = choose_device(cli_overrides.device, hardware)
-    precision, why = _choose_precision(config, hardware, device)
+    precision = _choose_precision(config, hardware, device)
     adapter = plan_adapter(config, spec)
     _check_device_options(config, spec)
-    return (
-        ModelPlan(
-            spec=spec,
-            adapter=adapter,
-            device=device,
-            precision=precision,
-            weights_dtype=choose_frozen_dtype(adapter, precision),
-            seed=config.seed if cli_overrides.seed is None else cli_overrides.seed,
-            device_map=config.device_map,
-            encoder_device=config.stability.encoder_device,
-            fp32_modules=_choose_fp32_modules(config),
-            lora_init_scale=config.stability.lora_init_scale,
-            distill=plan_distillation(config.teacher, spec, adapter) is not None,
-        ),
-        why,
+    fp32_modules: tuple[tuple[bool, Literal["projector", "lora"]], ...] = (
+        (config.stability.projector_fp32, "projector"),
+        (config.stability.lora_fp32, "lora"),
+    )
+    changes_every_epoch = augmentation is not None or config.uses_streaming
+    return ModelPlan(
+        spec=spec,
+        adapter=adapter,
+        device=device,
+        precision=precision,
+        weights_dtype=choose_frozen_dtype(adapter, precision),
+        seed=config.seed if cli_overrides.seed is None else cli_overrides.seed,
+        device_map=config.device_map,
+        encoder_device=config.stability.encoder_device,
+        fp32_modules=tuple(name for is_fp32, name in fp32_modules if is_fp32),
+        lora_init_scale=config.stability.lora_init_scale,
+        distill=_plan_distillation(config.teacher, spec, adapter) is not None,
+        encode_every_step=changes_every_epoch and not adapter.is_trainable("encoder"),
     )
 
 
 def _check_device_options(config: TrainingConfig, spec: ModelSpec) -> None:
-    """A released model is spread whole, a stitched one by its parts."""
+    """A pretrained model is spread over devices as a whole, a composed one by its components."""
     if config.device_map and spec.kind == "stitched":
         what = f"training.device_map spreads a released model, and {spec.key} is small"
-        raise PlanError(what, hint="take the field out")
+        raise PlanError(what, hint="take the field out", code="plan.device_map_of_composed")
     if config.stability.encoder_device and spec.kind == "native":
-        what = f"training.stability.encoder_device parts a stitched base, and {spec.key} is none"
-        raise PlanError(what, hint="take it out, or use device_map: auto")
+        what = f"training.stability.encoder_device is for a composed base, and {spec.key} is none"
+        hint = "take it out, or use device_map: auto"
+        raise PlanError(what, hint=hint, code="plan.encoder_device_of_pretrained")
 
 
-def _choose_fp32_modules(config: TrainingConfig) -> tuple[Literal["projector", "lora"], ...]:
-    """What is computed in fp32 whatever the precision."""
-    kept = config.stability
-    projector: tuple[Literal["projector"], ...] = ("projector",) if kept.projector_fp32 else ()
-    return (*projector, "lora") if kept.lora_fp32 else projector
-
-
-def _choose_precision(
-    config: TrainingConfig, hardware: Hardware, device: str
-) -> tuple[Precision, str]:
+def _choose_precision(config: TrainingConfig, hardware: Hardware, device: str) -> Precision:
     if config.precision is not None:
-        return config.precision, "the document asks for it"
-    fast = hardware.gpus[0].bf16 if device == "cuda" else hardware.bf16
-    if fast:
-        return "bf16", "this machine multiplies bf16 fast"
-    return "fp32", "this machine has no fast bf16"
+        return config.precision
+    has_fast_bf16 = hardware.gpus[0].bf16 if device == "cuda" else hardware.bf16
+    return "bf16" if has_fast_bf16 else "fp32"
+
+
+def _plan_distillation(
+    config: DistillationConfig, spec: ModelSpec, adapter: AdapterSpec
+) -> DistillationPlan | None:
+    """How the loss compares with the teacher; None without one."""
+    if not config.weight:
+        return None
+    hint = "take training.teacher out"
+    if "lm" in adapter.trainable_groups:
+        what = "training.teacher is the language model before training, and its weights change"
+        hint = f"use adapter: lora or projector, or {hint}"
+        raise PlanError(what, hint=hint, code="plan.teacher_is_trained")
+    if spec.chat_format == "asr":
+        what = f"training.teacher reads transcripts, and {spec.key} only transcribes"
+        raise PlanError(what, hint=hint, code="plan.teacher_cannot_read")
+    return DistillationPlan(config.weight, config.temperature, config.end_weight, config.top_k)
 
 
 def _fit_to_memory(
@@ -179,48 +202,53 @@ def _fit_to_memory(
     hardware: Hardware,
     num_examples: int,
 ) -> tuple[ModelPlan, int]:
-    """The model and its rows at once, as the device's memory allows.
+    """The model plan with or without gradient checkpointing, and the micro batch size that fits.
 
-    What is chosen depends on all of the memory, so that a run can go on while others use some.
+    The choice depends on all of the memory, not on what is free, so that a run can be resumed
+    while other processes use some of it.
     """
-    room, free = hardware.get_memory_budget(
+    total_bytes, free_bytes = hardware.get_memory_budget(
         model_plan.device, all_gpus=model_plan.device_map is not None
     )
-    checkpointing = (
-        None if config.gradient_checkpointing == "auto" else config.gradient_checkpointing
+    requested = config.gradient_checkpointing
+    fitting = choose_batch_size(
+        model_plan,
+        lengths,
+        _list_batch_sizes(config, model_plan.spec, num_examples),
+        total_bytes,
+        gradient_checkpointing=None if requested == "auto" else requested,
     )
-    counts = _list_batch_sizes(config, model_plan.spec, num_examples)
-    chosen = choose_batch_size(
-        model_plan, lengths, counts, room, gradient_checkpointing=checkpointing
-    )
-    takes = (
-        estimate_memory(chosen[0], lengths, chosen[1]).total
-        if chosen
-        else estimate_min_memory(model_plan, lengths)
-    )
-    if chosen and takes <= free:
-        return chosen
-    mend = suggest_alternatives(model_plan, lengths, free)
+    if fitting:
+        required_bytes = estimate_memory(fitting[0], lengths, fitting[1]).total
+    else:
+        required_bytes = estimate_min_memory(model_plan, lengths)
+    if fitting and required_bytes <= free_bytes:
+        return fitting
+    alternatives = suggest_alternatives(model_plan, lengths, free_bytes)
     raise PlanError(
-        f"training needs about {format_bytes(takes)} of memory and {format_bytes(free)} are free",
-        hint=f"what fits: {mend}" if mend else "use a larger machine: no base fits this one",
+        f"training needs about {format_bytes(required_bytes)} of memory "
+        f"and {format_bytes(free_bytes)} are free",
+        hint=f"what fits: {alternatives}"
+        if alternatives
+        else "use a larger machine: no base fits this one",
+        code="plan.memory_too_small",
     )
 
 
 def _list_batch_sizes(
     config: TrainingConfig, spec: ModelSpec, num_examples: int
 ) -> tuple[int, ...]:
-    """How many rows at once to try, most first."""
+    """Micro batch sizes to try, largest first."""
     if config.micro_batch_size != "auto":
         return (config.micro_batch_size,)
-    most = _choose_micro_batch_size(config, spec, num_examples)
+    largest = _choose_default_batch_size(config, spec, num_examples)
     if is_large_model(spec) and config.grad_accum == "auto":
-        most = min(LARGE_MODEL_BATCH_SIZE, max(num_examples, 1))
-    return tuple(most >> times for times in range(most.bit_length()))
+        largest = min(LARGE_MODEL_BATCH_SIZE, max(num_examples, 1))
+    return tuple(largest >> halvings for halvings in range(largest.bit_length()))
 
 
-def _choose_micro_batch_size(config: TrainingConfig, spec: ModelSpec, num_examples: int) -> int:
-    """Rows at once where there is no end of memory, but for what accumulation adds."""
+def _choose_default_batch_size(config: TrainingConfig, spec: ModelSpec, num_examples: int) -> int:
+    """The micro batch size of a device with unlimited memory."""
     if config.micro_batch_size != "auto":
         return config.micro_batch_size
     return 1 if is_large_model(spec) else min(DEFAULT_BATCH_SIZE, max(num_examples, 1))
@@ -230,32 +258,35 @@ def _plan_batches(
     config: TrainingConfig,
     model_plan: ModelPlan,
     lengths: SequenceLengths,
-    batch_size: int,
-    num_examples: int,
+    micro_batch_size: int,
+    train_set: TrainSetInfo,
+    augmentation: AugmentationSpec | None,
 ) -> BatchPlan:
-    micro, accumulate = (
-        _choose_micro_batch_size(config, model_plan.spec, num_examples),
-        config.grad_accum,
+    default_size = _choose_default_batch_size(config, model_plan.spec, train_set.num_examples)
+    grad_accum = config.grad_accum
+    if grad_accum == "auto":
+        is_large = is_large_model(model_plan.spec)
+        grad_accum = ceil_div(LARGE_MODEL_BATCH_SIZE, default_size) if is_large else 1
+    use_cached_features = not (
+        model_plan.encode_every_step or model_plan.adapter.is_trainable("encoder")
     )
-    if accumulate == "auto":
-        accumulate = (
-            ceil_div(LARGE_MODEL_BATCH_SIZE, micro) if is_large_model(model_plan.spec) else 1
-        )
-    heard = not (model_plan.encode_every_step or model_plan.adapter.is_trainable("encoder"))
-    # What an encoder hears takes as much memory for a short clip, where it hears 30 s of each.
-    filled = batch_size if heard and config.micro_batch_size == "auto" else 0
+    # an encoder takes as much memory for a short segment where it pads each to its window
+    fills_batches = use_cached_features and config.micro_batch_size == "auto"
+    num_filled_rows = micro_batch_size if fills_batches else 0
     return BatchPlan(
         spec=model_plan.spec,
-        global_batch_size=min(micro * accumulate, max(num_examples, 1)),
-        micro_batch_size=batch_size,
+        global_batch_size=min(default_size * grad_accum, max(train_set.num_examples, 1)),
+        micro_batch_size=micro_batch_size,
         max_tokens=config.sequence_len,
         auto_resample=config.audio.auto_resample,
         max_windows=config.audio.max_windows,
-        use_cached_features=heard,
+        use_cached_features=use_cached_features,
         seed=model_plan.seed,
         distill=model_plan.distill,
-        max_batch_tokens=filled * lengths.num_tokens,
-        max_batch_labels=filled * lengths.num_labels,
+        skip_bad_examples=train_set.skip_bad_examples,
+        augmentation=augmentation,
+        max_batch_tokens=num_filled_rows * lengths.num_tokens,
+        max_batch_labels=num_filled_rows * lengths.num_labels,
     )
 
 
@@ -263,22 +294,22 @@ def _plan_training(
     config: TrainingConfig,
     cli_overrides: CliOverrides,
     model_plan: ModelPlan,
-    *,
     batch_plan: BatchPlan,
-    num_examples: int,
+    train_set: TrainSetInfo,
 ) -> TrainingPlan:
-    epochs = config.num_epochs or model_plan.spec.default_epochs  # neither is 0
-    steps = (
-        cli_overrides.steps
-        or config.steps
-        or epochs * ceil_div(num_examples, batch_plan.global_batch_size)
-    )
-    if config.uses_streaming and not (cli_overrides.steps or config.steps or config.stages):
-        mend = "set training.steps, or say --steps"
-        raise PlanError("nobody knows how many clips a stream has", hint=mend)
+    spec, batch_size = model_plan.spec, batch_plan.global_batch_size
+    steps = cli_overrides.steps or config.steps
+    if config.uses_streaming and not (steps or config.stages):
+        what, hint = "a stream has no known number of clips", "set training.steps, or give --steps"
+        raise PlanError(what, hint=hint, code="plan.stream_without_steps")
+    epochs = config.num_epochs or spec.default_epochs
+    steps = steps or epochs * ceil_div(train_set.num_examples, batch_size)
+    learning_rate = config.learning_rate or spec.default_learning_rate
+    stages = plan_stages(config, model_plan, batch_plan, train_set, learning_rate=learning_rate)
+    num_steps = sum(stage.num_steps for stage in stages) or steps
     return TrainingPlan(
-        num_steps=steps,
-        learning_rate=config.learning_rate or model_plan.spec.default_learning_rate,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
         learning_rates=dict(config.rates),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -291,82 +322,11 @@ def _plan_training(
         device=model_plan.device,
         seed=model_plan.seed,
         optimizer=config.optimizer,
-        distillation=plan_distillation(config.teacher, model_plan.spec, model_plan.adapter),
-        audio_gap_steps=config.listen_steps
-        or choose_audio_gap_steps(steps, batch_plan.global_batch_size),
+        distillation=_plan_distillation(config.teacher, spec, model_plan.adapter),
+        audio_gap_steps=config.listen_steps or choose_audio_gap_steps(num_steps, batch_size),
         lora_max_grad_norm=config.stability.lora_max_grad_norm,
         early_lr_factor=config.stability.early_lr_factor,
         early_lr_steps=config.stability.early_lr_steps,
         freeze_projector_steps=config.stability.freeze_projector_steps,
+        stages=stages,
     )
-
-
-def _summarize_model(model_plan: ModelPlan, precision_reason: str) -> tuple[SummaryLine, ...]:
-    adapter, base = model_plan.adapter, model_plan.spec
-    kind = "qlora" if adapter.bits else adapter.kind
-    lora = f", rank {adapter.rank}" if adapter.lora_components else ""
-    more = ", the encoder itself" if adapter.train_encoder else ""
-    if adapter.top_layers:
-        several = adapter.top_layers > 1
-        more += f", the last {f'{adapter.top_layers} layers' if several else 'layer'} of lm"
-    bits = f", the language model in {adapter.bits} bits" if adapter.bits else ""
-    spread = ", spread over all of them" if model_plan.device_map else ""
-    return (
-        SummaryLine(
-            "base", f"{base.key}, {_format_millions(base.sizes.num_parameters)} parameters"
-        ),
-        SummaryLine(
-            "learns",
-            f"{kind}{lora} on {', '.join(adapter.components)}{more}{bits}",
-            f"{_format_millions(count_trainable_parameters(model_plan))} parameters",
-        ),
-        SummaryLine(
-            "device", f"{model_plan.device}, {model_plan.precision}{spread}", precision_reason
-        ),
-    )
-
-
-def _summarize_memory(
-    config: TrainingConfig, model_plan: ModelPlan, lengths: SequenceLengths, batch_size: int
-) -> SummaryLine:
-    takes = estimate_memory(model_plan, lengths, batch_size)
-    parts = (
-        f"{format_bytes(takes.frozen)} stay, {format_bytes(takes.trainable)} "
-        f"learn, {format_bytes(takes.activations)} "
-    )
-    parts += f"for {batch_size} row{'s' * (batch_size > 1)} of up to {lengths.num_tokens:,} tokens"
-    if takes.runtime:
-        parts += f", {format_bytes(takes.runtime)} for CUDA"
-    if model_plan.gradient_checkpointing:
-        auto = config.gradient_checkpointing == "auto"
-        parts += f", with gradient checkpointing, {'to fit' if auto else 'as asked'}"
-    return SummaryLine("memory", f"about {format_bytes(takes.total)}", parts)
-
-
-def _summarize_steps(
-    batch_plan: BatchPlan, training_plan: TrainingPlan, num_examples: int | None
-) -> tuple[SummaryLine, ...]:
-    times = ceil_div(batch_plan.global_batch_size, batch_plan.micro_batch_size)
-    full = batch_plan.max_batch_tokens
-    more = f", or more of short rows, up to {full:,} tokens" if full else ""
-    over = f"{training_plan.num_steps * batch_plan.global_batch_size:,} clips of a stream"
-    if num_examples is not None:
-        epochs = training_plan.num_steps / ceil_div(
-            max(num_examples, 1), batch_plan.global_batch_size
-        )
-        over = f"{epochs:.1f} times over {num_examples:,} clips"
-    return (
-        SummaryLine(
-            "batch",
-            f"{batch_plan.global_batch_size} clips a step",
-            f"micro-batch {batch_plan.micro_batch_size} x {times}" + (more if times > 1 else ""),
-        ),
-        SummaryLine("steps", f"{training_plan.num_steps:,}", over),
-        SummaryLine(
-            "rate", f"{training_plan.learning_rate:g}", describe_lr_schedule(training_plan)
-        ),
-    )
-
-
-def _format_millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"

@@ -1,38 +1,44 @@
-"""What is changed of a sound on its way in, in numbers, and how long it may become.
-
-A speed is in whole percent. A clip that a base hears at once is never slowed so far that it is not:
-it becomes as long as the window, and no longer.
-
-Every number of a run, fixed before its first step, and why.
+"""The records of a plan: every number of a run, fixed before its first step.
 
     Plan
-    ├── model      what is loaded, in which format, and what of it learns
-    ├── batches    how clips ride together
-    ├── training   how it learns
-    └── lines      the same, said aloud
+    ├── config     what the document and the command line ask for
+    ├── train_set  TrainSetInfo: the size of the training set and of its longest row
+    ├── model      ModelPlan: what is loaded, in which number format, and what of it is trained
+    ├── batches    BatchPlan: batch sizes, limits in tokens, augmentation
+    ├── training   TrainingPlan: steps, learning rates, stages, distillation
+    └── memory     MemoryEstimate: bytes of the device
 
-Below the verbs nobody sees the whole Plan. How the numbers are chosen is in plan/draw.py.
-
-Whether the language model can be its own teacher, and how it is said.
+plan/planner.py computes them, plan/summary.py describes them. Also here: how long a segment becomes
+when augmentation changes its speed.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from dlm.config.data_schema import Codec
-from dlm.config.schema import DistillationConfig
-from dlm.errors import PlanError
+from dlm.config.schema import TrainingConfig
 from dlm.plan.audio_lengths import ceil_div
 from dlm.plan.model_spec import ComponentName, ModelSpec
 
 FloatRange = tuple[float, float]
+AdapterKind = Literal["lora", "dora", "projector", "full"]
+ParamGroup = Literal["encoder", "projector", "lm", "lora"]
+Precision = Literal["bf16", "fp32"]
+Bits = Literal[4, 8]
+
+PARAM_GROUPS: tuple[ParamGroup, ...] = ("encoder", "projector", "lm", "lora")
+TOO_LONG_HINT = "cut the clip with start= and end=, or raise training.sequence_len"
 
 
 @dataclass(frozen=True)
 class SpecAugmentMasks:
-    """How many stretches or bands of a mel are masked, the `widest` in frames or bins.
+    """Masks of a log-mel, in time or in frequency (SpecAugment, Park et al. 2019).
 
-    None takes more than the share `most` of what there is.
+    Attributes:
+        num_masks: masks of each window.
+        max_width: widest mask, in frames or in mel bins.
+        max_fraction: largest part of the window that one mask may cover.
     """
 
     num_masks: int
@@ -42,9 +48,20 @@ class SpecAugmentMasks:
 
 @dataclass(frozen=True)
 class AugmentationSpec:
-    """What a pass changes of a `share` of its clips; None is left as it is.
+    """What an epoch changes of its audio; None and 0 change nothing.
 
-    `noise` is synthetic, or the folder as the author wrote it; `noise_sha256` is of what it holds.
+    Attributes:
+        probability: of a segment to be changed at all.
+        speed_percent: slowest and fastest speed.
+        reverb_probability: of a simulated room.
+        rt60_seconds: shortest and longest reverberation time of a room.
+        noise_source: "synthetic", or the folder of noise as the document has it.
+        noise_sha256: hash of the names and durations of its recordings.
+        snr_db: lowest and highest signal-to-noise ratio.
+        gain_db: lowest and highest gain.
+        codecs: one of them is applied.
+        time_masks: masks in time.
+        frequency_masks: masks in frequency.
     """
 
     probability: float
@@ -60,43 +77,41 @@ class AugmentationSpec:
     frequency_masks: SpecAugmentMasks | None = None
 
     def compute_max_samples(self, num_samples: int, window_samples: int) -> int:
-        """The most samples that so many may become."""
-        return compute_stretched_length(
-            num_samples, self.speed_percent[0] if self.speed_percent else 100, window_samples
-        )
+        """Return the most samples a segment may become."""
+        speed_percent = self.speed_percent[0] if self.speed_percent else 100
+        return compute_stretched_length(num_samples, speed_percent, window_samples)
 
 
 def compute_effective_speed(num_samples: int, speed_percent: int, window_samples: int) -> int:
-    """The speed that a clip is played at, in percent, if `percent` is wanted."""
-    return (
-        max(speed_percent, ceil_div(100 * num_samples, window_samples))
-        if num_samples <= window_samples
-        else speed_percent
-    )
+    """Return the speed in percent at which a segment is played.
+
+    A segment that fits into one encoder window is slowed until it fills the window, no further.
+    """
+    if num_samples > window_samples:
+        return speed_percent
+    return max(speed_percent, ceil_div(100 * num_samples, window_samples))
 
 
 def compute_stretched_length(num_samples: int, speed_percent: int, window_samples: int) -> int:
-    """How many samples a clip has once it is played at that speed."""
-    return ceil_div(
-        100 * num_samples, compute_effective_speed(num_samples, speed_percent, window_samples)
-    )
-
-
-AdapterKind = Literal["lora", "dora", "projector", "full"]
-ParamGroup = Literal["encoder", "projector", "lm", "lora"]
-Precision = Literal["bf16", "fp32"]
-Bits = Literal[4, 8]
-
-PARAM_GROUPS: tuple[ParamGroup, ...] = ("encoder", "projector", "lm", "lora")
-TOO_LONG_HINT = "cut the clip with start= and end=, or raise training.sequence_len"
+    """Return the samples of a segment after a change of its speed."""
+    effective_percent = compute_effective_speed(num_samples, speed_percent, window_samples)
+    return ceil_div(100 * num_samples, effective_percent)
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What learns. `where` are roles; `targets` the linear layers LoRA sits on, None for all.
+    """What is trained.
 
-    `bits` are those that the language model's linear layers are held in. Beside all that, the last
-    `top_layers` of the language model learn as they are, and the encoder does with `train_encoder`.
+    Attributes:
+        kind: LoRA or DoRA weights, the projector, or all weights.
+        rank: of LoRA weights.
+        alpha: their scale is alpha / rank.
+        dropout: of their inputs.
+        components: parts of the model that are trained.
+        target_modules: linear layers with LoRA weights; None for all.
+        bits: of the language model's quantized linear layers; None without quantization.
+        top_layers: last layers of the language model whose own weights are trained.
+        train_encoder: whether the encoder's own weights are trained.
     """
 
     kind: AdapterKind
@@ -111,26 +126,26 @@ class AdapterSpec:
 
     @property
     def fully_trained_components(self) -> tuple[ComponentName, ...]:
-        """The parts whose own weights all learn."""
-        own = tuple(role for role in self.components if role not in self.lora_components)
+        """The components whose own weights are all trained."""
+        own = tuple(name for name in self.components if name not in self.lora_components)
         return ("encoder", *own) if self.train_encoder and "encoder" not in own else own
 
     @property
     def lora_components(self) -> tuple[ComponentName, ...]:
-        """The parts in which low-rank weights learn, beside the base's own."""
-        added = self.kind in ("lora", "dora")
-        return tuple(role for role in self.components if added and role != "projector")
+        """The components with LoRA weights."""
+        has_lora = self.kind in ("lora", "dora")
+        return tuple(name for name in self.components if has_lora and name != "projector")
 
     @property
     def trainable_groups(self) -> tuple[ParamGroup, ...]:
-        """What learns, by the names of roles: parts with weights of their own that do, and lora."""
-        found: set[ParamGroup] = {*self.fully_trained_components}
-        found |= {"lm"} if self.top_layers else set()
-        found |= {"lora"} if self.lora_components else set()
-        return tuple(role for role in PARAM_GROUPS if role in found)
+        """The parameter groups that are trained: components with their own weights, and LoRA."""
+        groups: set[ParamGroup] = {*self.fully_trained_components}
+        groups |= {"lm"} if self.top_layers else set()
+        groups |= {"lora"} if self.lora_components else set()
+        return tuple(group for group in PARAM_GROUPS if group in groups)
 
     def is_trainable(self, component: ComponentName) -> bool:
-        """Whether anything in this part of the model changes."""
+        """Return whether anything in a component is trained."""
         return component in (*self.fully_trained_components, *self.lora_components) or (
             component == "lm" and self.top_layers > 0
         )
@@ -138,13 +153,22 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What is loaded and where it runs; `weights` is the format the frozen part is held in.
+    """What is loaded, where and how it runs.
 
-    With `checkpointing` each layer is thought through again on the way back, not remembered.
-    `device_map` is how the layers are spread over several devices, None for one; `encoder_device`
-    is where the encoder stays. What is `exact` is computed in fp32 whatever the precision. `taught`
-    when a teacher's words are compared with its own; `afresh` when a frozen encoder hears every
-    batch again.
+    Attributes:
+        spec: the base model.
+        adapter: what of it is trained.
+        device: "cpu" or "cuda".
+        precision: number format of the forward pass.
+        weights_dtype: number format of frozen weights.
+        seed: of new weights.
+        gradient_checkpointing: whether activations are recomputed in the backward pass.
+        device_map: "auto" spreads the layers over all GPUs; None is one device.
+        distill: whether the loss compares with a teacher.
+        encoder_device: "cpu" keeps the encoder there; None is `device`.
+        fp32_modules: what runs in fp32 whatever the precision.
+        lora_init_scale: factor of the initial LoRA weights.
+        encode_every_step: whether a frozen encoder runs in every step, without a cache.
     """
 
     spec: ModelSpec
@@ -164,20 +188,30 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How clips become rows and rows become steps.
+    """How examples become batches, and batches become steps.
 
-    `heard` when the frozen encoder is cached; `read` when a teacher reads along; `skips` when a
-    clip that cannot be used is left out, and does not end the run; `changes` are made to the sounds
-    in each pass. A batch has `clips_per_batch` rows, and more of them where they are short: up to
-    so many tokens, padded, and labels.
+    Attributes:
+        spec: the base model.
+        global_batch_size: examples of a step.
+        micro_batch_size: rows of a batch; more where rows are short, up to the last two limits.
+        max_tokens: tokens of a row.
+        auto_resample: whether recordings at other sample rates are converted.
+        max_windows: encoder windows of a segment, the rest is truncated; None for no limit.
+        use_cached_features: whether the frozen encoder's output is cached.
+        seed: of the order of examples.
+        distill: whether rows are encoded for a teacher too.
+        skip_bad_examples: whether an example that cannot be used is left out.
+        augmentation: what every epoch changes; None for nothing.
+        max_batch_tokens: padded tokens of a batch; 0 for no more rows than micro_batch_size.
+        max_batch_labels: padded label tokens of a batch.
     """
 
     spec: ModelSpec
     global_batch_size: int
     micro_batch_size: int
-    max_tokens: int  # tokens a row may have
+    max_tokens: int
     auto_resample: bool
-    max_windows: int | None  # of a sound; the rest is left out
+    max_windows: int | None
     use_cached_features: bool
     seed: int
     distill: bool = False
@@ -189,10 +223,13 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class DistillationPlan:
-    """How much of the loss the teacher makes up, and what of its answer is compared.
+    """How the loss compares with a teacher, the language model that reads the transcript.
 
-    Answers are flattened by `temperature`; the token that ends a turn weighs `end_weight` times as
-    much as all of them besides; `top_k` of the teacher's words are kept.
+    Attributes:
+        weight: of the divergence in the loss, from 0 to 1.
+        temperature: that both distributions are divided by.
+        eos_weight: of the token that ends a turn, relative to all other tokens together.
+        top_k: the teacher's most probable tokens that are compared one by one.
     """
 
     weight: float
@@ -203,9 +240,16 @@ class DistillationPlan:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stretch of a run: which roles learn in it, and from clips that `clips` patterns choose.
+    """One stage of a run.
 
-    `heard` while the encoder still is as it was before the run, so that what it hears is cached.
+    Attributes:
+        trainable_groups: parameter groups that are trained in it.
+        example_patterns: of the locations, recordings or tasks of its examples; all when empty.
+        use_cached_features: whether the encoder is still the released one, so that it is cached.
+        num_steps: steps of the stage.
+        learning_rate: peak learning rate.
+        learning_rates: by parameter group or pattern of parameter names.
+        warmup_steps: steps of linear warm-up.
     """
 
     trainable_groups: tuple[ParamGroup, ...]
@@ -219,11 +263,31 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How it learns. `rates` maps a role, or a pattern of parameter names, to its learning rate.
+    """How the model is trained.
 
-    `teacher` is None where nobody but the clips teaches. `train` are the roles that learn, all that
-    the adapter holds when empty. Of a run in `stages`, `steps` are those of all of them, and each
-    has rates of its own.
+    Attributes:
+        num_steps: optimizer steps, of all stages together.
+        learning_rate: peak learning rate.
+        learning_rates: by parameter group or pattern of parameter names.
+        weight_decay: of matrices.
+        max_grad_norm: larger gradients are scaled down to it.
+        lr_scheduler: how the rate falls after warm-up.
+        warmup_steps: steps of linear warm-up.
+        max_skipped_steps: skipped steps in a row that end the run.
+        save_interval_seconds: between two checkpoints.
+        save_steps: between two checkpoints, instead of seconds.
+        precision: number format of the forward pass.
+        device: "cpu" or "cuda".
+        seed: of dropout.
+        optimizer: AdamW or Adam.
+        distillation: None without a teacher.
+        audio_gap_steps: between two measurements of the listening gap.
+        lora_max_grad_norm: of LoRA weights by themselves; None to scale all gradients together.
+        early_lr_factor: of learning rates in the early steps.
+        early_lr_steps: early steps, of the run or of each stage.
+        freeze_projector_steps: steps before the projector is trained, of the run or each stage.
+        trainable_groups: parameter groups that are trained; all of the adapter's when empty.
+        stages: each with steps and rates of its own; empty for a run without stages.
     """
 
     num_steps: int
@@ -251,7 +315,7 @@ class TrainingPlan:
 
     @property
     def stage_training_plans(self) -> "tuple[TrainingPlan, ...]":
-        """Each stage as a plan of its own; without stages the whole run is one."""
+        """Each stage as a training plan; a run without stages is one."""
         return tuple(
             replace(
                 self,
@@ -267,56 +331,107 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class SummaryLine:
-    """One number of the plan, said aloud."""
+class SequenceLengths:
+    """Upper bounds of a row, in tokens.
 
-    name: str
-    value: str
-    why: str = ""
+    Attributes:
+        num_tokens: all tokens.
+        num_audio_tokens: placeholders among them.
+        num_labels: tokens that carry loss among them.
+    """
+
+    num_tokens: int
+    num_audio_tokens: int
+    num_labels: int
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Every number of a run. `together` is how many clips are answered at once in its tests."""
+class TrainSetInfo:
+    """What a plan needs to know about the examples to train on.
 
-    model: ModelPlan
-    batches: BatchPlan
-    training: TrainingPlan
-    eval_batch_size: int
-    summary: tuple[SummaryLine, ...]
+    Attributes:
+        num_examples: examples of an epoch; of a stream, those that were read to look at.
+        lengths: bounds of its rows; None for those of a typical example.
+        num_stage_examples: examples of an epoch of each stage.
+        weight_groups: weight, number of examples, number of them in an epoch; for each weight.
+        recording_bytes: of the recordings; 0 for a stream.
+        num_scanned_examples: of a stream: examples that were read, held-out ones included.
+        skip_bad_examples: whether an example that cannot be used is left out.
+    """
+
+    num_examples: int
+    lengths: SequenceLengths | None = None
+    num_stage_examples: tuple[int, ...] = ()
+    weight_groups: tuple[tuple[float, int, int], ...] = ()
+    recording_bytes: int = 0
+    num_scanned_examples: int = 0
+    skip_bad_examples: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of the device's memory.
+
+    Attributes:
+        frozen: weights that are not trained, in their own format.
+        trainable: weights that are, in fp32, with gradients and both moments of Adam.
+        activations: what the forward pass keeps for the backward pass.
+        runtime: what the device's library takes.
+    """
+
+    frozen: int
+    trainable: int
+    activations: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.frozen + self.trainable + self.activations + self.runtime
 
 
 @dataclass(frozen=True)
 class CliOverrides:
-    """What the command line asks for over the document. None leaves it to the document."""
+    """What the command line gives over the document; None leaves it to the document."""
 
     steps: int | None = None
     seed: int | None = None
     device: str | None = None
 
 
-DISABLE_TEACHER_HINT = "take training.teacher out"
+@dataclass(frozen=True)
+class Plan:
+    """Every number of a run.
+
+    Attributes:
+        config: what was asked for, the overrides of fields included.
+        train_set: what the numbers were computed from.
+        model: what is loaded.
+        batches: how examples are batched.
+        training: how the model is trained.
+        lengths: the row that memory is reserved for.
+        memory: the estimate for it.
+        eval_batch_size: examples that are generated at once when the model is tested.
+        copy_recordings: whether recordings are copied into the store.
+        field_overrides: fields of the document that the command line sets, by dotted name.
+    """
+
+    config: TrainingConfig
+    train_set: TrainSetInfo
+    model: ModelPlan
+    batches: BatchPlan
+    training: TrainingPlan
+    lengths: SequenceLengths
+    memory: MemoryEstimate
+    eval_batch_size: int
+    copy_recordings: bool
+    field_overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan_distillation(
-    config: DistillationConfig, spec: ModelSpec, adapter: AdapterSpec
-) -> DistillationPlan | None:
-    """How the teacher is heard, None without one. Raises PlanError where there can be none."""
-    if not config.weight:
-        return None
-    if "lm" in adapter.trainable_groups:
-        what = "training.teacher is the language model as it was, and it changes itself"
-        raise PlanError(what, hint=f"use adapter: lora or projector, or {DISABLE_TEACHER_HINT}")
-    if spec.chat_format == "asr":
-        raise PlanError(
-            f"training.teacher reads, and {spec.key} only transcribes", hint=DISABLE_TEACHER_HINT
-        )
-    return DistillationPlan(config.weight, config.temperature, config.end_weight, config.top_k)
+@dataclass(frozen=True)
+class SummaryLine:
+    """One line of a plan's summary: `name  value (why)`."""
 
-
-def summarize_distillation(distillation: DistillationPlan | None) -> tuple[SummaryLine, ...]:
-    """The teacher's line of the plan."""
-    if distillation is None:
-        return ()
-    how = f"its {distillation.top_k} likeliest words at temperature {distillation.temperature:g}"
-    return (SummaryLine("teacher", f"{distillation.weight:.0%} of the loss", how),)
+    name: str
+    value: str
+    why: str = ""

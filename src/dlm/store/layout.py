@@ -21,7 +21,6 @@ from pathlib import Path
 
 from dlm.errors import StoreError
 
-MAX_BLOB_BYTES = 4 << 30  # recordings that take more in all are not copied
 SAFE_NAME_RE = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
