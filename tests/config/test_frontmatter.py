@@ -1,44 +1,29 @@
-"""Settings as written, and every mistake in them at its own place."""
-
-from pathlib import Path
+"""The YAML of a document: defaults, every field, and each mistake with its code and location."""
 
 import pytest
 
-from dlm.config.parser import parse_document
 from dlm.config.schema import DlmConfig, iter_config_fields
-from dlm.errors import DocumentError
-
-ULID = "01HZ4X7TGZM3J1A2B3C4D5E6F7"
-NEEDED = f"dlm_id: {ULID}\nbase_model: sparrow\n"
+from tests.config.documents import HEAD, REQUIRED_FIELDS, ULID, catch_error, parse_yaml
 
 
-def settings(yaml: str) -> DlmConfig:
-    return parse_document(f"---\n{NEEDED}{yaml}\n---\n", Path("my.dlm")).config
+def parse_config(yaml: str) -> DlmConfig:
+    return parse_yaml(yaml).config
 
 
-def refusal(text: str) -> str:
-    with pytest.raises(DocumentError) as caught:
-        parse_document(text, Path("my.dlm"))
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    assert caught.value.where is not None and caught.value.hint
-    return message
-
-
-def test_what_is_left_out_has_a_default() -> None:
-    found = settings("")
-    assert found.dlm_version == 1
-    assert found.training.adapter is None
-    assert found.training.lora.where == ("lm",)
-    assert found.training.held_out == 0.1
-    assert found.training.sources == ()
-    assert found.training.audio.auto_resample is False
-    assert found.training.stability.max_skipped_steps == 5
-    assert settings("training:\n  audio:\n  sources:\n") == found
+def test_a_field_that_is_left_out_has_a_default() -> None:
+    config = parse_config("")
+    assert config.dlm_version == 1
+    assert config.training.adapter is None
+    assert config.training.lora.where == ("lm",)
+    assert config.training.held_out == 0.1
+    assert config.training.sources == ()
+    assert config.training.audio.auto_resample is False
+    assert config.training.stability.max_skipped_steps == 5
+    assert parse_config("training:\n  audio:\n  sources:\n") == config
 
 
 def test_every_field_can_be_set() -> None:
-    found = settings(
+    config = parse_config(
         """\
 dlm_version: 15
 system_prompt: "Be brief."
@@ -75,7 +60,7 @@ training:
     - path: b
 """
     )
-    training = found.training
+    training = config.training
     assert (training.learning_rate, training.lora_dropout) == (1e-4, 0.0)
     assert training.rates == {"projector": 1e-3, "lm.*.norm": 2.0}
     assert training.target_modules == ("q_proj", "v_proj")
@@ -85,18 +70,18 @@ training:
     assert training.sources[1].include == ("**/*",)
 
 
-@pytest.mark.parametrize(("written", "meant"), [("0", 0.0), ("0.5", 0.5), ("1", 1)])
-def test_held_out_is_a_share_or_a_count(written: str, meant: float) -> None:
-    held_out = settings(f"training: {{held_out: {written}}}").training.held_out
-    assert held_out == meant and type(held_out) is type(meant)
+@pytest.mark.parametrize(("written", "expected"), [("0", 0.0), ("0.5", 0.5), ("1", 1)])
+def test_held_out_is_a_fraction_or_a_count(written: str, expected: float) -> None:
+    held_out = parse_config(f"training: {{held_out: {written}}}").training.held_out
+    assert held_out == expected and type(held_out) is type(expected)
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        settings("").training.lora_r = 4
+        parse_config("").training.lora_r = 4
 
 
-def test_every_field_says_what_it_means_in_one_line() -> None:
+def test_every_field_has_a_description_of_one_line() -> None:
     names = [name for name, _ in iter_config_fields()]
     assert "training.audio.auto_resample" in names and "training.sources.path" in names
     for _, field in iter_config_fields():
@@ -104,20 +89,25 @@ def test_every_field_says_what_it_means_in_one_line() -> None:
         assert field.description.endswith(".")
 
 
-@pytest.mark.parametrize(
-    ("yaml", "place", "words"),
-    [
+MISTAKES = {  # code of the error: yaml, position, words
+    "document.unknown_key": [
         ("trainng: {}", "4:1", "unknown key 'trainng'; did you mean 'training'?"),
         ("training:\n  lora_rr: 3", "5:3", "unknown key 'lora_rr'; did you mean 'lora_r'?"),
         ("lora_r: 3", "4:1", "did you mean 'training.lora_r'?"),
         ("training: {auto_resample: true}", "4:12", "did you mean 'training.audio.auto_resample'?"),
         ("training:\n  audio: {zzz: 1}", "5:11", "unknown key 'zzz'; known here are auto_resample"),
         ("training:\n  sources:\n    - pth: a\n", "6:7", "'pth'; did you mean 'path'? (1 more"),
+        ("true: 3", "4:1", "unknown key 'true'"),
+        ('"a\\nb": 3', "4:1", "unknown key 'a\\nb'"),
+    ],
+    "document.missing_key": [
         (
             "training:\n  sources:\n    - include: [a]\n",
             "6:7",
             "training.sources[0].path is missing",
         ),
+    ],
+    "document.bad_value": [
         ("training:\n  sources: [{path: a}, 3]", "5:24", "training.sources[1] is 3; it must be a"),
         ("training: 3", "4:1", "training is 3; it must be a group of 'key: value' lines"),
         ("training:\n  lora_r: 0", "5:3", "lora_r is 0; it must be greater than or equal to 1"),
@@ -144,19 +134,31 @@ def test_every_field_says_what_it_means_in_one_line() -> None:
             "must be a list, such as",
         ),
         ("training:\n  rates:\n    lm: -1", "6:5", "rates.lm is -1; it must be greater than 0"),
-        ("dlm_version: 16", "4:1", "dlm_version 16 is newer than 15, the newest this dlm knows"),
         ("dlm_version: 0", "4:1", "dlm_version is 0; it must be greater than or equal to 1"),
         ("dlm_version: true", "4:1", "dlm_version is true; it must be a whole number"),
         ("system_prompt: 3", "4:1", "system_prompt is 3; it must be text, in quotes"),
         ("system_prompt: [3]", "4:1", "system_prompt is a list; it must be text"),
-        ("true: 3", "4:1", "unknown key 'true'"),
-        ('"a\\nb": 3', "4:1", "unknown key 'a\\nb'"),
+    ],
+    "document.newer_version": [
+        ("dlm_version: 16", "4:1", "dlm_version 16 is newer than 15, the newest this dlm knows"),
+    ],
+    "document.duplicate_key": [
         ("dlm_version: 1\ndlm_version: 2", "5:1", "'dlm_version' is written twice; remove one"),
+    ],
+    "document.bad_key": [
         ("? [a]\n: 3", "4:3", "a list or mapping cannot be a key"),
+    ],
+    "document.yaml_alias": [
         ("a: &x 1\nb: *x", "5:4", "aliases such as *x are not read; write the value out"),
+    ],
+    "document.yaml_tag": [
         ("system_prompt: !!python/name:os.system x", "4:16", "are not read; remove the tag"),
         ("system_prompt: !!int 3", "4:16", "are not read; remove the tag"),
+    ],
+    "document.yaml_too_deep": [
         ("a: " + "[" * 40, "4:19", "nested too deep"),
+    ],
+    "document.invalid_yaml": [
         ("training:\n\tlora_r: 3", "5:1", "cannot start any token; indent with blanks, not tabs"),
         ("training: {", "5:1", "invalid YAML: "),
         ("a: b: c", "4:5", "invalid YAML: mapping values are not allowed here; check the colons"),
@@ -165,26 +167,43 @@ def test_every_field_says_what_it_means_in_one_line() -> None:
         ('a: "\\UFFFFFFFF"', "2:1", "invalid YAML: an escape names no character"),
         ("--- # two", "4:1", "invalid YAML: "),
     ],
-)
-def test_a_mistake_is_told_at_its_place(yaml: str, place: str, words: str) -> None:
-    message = refusal(f"---\n{NEEDED}{yaml}\n---\nBody.\n")
-    assert message.startswith(f"my.dlm:{place}: ")
-    assert words in message
+}
 
 
 @pytest.mark.parametrize(
-    ("text", "place", "words"),
-    [
+    ("code", "yaml", "position", "words"),
+    [(code, *case) for code, cases in MISTAKES.items() for case in cases],
+)
+def test_a_mistake_is_an_error_at_its_line_and_column(
+    code: str, yaml: str, position: str, words: str
+) -> None:
+    error = catch_error(f"---\n{REQUIRED_FIELDS}{yaml}\n---\nBody.\n")
+    assert (error.code, error.where) == (code, f"my.dlm:{position}")
+    assert words in str(error)
+
+
+BAD_FRONTMATTERS = {  # code of the error: text, position, words
+    "document.no_frontmatter": [
         ("", "1:1", "a document begins with '---' alone on its first line, not ''"),
         ("hello\n---\n", "1:1", "not 'hello'; dlm init writes a document"),
         ("x" * 99, "1:1", "not 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'"),
+    ],
+    "document.stray_blanks": [
         ("--- \n---\n", "1:1", "there are blanks after '---'; remove them"),
         ("---\na: 1\n---\t\n", "3:1", "there are blanks after '---'"),
+    ],
+    "document.frontmatter_not_closed": [
         ("---\na: 1\n", "1:1", "the frontmatter is never closed; put '---' alone"),
         ("---", "1:1", "the frontmatter is never closed"),
+    ],
+    "document.missing_key": [
         ("---\n---\n", "2:1", "dlm_id is missing; add 'dlm_id: ...' (1 more mistake below)"),
-        ("---\n- a\n---\n", "2:1", "the frontmatter holds no keys; write 'key: value'"),
         (f"---\ndlm_id: {ULID}\n---\n", "2:1", "base_model is missing; add 'base_model: ...'"),
+    ],
+    "document.no_keys": [
+        ("---\n- a\n---\n", "2:1", "the frontmatter holds no keys; write 'key: value'"),
+    ],
+    "document.bad_value": [
         (
             f"---\ndlm_id: {ULID}\nbase_model: ' '\n---",
             "3:1",
@@ -193,21 +212,31 @@ def test_a_mistake_is_told_at_its_place(yaml: str, place: str, words: str) -> No
         ("---\nbase_model: a\ndlm_id: O1\n---", "3:1", "dlm_id is 'O1'; it must be 26 letters"),
         ("---\nbase_model: 3\ndlm_id: x\na: 1\n---", "2:1", "base_model is 3; it must be text"),
         ("---\nbase_model: 3\ndlm_id: x\na: 1\n---", "2:1", "in quotes (2 more mistakes below)"),
+    ],
+    "document.frontmatter_too_long": [
         (f"---\na: {'x' * 300_000}\n---\n", "2:1", "the frontmatter is longer than 256 KiB"),
     ],
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "position", "words"),
+    [(code, *case) for code, cases in BAD_FRONTMATTERS.items() for case in cases],
 )
-def test_a_frontmatter_that_cannot_be(text: str, place: str, words: str) -> None:
-    message = refusal(text)
-    assert message.startswith(f"my.dlm:{place}: ")
-    assert words in message
+def test_a_frontmatter_without_a_valid_start_end_or_required_field_is_an_error(
+    code: str, text: str, position: str, words: str
+) -> None:
+    error = catch_error(text)
+    assert (error.code, error.where) == (code, f"my.dlm:{position}")
+    assert words in str(error)
 
 
-def test_places_count_for_windows_lines_too() -> None:
-    assert refusal(f"---\r\n{NEEDED}\r\nfoo: 1\r\n---\r\n").startswith("my.dlm:5:1: unknown key")
+def test_lines_are_counted_with_windows_line_ends() -> None:
+    error = catch_error(f"---\r\n{REQUIRED_FIELDS}\r\nfoo: 1\r\n---\r\n")
+    assert (error.code, error.where) == ("document.unknown_key", "my.dlm:5:1")
 
 
-def test_a_zero_byte_is_no_part_of_a_path() -> None:
-    own = "dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7\nbase_model: sparrow\n"
+def test_a_zero_byte_in_a_path_is_an_error() -> None:
     sources = 'training:\n  sources:\n    - path: a\n      audio: "b\\0"\n'
-    with pytest.raises(DocumentError, match="it must hold no zero byte"):
-        parse_document(f"---\n{own}{sources}---\n", Path("my.dlm"))
+    error = catch_error(HEAD.replace("---\n", f"---\n{sources}", 1))
+    assert error.code == "document.bad_value" and "it must hold no zero byte" in str(error)

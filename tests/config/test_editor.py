@@ -1,4 +1,4 @@
-"""Changes to a document touch nothing else; a new document is ready to use."""
+"""Editing a document changes no other byte; the template of a new document is valid."""
 
 import re
 import time
@@ -21,8 +21,8 @@ from dlm.config.parser import parse_document
 from dlm.config.schema import ULID_PATTERN, AdapterType
 from dlm.errors import DocumentError
 
-HEAD = "dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7\nbase_model: sparrow # the bird\n"
-BODY = "---\nProse stays.\n\n"
+HEAD = "dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7\nbase_model: sparrow # comment\n"
+BODY = "---\nProse.\n\n"
 
 
 @pytest.mark.parametrize(
@@ -98,22 +98,22 @@ BODY = "---\nProse stays.\n\n"
     ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_one_field_is_set_and_nothing_else(
+def test_setting_a_field_changes_no_other_byte(
     yaml: str, field: str, value: str, changed: str, line_end: str
 ) -> None:
-    def data(middle: str) -> bytes:
+    def encode_document(middle: str) -> bytes:
         text = f"---\n# top\n{HEAD}{middle}{BODY}"
         return ("\ufeff" + text.replace("\n", line_end)).encode()
 
-    assert set_field(data(yaml), field, value) == data(changed)
-    assert set_field(data(changed), field, value) == data(changed)
+    assert set_field(encode_document(yaml), field, value) == encode_document(changed)
+    assert set_field(encode_document(changed), field, value) == encode_document(changed)
 
 
-NEW = {"path": "new.csv", "columns": {"text": "say it"}, "include": ["*.wav"]}
-INLINE = '{path: new.csv, columns: {text: "say it"}, include: ["*.wav"]}'
+NEW_SOURCE = {"path": "new.csv", "columns": {"text": "say it"}, "include": ["*.wav"]}
+FLOW_SOURCE = '{path: new.csv, columns: {text: "say it"}, include: ["*.wav"]}'
 
 
-def item(blanks: str) -> str:
+def block_source(blanks: str) -> str:
     return f"""\
 {blanks}- path: new.csv
 {blanks}  columns: {{text: "say it"}}
@@ -124,77 +124,82 @@ def item(blanks: str) -> str:
 @pytest.mark.parametrize(
     ("yaml", "changed"),
     [
-        ("", f"training:\n  sources:\n{item('    ')}"),
-        ("training:\n", f"training:\n  sources:\n{item('    ')}"),
-        ("training: ~ # t\n", f"training:  # t\n  sources:\n{item('    ')}"),
-        ("training: {}\n", f"training: {{sources: [{INLINE}]}}\n"),
-        ("training: {seed: 1}\n", f"training: {{seed: 1, sources: [{INLINE}]}}\n"),
-        ("training: {sources: }\n", f"training: {{sources: [{INLINE}] }}\n"),
-        ("training: {sources: a}\n", f"training: {{sources: [a, {INLINE}]}}\n"),
-        ("training: {sources: [a]}\n", f"training: {{sources: [a, {INLINE}]}}\n"),
+        ("", f"training:\n  sources:\n{block_source('    ')}"),
+        ("training:\n", f"training:\n  sources:\n{block_source('    ')}"),
+        ("training: ~ # t\n", f"training:  # t\n  sources:\n{block_source('    ')}"),
+        ("training: {}\n", f"training: {{sources: [{FLOW_SOURCE}]}}\n"),
+        ("training: {seed: 1}\n", f"training: {{seed: 1, sources: [{FLOW_SOURCE}]}}\n"),
+        ("training: {sources: }\n", f"training: {{sources: [{FLOW_SOURCE}] }}\n"),
+        ("training: {sources: a}\n", f"training: {{sources: [a, {FLOW_SOURCE}]}}\n"),
+        ("training: {sources: [a]}\n", f"training: {{sources: [a, {FLOW_SOURCE}]}}\n"),
         (
             "training:\n    seed: 1 # s\n    # note\n\nsystem_prompt: a\n",
-            f"training:\n    seed: 1 # s\n    sources:\n{item('      ')}    # note\n\n"
+            f"training:\n    seed: 1 # s\n    sources:\n{block_source('      ')}    # note\n\n"
             "system_prompt: a\n",
         ),
-        ("training:\n  sources:\n", f"training:\n  sources:\n{item('    ')}"),
+        ("training:\n  sources:\n", f"training:\n  sources:\n{block_source('    ')}"),
         (
             "training:\n  sources: # none yet\n  # x\n  seed: 1\n",
-            f"training:\n  sources: # none yet\n{item('    ')}  # x\n  seed: 1\n",
+            f"training:\n  sources: # none yet\n{block_source('    ')}  # x\n  seed: 1\n",
         ),
-        ("training:\n  sources: null\n", f"training:\n  sources: \n{item('    ')}"),
-        ("training:\n  sources: [] # s\n", f"training:\n  sources: [{INLINE}] # s\n"),
+        ("training:\n  sources: null\n", f"training:\n  sources: \n{block_source('    ')}"),
+        ("training:\n  sources: [] # s\n", f"training:\n  sources: [{FLOW_SOURCE}] # s\n"),
         (
             "training:\n  sources: [\n    a, # x\n    {path: b}, # y\n  ]\n",
-            f"training:\n  sources: [\n    a, # x\n    {{path: b}}, {INLINE}, # y\n  ]\n",
+            f"training:\n  sources: [\n    a, # x\n    {{path: b}}, {FLOW_SOURCE}, # y\n  ]\n",
         ),
         (
             "training:\n  sources: ./a b # s\n  seed: 1\n",
-            f"training:\n  sources:\n    - ./a b # s\n{item('    ')}  seed: 1\n",
+            f"training:\n  sources:\n    - ./a b # s\n{block_source('    ')}  seed: 1\n",
         ),
         (
             "training:\n  sources:\n      'a' # s\n",
-            f"training:\n  sources:\n      - 'a' # s\n{item('      ')}",
+            f"training:\n  sources:\n      - 'a' # s\n{block_source('      ')}",
         ),
         (
             "training:\n  sources:\n  - path: a # x\n    include: [b]\n\n  # y\n  seed: 1\n",
-            f"training:\n  sources:\n  - path: a # x\n    include: [b]\n{item('  ')}\n  # y\n"
-            "  seed: 1\n",
+            "training:\n  sources:\n  - path: a # x\n    include: [b]\n"
+            f"{block_source('  ')}\n  # y\n  seed: 1\n",
         ),
         (
             "training:\n  sources:\n    - a\n    -   path: b\n        prompt: |\n          c\n",
             "training:\n  sources:\n    - a\n    -   path: b\n        prompt: |\n          c\n"
-            f"{item('    ')}",
+            f"{block_source('    ')}",
         ),
     ],
 )
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_a_source_is_added_and_nothing_else(yaml: str, changed: str, line_end: str) -> None:
-    def data(middle: str) -> bytes:
+def test_adding_a_source_changes_no_other_byte(yaml: str, changed: str, line_end: str) -> None:
+    def encode_document(middle: str) -> bytes:
         text = f"---\n# top\n{HEAD}{middle}{BODY}"
         return ("\ufeff" + text.replace("\n", line_end)).encode()
 
-    assert add_source(data(yaml), NEW) == data(changed)
-    *kept, new = parse_document(data(changed).decode(), Path("my.dlm")).config.training.sources
-    assert (
-        tuple(kept) == parse_document(data(yaml).decode(), Path("my.dlm")).config.training.sources
+    assert add_source(encode_document(yaml), NEW_SOURCE) == encode_document(changed)
+    before, after = (
+        parse_document(encode_document(text).decode(), Path("my.dlm")).config.training.sources
+        for text in (yaml, changed)
     )
-    assert new.model_dump(exclude_unset=True) == {**NEW, "include": ("*.wav",)}
+    *others, new = after
+    assert tuple(others) == before
+    assert new.model_dump(exclude_unset=True) == {**NEW_SOURCE, "include": ("*.wav",)}
 
 
-def test_a_source_in_a_document_of_one_line() -> None:
+def test_a_source_is_added_to_frontmatter_of_one_line() -> None:
     data = b"---\n{dlm_id: 01HZ4X7TGZM3J1A2B3C4D5E6F7, base_model: sparrow}\n---\n"
     added = b", training: {sources: [{path: b}]}}\n---\n"
     assert add_source(data, {"path": "b"}) == data.replace(b"}\n---\n", added)
 
 
-def test_a_source_beside_one_that_nobody_would_write() -> None:
+def test_a_source_that_cannot_be_added_is_an_error() -> None:
     data = f"---\n{HEAD}training:\n  sources: a\n   b\n---\n".encode()
-    with pytest.raises(DocumentError, match="cannot be written there; write it in the document"):
+    with pytest.raises(DocumentError, match="cannot be written there; write it") as caught:
         add_source(data, {"path": "b"})
+    assert caught.value.code == "document.not_editable"
 
 
-def test_a_path_as_a_document_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_written_relative_to_the_document_where_that_is_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "real/deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real/deep")
     assert make_document_path(tmp_path / "real", tmp_path / "a b") == "../a b"
@@ -205,31 +210,37 @@ def test_a_path_as_a_document_writes_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert make_document_path(Path(), Path("real/../a")) == "a"
 
 
-def test_a_conversation_as_a_section() -> None:
+def test_a_formatted_conversation_parses_to_the_same_messages() -> None:
     text = format_conversation([("user", "<audio>a.wav</audio> Who?"), ("assistant", "Ann.")])
     (section,) = parse_document(f"---\n{HEAD}---\n{text}\n", Path("my.dlm")).sections
-    assert [turn.content for turn in section.messages] == [(Path("a.wav"), " Who?"), ("Ann.",)]
+    assert [message.content for message in section.messages] == [
+        (Path("a.wav"), " Who?"),
+        ("Ann.",),
+    ]
 
 
-def test_no_final_newline_stays_none() -> None:
+def test_a_missing_final_newline_stays_missing() -> None:
     data = f"---\n{HEAD}---".encode()
     assert set_field(data, "dlm_version", 2) == f"---\n{HEAD}dlm_version: 2\n---".encode()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "words"),
+    ("field", "value", "code", "words"),
     [
-        ("training.lora_rr", 3, "unknown key 'training.lora_rr'; did you mean 'training.lora_r'?"),
-        ("zzz", 3, "unknown key 'zzz'; name a field, such as training.lora_r"),
-        ("training.sources.path", "a", "unknown key 'training.sources.path'"),
-        ("training.lora_r", "8", "training.lora_r is '8'; it must be a whole number"),
-        ("training", 3, "training is 3; it must be a group"),
-        ("dlm_version", 16, "dlm_version 16 is newer"),
+        ("training.lora_rr", 3, "unknown_key", "did you mean 'training.lora_r'?"),
+        ("zzz", 3, "unknown_key", "unknown key 'zzz'; name a field, such as training.lora_r"),
+        ("training.sources.path", "a", "unknown_key", "unknown key 'training.sources.path'"),
+        ("training.lora_r", "8", "bad_value", "training.lora_r is '8'; it must be a whole number"),
+        ("training", 3, "bad_value", "training is 3; it must be a group"),
+        ("dlm_version", 16, "newer_version", "dlm_version 16 is newer"),
     ],
 )
-def test_a_field_that_cannot_be_set(field: str, value: int, words: str) -> None:
-    with pytest.raises(DocumentError, match=re.escape(words)):
+def test_a_field_that_cannot_be_set_is_an_error(
+    field: str, value: int, code: str, words: str
+) -> None:
+    with pytest.raises(DocumentError, match=re.escape(words)) as caught:
         set_field(f"---\n{HEAD}{BODY}".encode(), field, value)
+    assert caught.value.code == f"document.{code}"
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n", "\n\n\n"])
@@ -247,49 +258,60 @@ def test_added_lines_end_as_the_others_do() -> None:
     assert added == data + b"\r\n::instruction::\r\n### Q\r\na\r\n### A\r\nb\r\n"
 
 
-@pytest.mark.parametrize("text", ["More prose.", "", "<!-- only a note -->"])
-def test_text_that_would_join_the_section_before_is_refused(text: str) -> None:
-    with pytest.raises(DocumentError, match="begin it with a fence"):
+@pytest.mark.parametrize("text", ["More prose.", "", "<!-- only a comment -->"])
+def test_a_section_that_would_continue_the_last_one_is_an_error(text: str) -> None:
+    with pytest.raises(DocumentError, match="begin it with a fence") as caught:
         append_section(f"---\n{HEAD}---\nProse.\n".encode(), text)
+    assert caught.value.code == "document.section_not_separate"
 
 
-def test_a_broken_section_is_not_added() -> None:
-    with pytest.raises(DocumentError, match="::audio:: has no transcript"):
+def test_a_section_with_a_mistake_is_not_added() -> None:
+    with pytest.raises(DocumentError, match="::audio:: has no transcript") as caught:
         append_section(f"---\n{HEAD}---\n".encode(), '::audio path="a"::')
+    assert caught.value.code == "document.missing_attribute"
 
 
-def test_a_fence_with_all_it_may_hold() -> None:
+def test_a_fence_is_formatted_with_escapes_and_every_attribute() -> None:
     fence = format_audio_fence("a.wav", 'Say "hi"\r\n\\now', start=1.5, end="3", language="fr")
     assert fence == (
         '::audio path="a.wav" transcript="Say \\"hi\\" \\\\now" start="1.5" end="3" language="fr"::'
     )
 
 
-def test_a_fence_that_cannot_be() -> None:
-    with pytest.raises(DocumentError, match="AUDIO section has empty transcript"):
-        format_audio_fence("a.wav", " \n")
-    with pytest.raises(DocumentError, match="unknown attribute 'lang'; did you mean 'language'"):
-        format_audio_fence("a.wav", "x", lang="fr")
+@pytest.mark.parametrize(
+    ("transcript", "attributes", "code", "words"),
+    [
+        (" \n", {}, "data.empty_transcript", "AUDIO section has empty transcript"),
+        ("x", {"prompt": ""}, "document.empty_attribute", "'prompt' is empty"),
+        ("x", {"lang": "fr"}, "document.unknown_attribute", "'lang'; did you mean 'language'?"),
+    ],
+)
+def test_a_fence_with_an_unknown_or_empty_attribute_is_not_formatted(
+    transcript: str, attributes: dict[str, str], code: str, words: str
+) -> None:
+    with pytest.raises(DocumentError, match=re.escape(words)) as caught:
+        format_audio_fence("a.wav", transcript, **attributes)
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("adapter", get_args(AdapterType))
-@pytest.mark.parametrize("base", ["sparrow", "hf:org/name", "./folder: odd"])
-def test_the_scaffold_parses_and_holds_one_clip(base: str, adapter: str) -> None:
-    found = parse_document(render_new_document(base, adapter), Path("my.dlm"))
-    assert found.config.base_model == base
-    assert found.config.dlm_version == 11
-    assert found.config.training.adapter == adapter
-    (section,) = found.sections
+@pytest.mark.parametrize("base_model", ["sparrow", "hf:org/name", "./folder: odd"])
+def test_the_template_parses_and_holds_one_clip(base_model: str, adapter: str) -> None:
+    document = parse_document(render_new_document(base_model, adapter), Path("my.dlm"))
+    assert document.config.base_model == base_model
+    assert document.config.dlm_version == 11
+    assert document.config.training.adapter == adapter
+    (section,) = document.sections
     assert section.attributes == {
         "path": "clips/your-clip.wav",
         "transcript": "Transcript of the audio clip.",
     }
     assert '::audio path="clips/your-clip.wav" transcript="Transcript of the audio clip."::' in (
-        found.text.split("\n")
+        document.text.split("\n")
     )
 
 
-def test_every_line_the_scaffold_offers_works_when_uncommented() -> None:
+def test_every_commented_field_of_the_template_is_valid() -> None:
     text = re.sub(r"^  # ", "  ", render_new_document("sparrow", "lora"), flags=re.MULTILINE)
     training = parse_document(text, Path("my.dlm")).config.training
     assert training.audio.auto_resample is True
@@ -297,14 +319,15 @@ def test_every_line_the_scaffold_offers_works_when_uncommented() -> None:
     assert training.sources[0].include == ("**/*.wav", "**/*.flac")
 
 
-def test_what_the_scaffold_shows_in_notes_can_be_learnt() -> None:
-    note = render_new_document("sparrow", "lora").rpartition("<!--")[2]
-    shown = "\n".join(line for line in note.split("\n")[1:] if not line.startswith("   "))
-    sections = parse_document(f"---\n{HEAD}---\n{shown}", Path("my.dlm")).sections
+def test_the_sections_in_comments_of_the_template_are_valid() -> None:
+    comment = render_new_document("sparrow", "lora").rpartition("<!--")[2]
+    lines = comment.split("\n")[1:]
+    body = "\n".join(line for line in lines if not line.startswith("   "))
+    sections = parse_document(f"---\n{HEAD}---\n{body}", Path("my.dlm")).sections
     assert [section.kind for section in sections] == ["instruction", "conversation"]
 
 
-def test_ulids_are_fresh_and_in_order_of_time() -> None:
+def test_ulids_differ_and_sort_by_time() -> None:
     first = generate_ulid()
     time.sleep(0.002)
     later = generate_ulid()
