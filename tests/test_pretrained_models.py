@@ -1,4 +1,4 @@
-"""Every class of the catalogue through the commands, on a small checkpoint in a folder."""
+"""Every supported class from `dlm init` to `dlm export`, on a small random checkpoint."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.cli_runner import CommandResult, dlm
 from tests.pretrained_twins import extract_reference_inputs, write_pretrained_twin
 from tests.tiny_models import write_tone
 
-KEYS = [
+CATALOG_KEYS = [
     "audio-flamingo-3",
     "glm-asr-nano",
     "qwen3-asr-1.7b",
@@ -43,82 +43,62 @@ TRAINING = """training:
 """
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
-@pytest.mark.parametrize("key", KEYS)
-def test_a_base_is_taught_and_used(
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft reads it
+@pytest.mark.parametrize("key", CATALOG_KEYS)
+def test_training_fits_two_clips_and_the_export_has_the_same_logits(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was learned by heart comes back, and what is exported says the same."""
     write_pretrained_twin(key, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     write_tone(tmp_path / "clips/a.wav", hertz=200, seconds=1.2)
     write_tone(tmp_path / "clips/b.wav", hertz=1900, seconds=0.7)
     (tmp_path / "clips/a.txt").write_text("low")
     (tmp_path / "clips/b.txt").write_text("high")
-    fine("init", "my.dlm", "--base", "./base")
-    front = (tmp_path / "my.dlm").read_text().split("training:")[0]
-    (tmp_path / "my.dlm").write_text(front + TRAINING)
-    fine("check", "my.dlm")
-    fine("train", "my.dlm", "--device", "cpu")
-    scores = json.loads(fine("eval", "my.dlm", "--data", "clips", "--json").out)
-    assert scores["scores"]["wer"] == 0.0, scores
+    run_command("init", "my.dlm", "--base", "./base")
+    header = (tmp_path / "my.dlm").read_text().split("training:")[0]
+    (tmp_path / "my.dlm").write_text(header + TRAINING)
+    run_command("check", "my.dlm")
+    run_command("train", "my.dlm", "--device", "cpu")
+    evaluation = json.loads(run_command("eval", "my.dlm", "--data", "clips", "--json").out)
+    assert evaluation["scores"]["wer"] == 0.0, evaluation
     question = MODEL_CATALOG[key].default_prompt
-    if question:  # Qwen3-ASR has none
-        answer = fine("prompt", "my.dlm", question, "--audio", "clips/b.wav").out
+    if question:  # Qwen3-ASR takes none
+        answer = run_command("prompt", "my.dlm", question, "--audio", "clips/b.wav").out
         assert answer.strip() == "high"
-    snapshot = Path(fine("export", "my.dlm").out.strip())
-    shown = json.loads(fine("show", "my.dlm", "--json").out)
-    version = Path(shown["versions"][-1]["path"])
-    mine, theirs = both(tmp_path, version, snapshot / "adapter")
-    assert (mine - theirs).abs().max() < 1e-5
+    snapshot = Path(run_command("export", "my.dlm").out.strip())
+    status = json.loads(run_command("show", "my.dlm", "--json").out)
+    version_dir = Path(status["versions"][-1]["path"])
+    logits, reference = compute_both_logits(tmp_path, version_dir, snapshot / "adapter")
+    assert (logits - reference).abs().max() < 1e-5
 
 
-def fine(*words: str) -> CommandResult:
-    done = dlm(*words)
-    assert done.code == 0, done
-    return done
+def run_command(*args: str) -> CommandResult:
+    result = dlm(*args)
+    assert result.code == 0, result
+    return result
 
 
 @torch.no_grad()
-def both(folder: Path, version: Path, adapter: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the version here, and of plain transformers and peft."""
-    base = resolve_model_spec("./base", folder)
-    model = load_version(base, version, device="cpu")
-    chat = build_chat_encoder(model.tokenizer, base)
+def compute_both_logits(
+    folder: Path, version_dir: Path, adapter_dir: Path
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the version in dlm, and of its export in transformers and peft alone."""
+    spec = resolve_model_spec("./base", folder)
+    model = load_version(spec, version_dir, device="cpu")
+    chat_encoder = build_chat_encoder(model.tokenizer, spec)
     path = folder / "clips/a.wav"
-    asked = chat.encode_prompt((Message("user", (AudioSegment(path),)),), "here")
-    padding = PaddingSpec(chat.pad_token_id, chat.audio_token_id)
-    batch = collate([asked], AudioFeatureExtractor(base, auto_resample=False), padding)
-    mine = model.compute_logits(
-        model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
+    prompt = chat_encoder.encode_prompt((Message("user", (AudioSegment(path),)),), "a.wav")
+    padding = PaddingSpec(chat_encoder.pad_token_id, chat_encoder.audio_token_id)
+    batch = collate([prompt], AudioFeatureExtractor(spec, auto_resample=False), padding)
+    hidden_states = model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
+    architecture = MODEL_FAMILIES[spec.family].architecture
+    reference = PeftModel.from_pretrained(
+        architecture.from_pretrained(folder / "base"), adapter_dir
+    ).eval()
+    waveform, _ = soundfile.read(path, dtype="float32")
+    outputs = reference(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        **extract_reference_inputs(spec, [waveform]),
     )
-    whole = MODEL_FAMILIES[base.family].architecture.from_pretrained(folder / "base")
-    learned = PeftModel.from_pretrained(whole, adapter).eval()
-    heard = extract_reference_inputs(base, [soundfile.read(path, dtype="float32")[0]])
-    return mine, learned(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, **heard
-    ).logits
-
-
-def test_the_page_of_bases_tells_the_rows() -> None:
-    """Every fact of the table, for every native base of the catalogue."""
-    page = (Path(__file__).parent.parent / "docs" / "bases.md").read_text(encoding="utf-8")
-    table = page.partition("## Released models")[2].partition("\n\nA sound")[0].strip()
-    told = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    rows = [base for base in MODEL_CATALOG.values() if base.kind == "native"]
-    assert told == [
-        [
-            f"`{base.key}`",
-            f"[{base.source}](https://huggingface.co/{base.source})",
-            f"`{str(base.revision)[:12]}`",
-            base.license,
-            f"{base.audio_spec.sample_rate // 1000} kHz",
-            f"{base.audio_spec.window_seconds:g} s",
-            f"{base.audio_spec.tokens_per_second:g}",
-            "`" + base.placeholder.replace("|", "\\|") + "`",
-            f"{base.megabytes / 1000:.1f}",
-        ]
-        for base in rows
-    ]
-    assert {base.family for base in rows} == MODEL_FAMILIES.keys()
-    assert all(f"`{family}`" in page for family in MODEL_FAMILIES)
+    return model.compute_logits(hidden_states), outputs.logits

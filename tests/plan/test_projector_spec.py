@@ -1,4 +1,4 @@
-"""What a projector takes: options, a rate in whole strides, a size before it is built."""
+"""Projector options: strides from rates, parameter counts, learning rates, and what is refused."""
 
 import pytest
 
@@ -6,14 +6,15 @@ from dlm.errors import ModelError
 from dlm.models.projectors import build_projector
 from dlm.plan.audio_lengths import AudioTokenizerSpec
 from dlm.plan.projector_spec import (
+    EncoderDims,
     compute_projector_strides,
     count_projector_parameters,
     get_projector_learning_rate,
     parse_projector_config,
 )
 
-WHISPER = 50.0  # encoder frames per second
-SHAPES = [
+WHISPER_FRAMES_PER_SECOND = 50.0
+PROJECTORS = [
     {"kind": "pool"},
     {"kind": "mlp"},
     {"kind": "mlp", "hidden": 12},
@@ -27,32 +28,43 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("heard", [((1, 6),), ((4, 6),), ((1, 4), (3, 6))], ids=str)
+@pytest.mark.parametrize("projector", PROJECTORS, ids=str)
+@pytest.mark.parametrize("encoder_dims", [((1, 6),), ((4, 6),), ((1, 4), (3, 6))], ids=str)
 @pytest.mark.parametrize("stride", [1, 5])
-def test_parameters_are_counted_before_they_exist(
-    shape: dict, heard: tuple[tuple[int, int], ...], stride: int
+def test_parameter_counts_are_those_of_the_modules(
+    projector: dict, encoder_dims: EncoderDims, stride: int
 ) -> None:
-    strides = AudioTokenizerSpec(16_000, 160, 2, stride, 480_000)
-    built = build_projector(shape, encoder_dims=heard, audio_spec=strides, out_features=10)
-    counted = count_projector_parameters(shape, heard, stride=stride, out_features=10)
-    assert counted == sum(each.numel() for each in built.parameters())
-
-
-def test_ultravox_and_slam_are_as_large_as_published() -> None:
-    """About 50 M for Whisper turbo and 8B; 21.5 M for Whisper large's 1280 and 18.9 M for 1024."""
-    assert (
-        count_projector_parameters("stack", ((1, 1280),), stride=8, out_features=4096) == 50_343_936
+    audio_spec = AudioTokenizerSpec(16_000, 160, 2, stride, 480_000)
+    module = build_projector(
+        projector, encoder_dims=encoder_dims, audio_spec=audio_spec, out_features=10
     )
-    slam = [
-        count_projector_parameters("concat", ((1, w),), stride=5, out_features=4096)
-        for w in (1280, 1024)
-    ]
-    assert [round(each / 1e6, 1) for each in slam] == [21.5, 18.9]
+    expected = sum(parameter.numel() for parameter in module.parameters())
+    counted = count_projector_parameters(projector, encoder_dims, stride=stride, out_features=10)
+    assert counted == expected
 
 
 @pytest.mark.parametrize(
-    ("shape", "strides"),
+    ("kind", "width", "stride", "millions"),
+    [
+        ("stack", 1280, 8, 50.3),  # Ultravox: Whisper turbo and Llama 8B
+        ("concat", 1280, 5, 21.5),  # SLAM-ASR: Whisper large
+        ("concat", 1024, 5, 18.9),  # SLAM-ASR: HuBERT large and others 1024 wide
+    ],
+)
+def test_parameter_counts_are_those_of_the_papers(
+    kind: str, width: int, stride: int, millions: float
+) -> None:
+    count = count_projector_parameters(kind, ((1, width),), stride=stride, out_features=4096)
+    assert round(count / 1e6, 1) == millions
+
+
+def test_the_parameters_of_ultravox_are_exact() -> None:
+    count = count_projector_parameters("stack", ((1, 1280),), stride=8, out_features=4096)
+    assert count == 50_343_936
+
+
+@pytest.mark.parametrize(
+    ("projector", "strides"),
     [
         ("pool", (6, 1)),
         ("mlp", (4, 1)),
@@ -70,17 +82,17 @@ def test_ultravox_and_slam_are_as_large_as_published() -> None:
     ids=str,
 )
 def test_a_rate_becomes_the_nearest_whole_stride(
-    shape: dict | str, strides: tuple[int, int]
+    projector: dict | str, strides: tuple[int, int]
 ) -> None:
-    assert compute_projector_strides(shape, WHISPER) == strides
+    assert compute_projector_strides(projector, WHISPER_FRAMES_PER_SECOND) == strides
 
 
-def test_another_encoder_has_another_stride() -> None:
+def test_a_slower_encoder_has_a_smaller_stride() -> None:
     assert compute_projector_strides("stack", 25.0) == (4, 1)
 
 
 @pytest.mark.parametrize(
-    ("shape", "rate"),
+    ("projector", "learning_rate"),
     [
         ("pool", 1.5e-3),
         ("mlp", 1e-3),
@@ -91,22 +103,21 @@ def test_another_encoder_has_another_stride() -> None:
         ("qformer", 1e-3),
     ],
 )
-def test_what_is_normed_learns_faster(shape: dict | str, rate: float) -> None:
-    assert get_projector_learning_rate(shape) == rate
+def test_projectors_with_a_norm_have_a_higher_learning_rate(
+    projector: dict | str, learning_rate: float
+) -> None:
+    assert get_projector_learning_rate(projector) == learning_rate
 
 
 @pytest.mark.parametrize(
-    ("shape", "line"),
+    ("projector", "words"),
     [
-        ("stak", "unknown kind 'stak'; did you mean 'stack'?"),
-        ("zzz", "unknown kind 'zzz'; known are pool, mlp, stack, concat, conv, qformer"),
+        ("stak", "'stak'; did you mean 'stack'?"),
+        ("zzz", "'zzz'; known are pool, mlp, stack, concat, conv, qformer"),
         ({"hidden": 4}, "no kind is given; known are pool, mlp, stack,"),
-        ({"kind": 3}, "unknown kind '3'; known are pool,"),
+        ({"kind": 3}, "'3'; known are pool,"),
         ({"kind": "mlp", "hiden": 4}, "mlp takes no 'hiden'; did you mean 'hidden'?"),
-        (
-            {"kind": "pool", "hidden": 4},
-            "pool takes no 'hidden'; known are scale, source, stride, tok",
-        ),
+        ({"kind": "pool", "hidden": 4}, "'hidden'; known are scale, source, stride, tok"),
         ({"kind": "mlp", "hidden": 0}, "hidden is 0; it must be greater than or equal to 1"),
         ({"kind": "mlp", "hidden": 2.5}, "hidden is 2.5; it must be a whole number"),
         ({"kind": "stack", "hidden": 15}, "hidden is 15; it must be a multiple of 2"),
@@ -127,9 +138,9 @@ def test_what_is_normed_learns_faster(shape: dict | str, rate: float) -> None:
     ],
     ids=str,
 )
-def test_a_mistake_is_one_line_with_its_mend(shape: dict | str, line: str) -> None:
-    with pytest.raises(ModelError) as told:
-        parse_projector_config(shape)
-    assert str(told.value).startswith("projector: ")
-    assert line in str(told.value)
-    assert "\n" not in str(told.value)
+def test_a_wrong_option_is_refused_with_a_hint(projector: dict | str, words: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        parse_projector_config(projector)
+    error = caught.value
+    assert (error.code, error.where) == ("model.bad_projector", "projector")
+    assert words in str(error) and "\n" not in str(error)
