@@ -26,7 +26,7 @@ from dlm.inference.engine import InferenceEngine
 from dlm.inference.evaluate import compute_losses, evaluate_model
 from dlm.models.adapters import apply_adapter
 from dlm.models.composed import ComposedAudioLM
-from dlm.models.cpu_kernels import use_cpu_bf16_attention
+from dlm.models.cpu_kernels import use_cpu_kernels
 from dlm.models.load import load_base_model
 from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
 from dlm.plan.projector_spec import (
@@ -75,7 +75,7 @@ def align(work: Path, name: str, shape: ProjectorLike, *, steps: int, rate: floa
     apply_adapter(model, ONLY, seed=0)
     for part in (model.encoder, model.lm):
         part.to(torch.bfloat16)
-    use_cpu_bf16_attention(model.decoder)
+    use_cpu_kernels(model, ("bf16_attention",))
     chat = ChatEncoder(model.tokenizer, model.spec)
     batches = build_batches(clips(work, "train"), _batches(model), chat, train)
     plan = _training(steps, rate or get_projector_learning_rate(shape))

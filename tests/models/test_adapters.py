@@ -319,7 +319,7 @@ def test_more_than_was_asked_for_is_refused(folder: Path) -> None:
     """peft goes by the ends of names, and another part may hold one that ends alike."""
     model = load_composed_model(folder)
     model.add_module("spare", nn.ModuleDict({"lm": copy.deepcopy(model.lm)}))
-    with pytest.raises(PlanError, match=r"14 tensors outside lm would learn, first spare\.lm"):
+    with pytest.raises(PlanError, match=r"14 tensors outside lm would be trained, first spare\.lm"):
         apply_adapter(model, make_adapter_spec("lora", "lm"), seed=0)
 
 
@@ -335,7 +335,7 @@ class Weightless(ComposedAudioLM):
 def test_nothing_to_learn_is_refused(folder: Path) -> None:
     model = load_composed_model(folder)
     model.__class__ = Weightless
-    with pytest.raises(PlanError, match="nothing would learn; set training.lora.where"):
+    with pytest.raises(PlanError, match="nothing would be trained; set training.lora.where"):
         apply_adapter(model, make_adapter_spec("projector", "projector"), seed=0)
 
 

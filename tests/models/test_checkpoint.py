@@ -139,7 +139,7 @@ def test_a_token_that_the_config_names_otherwise_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     key = next(key for key in ("audio_token_index", "audio_token_id") if key in config)
     (copy / "config.json").write_text(json.dumps({**config, key: 5}))
-    assert "its config says that token 5 stands for sound" in refusal(copy)
+    assert "its config says that token 5 stands for audio" in refusal(copy)
 
 
 def test_an_adapter_for_weights_that_changed_is_refused(copy: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from transformers import (
 
 from dlm.errors import ModelError
 from dlm.models.audio_lm import EncoderOutput
-from dlm.models.composed import _align_and_concat
+from dlm.models.composed import align_and_concat
 from dlm.models.encoders import load_encoder, run_encoder
 from tests.tiny_models import make_tiny_config
 from tests.waveform_encoders import make_waveform_config
@@ -164,7 +164,7 @@ def test_two_encoders_are_joined_frame_by_frame(tmp_path: Path) -> None:
     lengths = torch.tensor([5000, 8000, 640])
     waves = torch.randn(3, 1, 8000)
     heard = [run_encoder(ear, waves, lengths, layer="last", encoder_input="wave") for ear in ears]
-    both = _align_and_concat(heard[0], heard[1:])
+    both = align_and_concat(heard)
     assert both.hidden_states.shape == (3, 25, 32 + 16)
     assert both.lengths.tolist() == [16, 25, 2]
     assert torch.equal(both.hidden_states[..., :32], heard[0].hidden_states)
@@ -177,6 +177,6 @@ def test_two_encoders_are_joined_frame_by_frame(tmp_path: Path) -> None:
             for each in heard
         ]
         assert torch.equal(
-            _align_and_concat(alone[0], alone[1:]).hidden_states[0, :one],
+            align_and_concat(alone).hidden_states[0, :one],
             both.hidden_states[row, :one],
         )

@@ -51,7 +51,7 @@ def test_a_miscount_names_its_clip(
     with pytest.raises(DataError) as told:
         model.merge_audio_embeddings(replace(batch, audio_token_counts=spans))
     place = clips[2].location
-    assert str(told.value).startswith(f"{place}: 8 placeholders for {8 + change} tokens of sound")
+    assert str(told.value).startswith(f"{place}: 8 placeholders for {8 + change} tokens of audio")
 
 
 def test_a_placeholder_without_sound_names_its_clip(

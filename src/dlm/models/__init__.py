@@ -1,1 +1,1 @@
-"""Audio language models: pretrained, composed, adapters, generation."""
+"""Audio language models: pretrained, composed, adapters, quantization, generation."""

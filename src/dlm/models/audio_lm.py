@@ -1,7 +1,10 @@
-"""The four questions every base answers; the trainer knows no other.
+"""The interface of every audio language model, and the one place that merges audio into text.
 
-mel --hear--> features --project--> audio embeddings
-token ids + audio embeddings --think--> hidden states --speak--> logits
+    input_features --encode_audio--> hidden states --project_audio--> audio embeddings
+    input_ids + audio embeddings --forward_lm--> hidden states --compute_logits--> logits
+
+Training, evaluation and generation use nothing else of a model. A count of placeholders that
+differs from the count of audio tokens is refused here.
 """
 
 from abc import ABC, abstractmethod
@@ -18,33 +21,53 @@ from dlm.plan.model_spec import ComponentName, ModelSpec
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What an encoder heard: (windows, frames, width), and the true frames of each (windows,)."""
+    """What an audio encoder returns.
+
+    Attributes:
+        hidden_states: (windows, frames, hidden_size).
+        lengths: (windows,) frames that are not padding.
+    """
 
     hidden_states: torch.Tensor
     lengths: torch.Tensor
 
 
 class AudioLanguageModel(nn.Module, ABC):
-    """A base that can hear. `parts` name its parameters by role."""
+    """An audio encoder, a projector and a language model.
+
+    Attributes:
+        spec: shapes, strides, placeholder and chat format of the model.
+        tokenizer: the language model's tokenizer.
+        audio_token_id: the id of the placeholder, one for each audio token.
+        has_sparse_last_mlp: whether training may skip the last feed-forward layer at positions
+            without labels (`models/cpu_kernels.py`).
+    """
 
     spec: ModelSpec
     tokenizer: PreTrainedTokenizerBase
-    audio_token_id: int  # the token that stands for one token of sound
+    audio_token_id: int
+    has_sparse_last_mlp: bool = False
 
     @property
     @abstractmethod
     def param_prefixes(self) -> dict[ComponentName, tuple[str, ...]]:
-        """How the names of the parameters of each part begin."""
+        """The prefixes of the parameter names of each component."""
 
     @abstractmethod
     def encode_audio(
         self, input_features: torch.Tensor, feature_lengths: torch.Tensor
     ) -> EncoderOutput:
-        """The encoder alone: `mel` (windows, bins, frames), `frames` (windows,) true lengths."""
+        """Run the encoder.
+
+        Args:
+            input_features: log-mels (windows, num_mel_bins, frames) or waveforms (windows, 1,
+                samples).
+            feature_lengths: (windows,) frames or samples that are not padding.
+        """
 
     @abstractmethod
     def project_audio(self, encoder_output: EncoderOutput) -> torch.Tensor:
-        """Audio embeddings of all windows, one after the other: (audio tokens, width)."""
+        """Compute the audio embeddings of all windows in a row: (audio tokens, hidden_size)."""
 
     @property
     @abstractmethod
@@ -62,28 +85,34 @@ class AudioLanguageModel(nn.Module, ABC):
         """The table of text embeddings."""
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Text embeddings of (rows, tokens): (rows, tokens, width)."""
-        embedded: torch.Tensor = self.embed_tokens(input_ids)
-        return embedded
+        """Look up text embeddings: (batch, tokens) -> (batch, tokens, hidden_size)."""
+        embeddings: torch.Tensor = self.embed_tokens(input_ids)
+        return embeddings
 
     def forward_lm(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Hidden states of merged embeddings: (rows, tokens, width)."""
+        """Compute hidden states of merged embeddings: (batch, tokens, hidden_size)."""
         hidden: torch.Tensor = self.decoder(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
-        return hidden.to(inputs_embeds.device)  # the last layers may lie on another
+        return hidden.to(inputs_embeds.device)  # the last layers may be on another device
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Logits of the hidden states (positions, width) one wants to hear: (positions, words)."""
+        """Compute logits: (positions, hidden_size) -> (positions, vocab_size)."""
         logits: torch.Tensor = self.lm_head(hidden_states)
         return logits.to(hidden_states.device)
 
     def compute_next_logits(
         self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
-        """Logits of the word after `embedded` (rows, new tokens, width): (rows, words).
+        """Compute the logits of the next token, and add the new tokens to `cache`.
 
-        `attention` covers the tokens in the cache and the new ones; rows are padded on the left.
+        Args:
+            inputs_embeds: (batch, new tokens, hidden_size), padded on the left.
+            attention_mask: (batch, cached and new tokens).
+            cache: keys and values of the tokens before.
+
+        Returns:
+            (batch, vocab_size).
         """
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         hidden = self.decoder(
@@ -96,39 +125,51 @@ class AudioLanguageModel(nn.Module, ABC):
         return self.compute_logits(hidden[:, -1])
 
     def merge_audio_embeddings(self, batch: Batch) -> torch.Tensor:
-        """Text embeddings, sound where the placeholders stand. Raises ClipError on a miscount."""
-        embedded = self.embed_input_ids(batch.input_ids)
-        check_placeholder_counts(batch, self.audio_token_id)
+        """Put audio embeddings in the places of the placeholders: (batch, tokens, hidden_size).
+
+        Raises:
+            DataError: the counts of an example differ (`data.placeholder_count`).
+        """
+        embeddings = self.embed_input_ids(batch.input_ids)
+        _check_placeholder_counts(batch, self.audio_token_id)
         if batch.audio_features is None:
-            return embedded
-        features = (
-            EncoderOutput(batch.audio_features, batch.audio_lengths)
-            if batch.is_encoded
-            else self.encode_audio(
-                batch.audio_features.to(self.encoder_device),
-                batch.audio_lengths.to(self.encoder_device),
+            return embeddings
+        if batch.is_encoded:
+            encoder_output = EncoderOutput(batch.audio_features, batch.audio_lengths)
+        else:
+            device = self.encoder_device
+            encoder_output = self.encode_audio(
+                batch.audio_features.to(device), batch.audio_lengths.to(device)
             )
-        )
-        audio = self.project_audio(features).to(embedded)
-        spots = (batch.input_ids == self.audio_token_id)[..., None].expand_as(embedded)
-        return embedded.masked_scatter(spots, audio)
+        audio = self.project_audio(encoder_output).to(embeddings)
+        is_audio = (batch.input_ids == self.audio_token_id)[..., None].expand_as(embeddings)
+        return embeddings.masked_scatter(is_audio, audio)
 
     def train(self, mode: bool = True) -> "AudioLanguageModel":
-        """Go to training mode; a frozen encoder stays as it is, for what it heard is kept."""
-        ear = self.param_prefixes["encoder"]
-        learns = any(
-            name.startswith(ear) for name, each in self.named_parameters() if each.requires_grad
+        """Set training mode; a frozen encoder stays in evaluation mode, as its output is cached."""
+        prefixes = self.param_prefixes["encoder"]
+        encoder_trains = any(
+            name.startswith(prefixes) and parameter.requires_grad
+            for name, parameter in self.named_parameters()
         )
         for name, module in self.named_modules():
-            module.training = mode and (learns or not f"{name}.".startswith(ear))
+            module.training = mode and (encoder_trains or not f"{name}.".startswith(prefixes))
         return self
 
     @torch.no_grad()
     def encode_single(self, input_features: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """Features (frames, width) of one window's mel (bins, frames and tail), always the same."""
+        """Encode one window by itself, so that its output does not depend on a batch.
+
+        Args:
+            input_features: (num_mel_bins, frames) or (1, samples).
+            num_frames: frames or samples that are not padding.
+
+        Returns:
+            (frames, hidden_size), on the CPU.
+        """
         lengths = torch.tensor([num_frames], device=self.encoder_device)
-        heard = self.encode_audio(input_features[None].to(self.encoder_device), lengths)
-        return heard.hidden_states[0, : int(heard.lengths[0])].cpu().contiguous()
+        output = self.encode_audio(input_features[None].to(self.encoder_device), lengths)
+        return output.hidden_states[0, : int(output.lengths[0])].cpu().contiguous()
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -137,35 +178,42 @@ class AudioLanguageModel(nn.Module, ABC):
 
     @property
     def encoder_device(self) -> torch.device:
-        """Where it hears."""
-        ear = self.param_prefixes["encoder"]
-        return next(each for name, each in self.named_parameters() if name.startswith(ear)).device
+        """The device of the encoder."""
+        prefixes = self.param_prefixes["encoder"]
+        return next(
+            parameter.device
+            for name, parameter in self.named_parameters()
+            if name.startswith(prefixes)
+        )
 
     @property
     def device(self) -> torch.device:
-        """Where its words lie, and so where it thinks; the encoder may lie elsewhere."""
+        """The device of the text embeddings, where batches go."""
         return next(self.embed_tokens.parameters()).device
 
 
 def get_eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """The tokens at which a released language model stops."""
+    """Return the tokens at which a released language model stops."""
     config = model.generation_config
-    ends = None if config is None else config.eos_token_id
-    return tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
+    token_ids = None if config is None else config.eos_token_id
+    if isinstance(token_ids, list | tuple):
+        return tuple(token_ids)
+    return () if token_ids is None else (token_ids,)
 
 
-def check_placeholder_counts(batch: Batch, audio_token_id: int) -> None:
-    """Every row must hold as many placeholders as its sounds have tokens."""
-    found = (batch.input_ids == audio_token_id).sum(dim=1).tolist()
+def _check_placeholder_counts(batch: Batch, audio_token_id: int) -> None:
+    """Refuse an example with more or fewer placeholders than audio tokens."""
+    placeholder_counts = (batch.input_ids == audio_token_id).sum(dim=1).tolist()
     start = 0
-    for place, windows, count in zip(
-        batch.locations, batch.windows_per_example, found, strict=True
+    for location, num_windows, count in zip(
+        batch.locations, batch.windows_per_example, placeholder_counts, strict=True
     ):
-        expected = int(batch.audio_token_counts[start : start + windows].sum())
-        start += windows
+        expected = int(batch.audio_token_counts[start : start + num_windows].sum())
+        start += num_windows
         if count != expected:
             raise DataError(
-                f"{count} placeholders for {expected} tokens of sound",
-                where=place,
+                f"{count} placeholders for {expected} tokens of audio",
+                where=location,
                 hint="report this clip: the counts come from one function and should agree",
+                code="data.placeholder_count",
             )

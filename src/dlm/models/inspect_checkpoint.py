@@ -1,9 +1,7 @@
-"""What lies in the weight files of a base: formats and their sizes, and every number not finite.
+"""Reads safetensors weight files one tensor at a time: dtypes, sizes, and values not finite.
 
-    base --parts--> folder --files--> tensor, one in memory at a time
-
-A stitched base that is joined as it is loaded has a folder for each part; a folder of one that was
-written whole has the parts in the names of its tensors.
+A composed model whose components come from elsewhere has a folder for each; in a model that was
+written as one folder, the first word of a tensor's name is its component.
 """
 
 from collections.abc import Iterator
@@ -18,12 +16,19 @@ from dlm.plan.hub import find_local_model
 from dlm.plan.model_spec import MODEL_SPEC_FILE, ModelSpec
 from dlm.plan.safetensors_index import TensorIndex, make_damaged_checkpoint_error, read_tensor_index
 
-TENSOR_CHUNK_SIZE = 1 << 24  # numbers looked at together
+TENSOR_CHUNK_SIZE = 1 << 24  # values that are checked at once
 
 
 @dataclass(frozen=True)
 class DtypeCount:
-    """The tensors of one part in one format, as safetensors calls it: F32, BF16."""
+    """The tensors of one component in one dtype.
+
+    Attributes:
+        component: `encoder`, `projector`, `lm`; empty for a pretrained model, which is one whole.
+        dtype: as safetensors writes it: F32, BF16.
+        num_tensors: how many there are.
+        size_bytes: of all of them.
+    """
 
     component: str
     dtype: str
@@ -33,7 +38,7 @@ class DtypeCount:
 
 @dataclass(frozen=True)
 class NonFiniteTensor:
-    """A tensor with numbers that are not finite."""
+    """A tensor with infinities or NaN; `what` counts them."""
 
     file: Path
     tensor_name: str
@@ -42,7 +47,7 @@ class NonFiniteTensor:
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """What lies in the files of a base."""
+    """What the weight files of a model hold."""
 
     model_key: str
     dtype_counts: tuple[DtypeCount, ...]
@@ -50,98 +55,106 @@ class CheckpointReport:
 
 
 def inspect_checkpoint(spec: ModelSpec, *, chunk_size: int = TENSOR_CHUNK_SIZE) -> CheckpointReport:
-    """Read every tensor of a base that lies on this machine, `chunk` numbers at once.
+    """Read every tensor of a model that is on this machine.
 
-    Raises BaseError where a part is not here, or a file cannot be read.
+    Raises:
+        ModelError: a component is not on this machine (`model.not_downloaded`), or a file cannot
+            be read (`model.damaged_checkpoint`).
     """
-    sums: dict[tuple[str, str], tuple[int, int]] = {}
-    faults = []
-    for role, folder in _iter_component_dirs(spec):
-        for file in _list_weight_files(folder):
-            for key, kind, tensor in _iter_tensors(file):
-                part = key.split(".")[0] if (folder / MODEL_SPEC_FILE).is_file() else role
-                if role not in ("", part):
-                    continue  # of another part, which comes from elsewhere
-                count, size = sums.get((part, kind), (0, 0))
-                sums[part, kind] = count + 1, size + tensor.nbytes
-                if what := _describe_non_finite(tensor, chunk_size):
-                    faults.append(NonFiniteTensor(file, key, what))
-    formats = (DtypeCount(*names, *counted) for names, counted in sums.items())
-    return CheckpointReport(spec.key, tuple(formats), tuple(faults))
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    non_finite = []
+    for folder_component, folder in _iter_component_dirs(spec):
+        has_components = (folder / MODEL_SPEC_FILE).is_file()
+        for path in _list_weight_files(folder):
+            for name, dtype, tensor in _iter_tensors(path):
+                component = name.split(".")[0] if has_components else folder_component
+                if folder_component not in ("", component):
+                    continue  # another component, which the model takes from elsewhere
+                num_tensors, size_bytes = counts.get((component, dtype), (0, 0))
+                counts[component, dtype] = num_tensors + 1, size_bytes + tensor.nbytes
+                if what := _count_non_finite(tensor, chunk_size):
+                    non_finite.append(NonFiniteTensor(path, name, what))
+    dtype_counts = tuple(DtypeCount(*key, *count) for key, count in counts.items())
+    return CheckpointReport(spec.key, dtype_counts, tuple(non_finite))
+
+
+def check_finite_weights(checkpoint_dir: Path, tensor_index: TensorIndex) -> None:
+    """Refuse weights with an infinity or a NaN, before they are cast, quantized or moved.
+
+    Raises:
+        ModelError: `model.damaged_checkpoint`.
+    """
+    for file_name in sorted(tensor_index):
+        path = checkpoint_dir / file_name
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(tensor_index[file_name]):
+                if not is_finite(file.get_tensor(name)):
+                    what = f"{name} holds numbers that are not finite"
+                    raise make_damaged_checkpoint_error(what, path)
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Tell whether all values are finite; a NaN is both the minimum and the maximum."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.itemsize < 2:  # torch does not compare 8-bit floats
+        tensor = tensor.float()
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+
+
+def _count_non_finite(tensor: torch.Tensor, chunk_size: int) -> str:
+    """How many infinities and NaN a tensor has, as text; empty where all values are finite."""
+    num_inf = num_nan = 0
+    for chunk in tensor.flatten().split(chunk_size):
+        if not is_finite(chunk):
+            num_inf += int(chunk.float().isinf().sum())
+            num_nan += int(chunk.float().isnan().sum())
+    if not num_inf + num_nan:
+        return ""
+    return f"holds {num_inf:,} inf and {num_nan:,} NaN among {tensor.numel():,} numbers"
 
 
 def _iter_component_dirs(spec: ModelSpec) -> Iterator[tuple[str, Path]]:
-    """Where the weights of each part lie; one place without a part where all lie together."""
-    recipe = spec.composition
-    if recipe is None:
+    """Each component with the folder of its weights; an empty name where all are in one folder."""
+    composition = spec.composition
+    if composition is None:
         yield "", _require_local_checkpoint(spec.source, spec.revision)
         return
-    for role, part in (*(("encoder", each) for each in recipe.encoders), ("lm", recipe.lm)):
-        if part.source:
-            yield role, _require_local_checkpoint(part.source, part.revision)
-    if saved := recipe.projector.get("source"):
-        yield "projector", Path(saved)
+    encoders = (("encoder", encoder) for encoder in composition.encoders)
+    for component, component_ref in (*encoders, ("lm", composition.lm)):
+        if component_ref.source:
+            folder = _require_local_checkpoint(component_ref.source, component_ref.revision)
+            yield component, folder
+    if projector_dir := composition.projector.get("source"):
+        yield "projector", Path(projector_dir)
 
 
 def _require_local_checkpoint(source: str, revision: str | None) -> Path:
     folder = find_local_model(source, revision)
     if folder is None:
-        mend = f"fetch it with `hf download {source}`, or by training with it"
-        raise ModelError("is not on this machine, or not all of it", where=source, hint=mend)
+        raise ModelError(
+            "is not on this machine, or not all of it",
+            where=source,
+            hint=f"fetch it with `hf download {source}`, or by training with it",
+            code="model.not_downloaded",
+        )
     return folder
 
 
 def _list_weight_files(checkpoint_dir: Path) -> list[Path]:
-    """A base's weight files, all there and whole; or the one a version keeps what it learned in."""
-    learned = sorted(checkpoint_dir.glob("*.safetensors"))
-    whole = not learned or any(path.name.startswith("model") for path in learned)
-    return (
-        [checkpoint_dir / name for name in sorted(read_tensor_index(checkpoint_dir))]
-        if whole
-        else learned
-    )
+    """The weight files of a model, all present and whole; or the one file of a version."""
+    paths = sorted(checkpoint_dir.glob("*.safetensors"))
+    if paths and not any(path.name.startswith("model") for path in paths):
+        return paths
+    return [checkpoint_dir / name for name in sorted(read_tensor_index(checkpoint_dir))]
 
 
 def _iter_tensors(path: Path) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """Each tensor of a file, with its name and its format."""
+    """Each tensor of a file: name, dtype, values."""
     try:
         with safe_open(path, framework="pt") as file:
-            for key in sorted(file.keys()):
-                yield key, file.get_slice(key).get_dtype(), file.get_tensor(key)
-    except (OSError, SafetensorError) as reason:
-        raise make_damaged_checkpoint_error(
-            f"cannot be read ({' '.join(str(reason).split())})", path
-        ) from reason
-
-
-def _describe_non_finite(tensor: torch.Tensor, chunk_size: int) -> str:
-    """What of a tensor's numbers is not finite; nothing where all are."""
-    infinite = missing = 0
-    for some in tensor.flatten().split(chunk_size) if tensor.is_floating_point() else ():
-        exact = some.float() if some.itemsize < 2 else some  # 8-bit floats are not compared
-        if not exact.isfinite().all():
-            infinite += int(exact.isinf().sum())
-            missing += int(exact.isnan().sum())
-    if not infinite + missing:
-        return ""
-    return f"holds {infinite:,} inf and {missing:,} NaN among {tensor.numel():,} numbers"
-
-
-def check_finite_weights(checkpoint_dir: Path, tensor_index: TensorIndex) -> None:
-    """Refuse weights with an infinity or a NaN, before they are cast, packed or moved."""
-    for name in sorted(tensor_index):
-        with safe_open(checkpoint_dir / name, framework="pt") as file:
-            for key in sorted(tensor_index[name]):
-                tensor = file.get_tensor(key)
-                if tensor.is_floating_point() and not _is_finite(tensor):
-                    what = f"{key} holds numbers that are not finite"
-                    raise make_damaged_checkpoint_error(what, checkpoint_dir / name)
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are; a NaN is both the least and the largest of its tensor."""
-    if not tensor.numel():
-        return True
-    if tensor.itemsize < 2:  # 8-bit floats have no order
-        tensor = tensor.float()
-    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+            for name in sorted(file.keys()):
+                yield name, file.get_slice(name).get_dtype(), file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        what = f"cannot be read ({' '.join(str(error).split())})"
+        raise make_damaged_checkpoint_error(what, path) from error

@@ -1,4 +1,7 @@
-"""From a plan to a model that can hear: find the weights, load them, add the adapter."""
+"""Loads models: from a plan to train, from a version to use, a base or a tokenizer by itself.
+
+Decides the dtype and the device of each component, and fetches from the hub what is not here.
+"""
 
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from dlm.models.adapters import (
 )
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.composed import compose_model, load_composed_model, load_composed_tokenizer
-from dlm.models.cpu_kernels import use_cpu_bf16_attention, use_cpu_bf16_rmsnorm
+from dlm.models.cpu_kernels import CpuKernel, use_cpu_kernels
 from dlm.models.pretrained import load_pretrained_audio_lm
 from dlm.models.quantize import disable_cpu_repack, make_bnb_config, quantize_linear_layers
 from dlm.plan.hub import download_model, download_tokenizer, find_local_model
@@ -25,23 +28,18 @@ from dlm.plan.types import Bits, ModelPlan
 
 
 def load_model(plan: ModelPlan) -> AudioLanguageModel:
-    """The base of a plan, with what learns made ready, in fp32 where it learns."""
+    """Load the base of a plan with a fresh adapter; trainable parameters are fp32."""
     dtype = torch.bfloat16 if plan.weights_dtype == "bf16" else torch.float32
-    bits, spread = plan.adapter.bits, plan.device_map
-    model = load_base_model(plan.spec, dtype=dtype, bits=bits, device_map=spread or plan.device)
+    device_map = plan.device_map or plan.device
+    model = load_base_model(plan.spec, dtype=dtype, bits=plan.adapter.bits, device_map=device_map)
     apply_adapter(model, plan.adapter, seed=plan.seed)
     scale_lora_init(model, plan.lora_init_scale)
     keep_modules_in_fp32(model, plan.fp32_modules)
     if plan.gradient_checkpointing:
         enable_gradient_checkpointing(model)
-    if plan.device == "cpu" and plan.weights_dtype == "bf16":
-        use_cpu_bf16_attention(model.decoder)
-        use_cpu_bf16_rmsnorm(model.decoder)
-    return model if spread else _move_to_devices(model, plan)
-
-
-def _move_to_devices(model: AudioLanguageModel, plan: ModelPlan) -> AudioLanguageModel:
-    """The model where it runs, but for an encoder that stays elsewhere."""
+    use_cpu_kernels(model, _select_kernels(plan))
+    if plan.device_map:  # layers are on several devices already
+        return model
     model.to(plan.device)
     if plan.encoder_device:
         for prefix in model.param_prefixes["encoder"]:
@@ -49,18 +47,30 @@ def _move_to_devices(model: AudioLanguageModel, plan: ModelPlan) -> AudioLanguag
     return model
 
 
+def _select_kernels(plan: ModelPlan) -> tuple[CpuKernel, ...]:
+    kernels: list[CpuKernel] = ["sparse_last_mlp"]
+    if "lora" not in plan.fp32_modules:
+        kernels.append("fused_lora")
+    if plan.device == "cpu" and plan.weights_dtype == "bf16":
+        kernels += ["bf16_attention", "bf16_rmsnorm"]
+    return tuple(kernels)
+
+
 def load_version(spec: ModelSpec, version_dir: Path | None, *, device: str) -> AudioLanguageModel:
-    """A base with a committed version on it, or the bare base when `version` is None."""
-    large = spec.kind == "native" and device != "cpu"
-    dtype = torch.bfloat16 if large else torch.float32
+    """Load a base with a version's adapter, or without one, in evaluation mode."""
+    is_large = spec.kind == "native" and device != "cpu"
+    dtype = torch.bfloat16 if is_large else torch.float32
     if version_dir is None:
-        bare = load_base_model(spec, dtype=dtype, device_map=device)
-        return bare.requires_grad_(False).to(device).eval()
+        model = load_base_model(spec, dtype=dtype, device_map=device)
+        use_cpu_kernels(model, ("sparse_last_mlp",))
+        return model.requires_grad_(False).to(device).eval()
     adapter = read_adapter_spec(version_dir, spec)
-    dtype = torch.float32 if adapter.top_layers else dtype  # of two formats no row can think
+    if adapter.top_layers:  # they are fp32, and layers of two dtypes cannot follow each other
+        dtype = torch.float32
     model = load_base_model(spec, dtype=dtype, bits=adapter.bits, device_map=device)
     apply_adapter(model, adapter, seed=0)
     load_adapter_weights(model, version_dir)
+    use_cpu_kernels(model, ("fused_lora", "sparse_last_mlp"))
     return model.to(device).eval()
 
 
@@ -71,27 +81,26 @@ def load_base_model(
     bits: Bits | None = None,
     device_map: str = "cpu",
 ) -> AudioLanguageModel:
-    """The bare base, in evaluation mode; a native one is read straight to where it will run."""
+    """Load a base in evaluation mode; a pretrained one is read straight to its device."""
+    model: AudioLanguageModel
     if spec.kind == "stitched":
-        recipe = spec.composition
-        stitched = (
-            compose_model(spec, recipe, dtype=dtype)
-            if recipe
+        composed = (
+            compose_model(spec, spec.composition, dtype=dtype)
+            if spec.composition
             else load_composed_model(get_checkpoint_dir(spec), spec)
         )
-        joined: tuple[torch.nn.Module, ...] = (stitched.encoder, stitched.lm)
-        for part in joined:  # what joins them stays exact
-            part.to(dtype)
-        model: AudioLanguageModel = stitched
+        components: tuple[torch.nn.Module, ...] = (composed.encoder, composed.lm)
+        for component in components:  # the projector stays fp32
+            component.to(dtype)
+        model = composed
         if bits:
             quantize_linear_layers(model, bits, dtype=dtype)
     else:
-        packed = make_bnb_config(bits, spec, dtype=dtype) if bits else None
         model = load_pretrained_audio_lm(
             get_checkpoint_dir(spec),
             spec,
             dtype=dtype,
-            quantization_config=packed,
+            quantization_config=make_bnb_config(bits, spec, dtype=dtype) if bits else None,
             device_map=device_map,
         )
     if bits:
@@ -100,24 +109,21 @@ def load_base_model(
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """A base's tokenizer alone; of a base that is not here, no weights are fetched for it."""
-    return (
-        load_composed_tokenizer(spec, spec.composition)
-        if spec.composition
-        else load_pretrained_tokenizer(get_tokenizer_dir(spec), spec)
-    )
+    """Load a base's tokenizer; no weights are fetched for it."""
+    if spec.composition:
+        return load_composed_tokenizer(spec, spec.composition)
+    return load_pretrained_tokenizer(get_tokenizer_dir(spec), spec)
 
 
 def get_tokenizer_dir(spec: ModelSpec) -> Path:
-    """The folder with a base's tokenizer and processor, and with its weights if they are here."""
-    return _find_local_checkpoint(spec) or download_tokenizer(spec.source, spec.revision)
+    """Return the folder with a base's tokenizer and processor, fetched if need be."""
+    return find_local_model(spec.source, spec.revision) or download_tokenizer(
+        spec.source, spec.revision
+    )
 
 
 def get_checkpoint_dir(spec: ModelSpec) -> Path:
-    """The folder with a base's weights, fetched from the hub when it is not here yet."""
-    return _find_local_checkpoint(spec) or download_model(spec.source, spec.revision)
-
-
-def _find_local_checkpoint(spec: ModelSpec) -> Path | None:
-    """Where a base lies on this machine, if it does."""
-    return find_local_model(spec.source, spec.revision)
+    """Return the folder with a base's weights, fetched if need be."""
+    return find_local_model(spec.source, spec.revision) or download_model(
+        spec.source, spec.revision
+    )

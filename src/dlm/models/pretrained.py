@@ -1,11 +1,9 @@
-"""Native bases: released models that hear, run part by part behind the four questions.
+"""Pretrained audio language models: transformers' classes, and strict loading of checkpoints.
 
-Whether a checkpoint is what it should be: nothing missing, nothing random, every number finite.
-
-    config.json    the class that the base's row names
-    safetensors    whole files, each tensor in its place and finite
-
-Nothing else is read: no pickle, and no code that lies beside the weights.
+One class for each family (Qwen2-Audio, Audio Flamingo 3, Voxtral, GLM-ASR, Qwen3-ASR, Qwen2.5-Omni,
+Qwen3-Omni) runs its encoder and projector apart from the language model. A checkpoint is refused
+if its class or placeholder differs from the spec, or a tensor is missing, unknown, of another
+shape or not finite. Only safetensors are read: no pickles, no code from the folder.
 """
 
 from collections.abc import Iterator
@@ -39,9 +37,23 @@ from dlm.plan.model_ref import get_model_family, read_hf_config
 from dlm.plan.model_spec import ComponentName, ModelSpec
 from dlm.plan.safetensors_index import make_damaged_checkpoint_error, read_tensor_index
 
+AUDIO_TOKEN_CONFIG_KEYS = ("audio_token_id", "audio_token_index")  # of the placeholder
+LOADING_INFO_LABELS = {
+    "missing_keys": "missing",
+    "unexpected_keys": "unknown",
+    "mismatched_keys": "of another shape",
+    "error_msgs": "not placed",
+}
+
 
 class PretrainedAudioLM(AudioLanguageModel):
-    """One of transformers' own classes: `whole`, and where its parts are in it."""
+    """A model of one of transformers' classes, which is its only submodule.
+
+    Attributes:
+        whole: the model; adapters on disk name their tensors by this attribute.
+        architecture: its class.
+        module_paths: where encoder, projector, decoder and head are in it.
+    """
 
     architecture: ClassVar[type[PreTrainedModel]]
     module_paths: ClassVar[dict[str, str]] = {
@@ -59,194 +71,175 @@ class PretrainedAudioLM(AudioLanguageModel):
 
     @property
     def param_prefixes(self) -> dict[ComponentName, tuple[str, ...]]:
-        """How the names of the parameters of each part begin."""
-        at = {part: f"whole.{place}." for part, place in self.module_paths.items()}
+        prefixes = {name: f"whole.{path}." for name, path in self.module_paths.items()}
         return {
-            "encoder": (at["encoder"],),
-            "projector": (at["projector"],),
-            "lm": (at["decoder"], at["head"]),
+            "encoder": (prefixes["encoder"],),
+            "projector": (prefixes["projector"],),
+            "lm": (prefixes["decoder"], prefixes["head"]),
         }
 
-    def get_component(self, component: str) -> nn.Module:
-        """A part of the whole."""
-        return self.whole.get_submodule(self.module_paths[component])
+    def get_component(self, name: str) -> nn.Module:
+        """Return the encoder, projector, decoder or head."""
+        return self.whole.get_submodule(self.module_paths[name])
 
     @property
     def decoder(self) -> nn.Module:
-        """The language model without its head."""
         return self.get_component("decoder")
 
     @property
     def lm_head(self) -> nn.Module:
-        """The language model's head."""
         return self.get_component("head")
 
     @property
     def embed_tokens(self) -> nn.Module:
-        """The table of text embeddings."""
         table: nn.Module = self.whole.get_input_embeddings()
         return table
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens at which the released model stops, besides the end of a turn."""
         return get_eos_token_ids(self.whole)
 
     @property
     def projector(self) -> nn.Module:
-        """What turns features into audio embeddings."""
+        """The module from encoder frames to audio embeddings."""
         return self.get_component("projector")
 
     def project_audio(self, encoder_output: EncoderOutput) -> torch.Tensor:
-        """Audio embeddings of all windows, one after the other."""
-        projection = self.projector
-        weights = next(projection.parameters())
-        values = encoder_output.hidden_states.to(weights.device, weights.dtype)
-        steps = torch.arange(values.shape[1], device=values.device)
-        kept = steps < encoder_output.lengths.to(values.device)[:, None]
-        projected: torch.Tensor = projection(values[kept])
-        return projected
+        projector = self.projector
+        weight = next(projector.parameters())
+        hidden = encoder_output.hidden_states.to(weight.device, weight.dtype)
+        frames = torch.arange(hidden.shape[1], device=hidden.device)
+        is_audio = frames < encoder_output.lengths.to(hidden.device)[:, None]
+        embeddings: torch.Tensor = projector(hidden[is_audio])
+        return embeddings
 
     def compute_output_lengths(self, feature_lengths: torch.Tensor) -> torch.Tensor:
-        """Features that windows of `frames` mel frames become."""
-        strides = self.spec.audio_spec
+        """Compute how many tokens windows of so many mel frames become: (windows,)."""
+        audio_spec = self.spec.audio_spec
         return feature_lengths.new_tensor(
-            [mel_frames_to_audio_tokens(each, strides) for each in feature_lengths.tolist()]
+            [mel_frames_to_audio_tokens(length, audio_spec) for length in feature_lengths.tolist()]
         )
 
     def to_encoder_input(self, input_features: torch.Tensor) -> torch.Tensor:
-        """The mel where the encoder is, in its format."""
-        weights = next(self.get_component("encoder").parameters())
-        return input_features.to(weights.device, weights.dtype)
+        """Move log-mels to the encoder's device and dtype."""
+        weight = next(self.get_component("encoder").parameters())
+        return input_features.to(weight.device, weight.dtype)
 
 
 class Qwen2Audio(PretrainedAudioLM):
-    """Qwen2-Audio (Chu et al. 2024): a Whisper-like encoder, a linear map, a Qwen LM."""
+    """Qwen2-Audio (Chu et al. 2024): a Whisper-like encoder, a linear projector, a Qwen LM."""
 
     architecture: ClassVar[type[PreTrainedModel]] = Qwen2AudioForConditionalGeneration
 
     def encode_audio(
         self, input_features: torch.Tensor, feature_lengths: torch.Tensor
     ) -> EncoderOutput:
-        """The encoder at true length, pooled to 25 frames per second."""
-        tower: Any = self.get_component("encoder")
-        return EncoderOutput(
-            run_qwen2_audio_encoder(tower, input_features, feature_lengths),
-            self.compute_output_lengths(feature_lengths),
-        )
+        """As every model; without padding to 30 s, pooled to 25 frames per second."""
+        encoder: Any = self.get_component("encoder")
+        hidden = run_qwen2_audio_encoder(encoder, input_features, feature_lengths)
+        return EncoderOutput(hidden, self.compute_output_lengths(feature_lengths))
 
 
 class AudioFlamingo3(Qwen2Audio):
-    """Audio Flamingo 3 (Goel et al. 2025): Qwen2-Audio's encoder, a two-layer map, a Qwen LM."""
+    """Audio Flamingo 3 (Goel et al. 2025): Qwen2-Audio's encoder, a two-layer MLP, a Qwen LM."""
 
     architecture = AudioFlamingo3ForConditionalGeneration
 
 
 class Voxtral(PretrainedAudioLM):
-    """Voxtral (Mistral 2025): Whisper's encoder on full windows, four frames a token, a Llama."""
+    """Voxtral (Mistral 2025): Whisper's encoder on 30 s windows, four frames a token, a Llama."""
 
     architecture: ClassVar[type[PreTrainedModel]] = VoxtralForConditionalGeneration
 
     def encode_audio(
         self, input_features: torch.Tensor, feature_lengths: torch.Tensor
     ) -> EncoderOutput:
-        """The encoder on windows that silence has completed, four frames side by side."""
-        values = self.get_component("encoder")(
-            self.to_encoder_input(input_features)
-        ).last_hidden_state
+        """As every model, on windows padded with silence; concatenates each four frames."""
+        encoder = self.get_component("encoder")
+        hidden = encoder(self.to_encoder_input(input_features)).last_hidden_state
         stride = self.spec.audio_spec.projector_stride
-        joined = values.unflatten(1, (-1, stride)).flatten(2)  # (windows, tokens, 4 * width)
-        return EncoderOutput(joined, self.compute_output_lengths(feature_lengths))
+        stacked = hidden.unflatten(1, (-1, stride)).flatten(2)  # (windows, tokens, 4 * hidden_size)
+        return EncoderOutput(stacked, self.compute_output_lengths(feature_lengths))
 
 
 class GlmAsr(Voxtral):
-    """GLM-ASR (Z.ai 2025): as Voxtral, with rotary positions; the silence is heard, not told."""
+    """GLM-ASR (Z.ai 2025): as Voxtral, with rotary positions; tokens of the silence are dropped."""
 
     architecture = GlmAsrForConditionalGeneration
 
 
 class Qwen3Asr(PretrainedAudioLM):
-    """Qwen3-ASR (Qwen 2026): convolutions second by second, attention over eight seconds."""
+    """Qwen3-ASR (Qwen 2026): convolutions on chunks of 1 s, attention over 8 s."""
 
     architecture: ClassVar[type[PreTrainedModel]] = Qwen3ASRForConditionalGeneration
 
     def encode_audio(
         self, input_features: torch.Tensor, feature_lengths: torch.Tensor
     ) -> EncoderOutput:
-        """The encoder, with each window completed to a whole second."""
-        input_features = nn.functional.pad(
-            self.to_encoder_input(input_features),
-            (0, -input_features.shape[-1] % self.spec.audio_spec.chunk_frames),
-        )
-        steps = torch.arange(input_features.shape[-1], device=input_features.device)
-        mask = steps < feature_lengths.to(input_features.device)[:, None]
-        flat = self.get_component("encoder")(
-            input_features, input_features_mask=mask.long()
-        ).last_hidden_state
-        return self.unpack_windows(flat, feature_lengths)
+        """As every model; windows are padded to whole chunks."""
+        padding = -input_features.shape[-1] % self.spec.audio_spec.chunk_frames
+        features = nn.functional.pad(self.to_encoder_input(input_features), (0, padding))
+        frames = torch.arange(features.shape[-1], device=features.device)
+        mask = (frames < feature_lengths.to(features.device)[:, None]).long()
+        output = self.get_component("encoder")(features, input_features_mask=mask)
+        return self.unpack_windows(output.last_hidden_state, feature_lengths)
 
     def unpack_windows(
         self, packed_states: torch.Tensor, feature_lengths: torch.Tensor
     ) -> EncoderOutput:
-        """Features of windows that lie one after the other, (all frames, width)."""
-        heard = self.compute_output_lengths(feature_lengths)
-        windows = packed_states[: int(heard.sum())].split(heard.tolist())
-        return EncoderOutput(nn.utils.rnn.pad_sequence(windows, batch_first=True), heard)
+        """Split (frames of all windows, hidden_size) into padded windows."""
+        lengths = self.compute_output_lengths(feature_lengths)
+        windows = packed_states[: int(lengths.sum())].split(lengths.tolist())
+        return EncoderOutput(nn.utils.rnn.pad_sequence(windows, batch_first=True), lengths)
 
 
 class OmniThinkerLM(Qwen3Asr):
-    """The half of an Omni model that thinks; the layers that project end its encoder."""
+    """The thinker of an Omni model; the last layers of its encoder are the projector."""
 
     projector_module_names: ClassVar[tuple[str, ...]]
 
     @property
     def param_prefixes(self) -> dict[ComponentName, tuple[str, ...]]:
-        """How the names of the parameters of each part begin."""
-        tower = f"whole.{self.module_paths['encoder']}."
-        ear = [name for name, _ in self.get_component("encoder").named_children()]
+        prefix = f"whole.{self.module_paths['encoder']}."
+        names = [name for name, _ in self.get_component("encoder").named_children()]
+        encoder_names = [name for name in names if name not in self.projector_module_names]
         return {
             **super().param_prefixes,
-            "encoder": tuple(
-                f"{tower}{name}" for name in ear if name not in self.projector_module_names
-            ),
-            "projector": tuple(f"{tower}{name}" for name in self.projector_module_names),
+            "encoder": tuple(prefix + name for name in encoder_names),
+            "projector": tuple(prefix + name for name in self.projector_module_names),
         }
 
     @property
     def projector(self) -> nn.Module:
-        """The last layers of the encoder."""
-        tower = self.get_component("encoder")
-        return nn.Sequential(*(tower.get_submodule(name) for name in self.projector_module_names))
+        encoder = self.get_component("encoder")
+        return nn.Sequential(*map(encoder.get_submodule, self.projector_module_names))
 
     def encode_audio(
         self, input_features: torch.Tensor, feature_lengths: torch.Tensor
     ) -> EncoderOutput:
-        """The encoder up to where it projects."""
-        tower, caught = self.get_component("encoder"), list[torch.Tensor]()
-        input_features = self.to_encoder_input(input_features)
+        """As every model: the encoder's states before its projector."""
+        encoder, states = self.get_component("encoder"), list[torch.Tensor]()
+        features = self.to_encoder_input(input_features)
         windows = [
-            window[:, :count]
-            for window, count in zip(input_features, feature_lengths.tolist(), strict=True)
+            window[:, :length]
+            for window, length in zip(features, feature_lengths.tolist(), strict=True)
         ]
-        if (
-            self.spec.audio_spec.chunk_frames
-        ):  # its convolutions look as far as the longest chunk of a batch
-            windows.append(
-                input_features.new_zeros(input_features.shape[1], self.spec.audio_spec.chunk_frames)
-            )
+        if chunk_frames := self.spec.audio_spec.chunk_frames:
+            # the convolutions pad to the longest chunk of a batch: let that be a whole one
+            windows.append(features.new_zeros(features.shape[1], chunk_frames))
         lengths = feature_lengths.new_tensor([window.shape[1] for window in windows])
-        hook = tower.get_submodule("ln_post").register_forward_hook(
-            lambda module, given, normed: caught.append(normed)
+        hook = encoder.get_submodule("ln_post").register_forward_hook(
+            lambda module, args, output: states.append(output)
         )
         try:
-            tower(torch.cat(windows, dim=1), feature_lens=lengths.to(input_features.device))
+            encoder(torch.cat(windows, dim=1), feature_lens=lengths.to(features.device))
         finally:
             hook.remove()
-        return self.unpack_windows(caught[0], feature_lengths)
+        return self.unpack_windows(states[0], feature_lengths)
 
 
 class Qwen25Omni(OmniThinkerLM):
-    """The thinker of Qwen2.5-Omni (Xu et al. 2025): attention over two seconds of sound."""
+    """The thinker of Qwen2.5-Omni (Xu et al. 2025): attention over 2 s of audio."""
 
     architecture = Qwen2_5OmniThinkerForConditionalGeneration
     module_paths: ClassVar[dict[str, str]] = {
@@ -278,18 +271,6 @@ MODEL_FAMILIES: dict[str, type[PretrainedAudioLM]] = {
 }
 
 
-AUDIO_TOKEN_CONFIG_KEYS = (
-    "audio_token_id",
-    "audio_token_index",
-)  # what configs call the placeholder
-LOADING_INFO_LABELS = {
-    "missing_keys": "missing",
-    "unexpected_keys": "unknown",
-    "mismatched_keys": "of another shape",
-    "error_msgs": "not placed",
-}
-
-
 def load_pretrained_audio_lm(
     checkpoint_dir: Path,
     spec: ModelSpec,
@@ -300,94 +281,88 @@ def load_pretrained_audio_lm(
 ) -> PretrainedAudioLM:
     """Load a released model from its folder, in evaluation mode.
 
-    Raises BaseError for another class, and naming the first tensor that is missing, unknown,
-    misshapen or not finite.
+    Raises:
+        ModelError: the folder holds another class (`model.other_class`), or weights or a tokenizer
+            that do not fit it (`model.damaged_checkpoint`).
     """
-    kind = MODEL_FAMILIES[spec.family]
-    _check_model_family(checkpoint_dir, spec)
-    check_finite_weights(checkpoint_dir, read_tensor_index(checkpoint_dir))
-    how = {"dtype": dtype, "quantization_config": quantization_config, "device_map": device_map}
-    model = kind(
-        spec, from_pretrained_strict(kind.architecture, checkpoint_dir, how), checkpoint_dir
-    ).eval()
-    _check_audio_token(checkpoint_dir, model)
-    return model
-
-
-def _check_model_family(checkpoint_dir: Path, spec: ModelSpec) -> None:
-    """Refuse the weights of another class than the row's."""
-    family = get_model_family(read_hf_config(checkpoint_dir))
+    hf_config = read_hf_config(checkpoint_dir)
+    family = get_model_family(hf_config)
     if family != spec.family:
-        what = f"is of class {family}, and {spec.key} is of class {spec.family}"
         raise ModelError(
-            what, where=str(checkpoint_dir), hint="name it in base_model by its own name"
+            f"is of class {family}, and {spec.key} is of class {spec.family}",
+            where=str(checkpoint_dir),
+            hint="name it in base_model by its own name",
+            code="model.other_class",
         )
-
-
-def _check_audio_token(checkpoint_dir: Path, model: PretrainedAudioLM) -> None:
-    """Refuse a tokenizer whose token for sound is not the class's own."""
-    config = {
-        **read_hf_config(checkpoint_dir),
-        **read_hf_config(checkpoint_dir).get("thinker_config", {}),
+    check_finite_weights(checkpoint_dir, read_tensor_index(checkpoint_dir))
+    model_class = MODEL_FAMILIES[family]
+    load_kwargs = {
+        "dtype": dtype,
+        "quantization_config": quantization_config,
+        "device_map": device_map,
     }
-    named = [config[key] for key in AUDIO_TOKEN_CONFIG_KEYS if key in config]
-    if named and named[0] != model.audio_token_id:
-        what = f"its config says that token {named[0]} stands for sound, its tokenizer that"
-        what += f" {model.audio_token_id} does ({model.spec.placeholder})"
+    hf_model = from_pretrained_strict(model_class.architecture, checkpoint_dir, load_kwargs)
+    model = model_class(spec, hf_model, checkpoint_dir).eval()
+    hf_config = {**hf_config, **hf_config.get("thinker_config", {})}
+    token_ids = [hf_config[key] for key in AUDIO_TOKEN_CONFIG_KEYS if key in hf_config]
+    if token_ids and token_ids[0] != model.audio_token_id:
+        what = f"its config says that token {token_ids[0]} stands for audio, its tokenizer that"
+        what += f" {model.audio_token_id} does ({spec.placeholder})"
         raise make_damaged_checkpoint_error(what, checkpoint_dir)
+    return model
 
 
 def from_pretrained_strict(
     architecture: Any, checkpoint_dir: Path, load_kwargs: dict[str, Any]
 ) -> PreTrainedModel:
-    """The class with every tensor from the files, none of them random."""
+    """Load a model of transformers with every tensor from the files, none of them random.
+
+    Raises:
+        ModelError: tensors are missing, unknown or of another shape, or a file cannot be read
+            (`model.damaged_checkpoint`).
+    """
     try:
         with _silence_transformers():
-            loaded: Any = architecture.from_pretrained(
+            loaded: tuple[PreTrainedModel, Any] = architecture.from_pretrained(
                 checkpoint_dir,
                 use_safetensors=True,
                 local_files_only=True,
-                ignore_mismatched_sizes=True,  # they are told with the others, below
+                ignore_mismatched_sizes=True,  # they are reported with the others, below
                 output_loading_info=True,
                 **load_kwargs,
             )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as reason:
-        told = next(iter(str(reason).splitlines()), type(reason).__name__)
-        raise make_damaged_checkpoint_error(
-            f"cannot be loaded ({told})", checkpoint_dir
-        ) from reason
-    whole: PreTrainedModel
-    whole, report = loaded
-    odd = {
-        fault: sorted(map(_format_loading_issue, report[key]))
-        for key, fault in LOADING_INFO_LABELS.items()
-        if report[key]
-    }
-    if odd:
-        told = "; ".join(f"{len(names)} {fault}, first {names[0]}" for fault, names in odd.items())
-        raise make_damaged_checkpoint_error(
-            f"these are not the weights of this class: {told}", checkpoint_dir
-        )
-    return whole
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        what = f"cannot be loaded ({reason})"
+        raise make_damaged_checkpoint_error(what, checkpoint_dir) from error
+    model, loading_info = loaded
+    problems = []
+    for key, label in LOADING_INFO_LABELS.items():
+        if entries := sorted(map(_format_loading_entry, loading_info[key])):
+            problems.append(f"{len(entries)} {label}, first {entries[0]}")
+    if problems:
+        what = f"these are not the weights of this class: {'; '.join(problems)}"
+        raise make_damaged_checkpoint_error(what, checkpoint_dir)
+    return model
 
 
-def _format_loading_issue(entry: str | tuple[Any, ...]) -> str:
-    """A tensor as the report tells it, with both shapes where they differ."""
+def _format_loading_entry(entry: str | tuple[Any, ...]) -> str:
+    """A tensor's name, with both shapes where they differ."""
     if isinstance(entry, str):
         return entry
-    name, found, wanted = entry
-    return f"{name} ({list(found)}, not {list(wanted)})"
+    name, shape, expected = entry
+    return f"{name} ({list(shape)}, not {list(expected)})"
 
 
 @contextmanager
 def _silence_transformers() -> Iterator[None]:
-    """No bar and no table on the way: what matters of them is told as an error."""
-    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    """No progress bar and no table of tensors: what matters of them becomes an error."""
+    has_progress_bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if bar:
+        if has_progress_bar:
             logging.enable_progress_bar()

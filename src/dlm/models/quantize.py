@@ -1,9 +1,9 @@
-"""Which weights are held in 4 or 8 bits, and how: the linear layers of the language model alone.
+"""4 and 8 bit weights (bitsandbytes) for the linear layers of the language model.
 
-    4 bits    nf4 in blocks of 64, their scales in 8 bits again (Dettmers et al. 2023, QLoRA)
-    8 bits    whole numbers with one scale a row (Dettmers et al. 2022, LLM.int8)
+    4 bits    nf4 in blocks of 64, with 8-bit scales (QLoRA, Dettmers et al. 2023)
+    8 bits    integers with one scale for each output feature (LLM.int8, Dettmers et al. 2022)
 
-Encoder, projector and head stay as they are, and so does all that learns.
+Encoder, projector, head and everything that trains keep their dtype.
 """
 
 import logging
@@ -25,9 +25,10 @@ BNB_4BIT_QUANT_TYPE = "nf4"
 
 
 def make_bnb_config(bits: Bits, spec: ModelSpec, *, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers is told when it loads a native base; it multiplies in `dtype`.
+    """Make the config with which transformers quantizes a pretrained model as it loads it.
 
-    Raises MissingExtra where bitsandbytes is not installed.
+    Raises:
+        MissingExtra: bitsandbytes is not installed.
     """
     _require_bitsandbytes()
     decoder = re.escape(MODEL_FAMILIES[spec.family].module_paths["decoder"])
@@ -43,7 +44,7 @@ def make_bnb_config(bits: Bits, spec: ModelSpec, *, dtype: torch.dtype) -> BitsA
 
 
 def quantize_linear_layers(model: AudioLanguageModel, bits: Bits, *, dtype: torch.dtype) -> None:
-    """The same for a stitched base, once it is loaded. Raises MissingExtra."""
+    """Quantize a composed model after loading; it multiplies in `dtype`. Raises MissingExtra."""
     _require_bitsandbytes()
     decoder = model.decoder
     for name, layer in list(decoder.named_modules()):
@@ -51,52 +52,49 @@ def quantize_linear_layers(model: AudioLanguageModel, bits: Bits, *, dtype: torc
             decoder.set_submodule(name, _quantize_linear(layer, bits, dtype))
 
 
-def disable_cpu_repack(model: AudioLanguageModel) -> None:
-    """Keep packed weights as they are: on some CPUs the first answer would pack them anew.
+def _quantize_linear(layer: nn.Linear, bits: Bits, dtype: torch.dtype) -> nn.Linear:
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
-    That is for good, so that nothing could be learned after it, and not for every width.
+    shape = (layer.in_features, layer.out_features, layer.bias is not None)
+    quantized: nn.Linear
+    if bits == 4:
+        quantized = Linear4bit(*shape, compute_dtype=dtype, quant_type=BNB_4BIT_QUANT_TYPE)
+    else:
+        quantized = Linear8bitLt(*shape, has_fp16_weights=False, threshold=INT8_OUTLIER_THRESHOLD)
+    quantized.load_state_dict(layer.state_dict())
+    return quantized.requires_grad_(False).to(layer.weight.device)  # this quantizes
+
+
+def disable_cpu_repack(model: AudioLanguageModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in the first forward on some CPUs.
+
+    Repacked weights cannot be trained with, and not every width can be repacked.
     """
-    from bitsandbytes.nn import modules as packing
+    from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
-        if isinstance(module, packing.Linear4bit):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantize_linear(layer: nn.Linear, bits: Bits, dtype: torch.dtype) -> nn.Linear:
-    """The same layer, its weights packed."""
-    from bitsandbytes.nn import modules as packing
-
-    shape = (layer.in_features, layer.out_features, layer.bias is not None)
-    packed: nn.Linear
-    if bits == 4:
-        packed = packing.Linear4bit(*shape, compute_dtype=dtype, quant_type=BNB_4BIT_QUANT_TYPE)
-    else:
-        packed = packing.Linear8bitLt(
-            *shape, has_fp16_weights=False, threshold=INT8_OUTLIER_THRESHOLD
-        )
-    packed.load_state_dict(layer.state_dict())
-    return packed.requires_grad_(False).to(layer.weight.device)  # which is when it packs
-
-
 def dequantize_linear_layers(model: AudioLanguageModel) -> None:
-    """Put plain layers in the place of packed ones, with what their weights stand for."""
+    """Replace quantized layers by fp32 layers with the same weights."""
     silence_bitsandbytes()
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and not layer.weight.dtype.is_floating_point:
-            plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
             weight = layer.get_parameter("weight")
-            stands_for = dequantize_bnb_weight(weight, vars(layer).get("state"))
-            plain.weight = nn.Parameter(stands_for.float())
+            dequantized = dequantize_bnb_weight(weight, vars(layer).get("state"))
+            linear.weight = nn.Parameter(dequantized.float())
             if layer.bias is not None:
-                plain.bias = layer.bias
-            model.set_submodule(name, plain.requires_grad_(False))
+                linear.bias = layer.bias
+            model.set_submodule(name, linear.requires_grad_(False))
 
 
 def silence_bitsandbytes() -> None:
-    """Keep bitsandbytes to itself: peft loads it wherever it is, and it tells much of itself."""
+    """Raise the log level of bitsandbytes, which peft imports wherever it is installed."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -64,7 +64,7 @@ class AudioLMLoss(nn.Module):
         targets = batch.labels[:, 1:]  # each position predicts the next token
         spots = targets != IGNORE_INDEX
         embedded = self.model.merge_audio_embeddings(batch)
-        with sparse_last_mlp(self.model.decoder, nn.functional.pad(spots, (0, 1))):
+        with sparse_last_mlp(self.model, nn.functional.pad(spots, (0, 1))):
             hidden = self.model.forward_lm(embedded, batch.attention_mask)
         logits = self.model.compute_logits(hidden[:, :-1][spots]).float()
         return _LabelLogits(logits, targets[spots], spots.nonzero()[:, 0])
