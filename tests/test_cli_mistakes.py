@@ -247,7 +247,7 @@ def test_a_base_that_was_damaged(document: Path, tiny: Path, tmp_path: Path, hom
     mine = shutil.copytree(tiny, tmp_path / "mine")
     rewrite(document, str(tiny), "mine")
     (mine / "dlm_base.json").write_text("{")
-    dlm("train", document).refused("mine/dlm_base.json", "not the facts of a base")
+    dlm("train", document).refused("mine/dlm_base.json", "is not the spec of a model")
     shutil.copy(tiny / "dlm_base.json", mine)
     (mine / "model.safetensors").write_bytes(b"\0" * 100)
     done = dlm("train", document)

@@ -75,7 +75,7 @@ def test_a_download_that_stays_short_leaves_nothing_to_load(hub: FakeHub, tmp_pa
     hub.repositories["me/ear"].truncated_files = ("model.safetensors",)
     told = fetched(hub, tmp_path, "me/ear")[-1]
     assert told.startswith(f"hf:me/ear: is not in {tmp_path / 'hub'} and cannot be fetched: there")
-    assert told.endswith(" (what came is kept), or use base_model: sparrow")
+    assert told.endswith(" (downloads resume), or use base_model: sparrow")
     assert not list((tmp_path / "hub").rglob("snapshots/*/model.safetensors"))
     hub.repositories["me/ear"].truncated_files = ()
     place = fetched(hub, tmp_path, "me/ear")[-1]

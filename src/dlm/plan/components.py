@@ -104,50 +104,51 @@ DEFAULT_PROJECTOR_KIND = "mlp"  # the kind whose loss falls first
 PROJECTOR_BYTES_PER_PARAMETER = 4  # of a new projector
 
 
-@dataclass(frozen=True)
-class LanguageModelComponent:
-    """The language model of a composed model.
+@dataclass(frozen=True, kw_only=True)
+class ModelComponent:
+    """An encoder or a language model of a composed model.
 
     Attributes:
         component_ref: its source and config.
-        key: its part of the composed model's key.
+        key: its name in the composed model's key.
+        license: as its model card names it.
+        num_bytes: of its weight files.
+    """
+
+    component_ref: ComponentRef
+    key: str
+    license: str = ""
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelComponent(ModelComponent):
+    """The language model of a composed model.
+
+    Attributes:
         lm_spec: its shape and vocabulary.
         tokenizer: as CompositionSpec.tokenizer.
         chat_format: its template, or plain text.
-        license: as its model card names it.
-        num_bytes: of its weight files.
         source_spec: the spec of the composed model that it is from.
     """
 
-    component_ref: ComponentRef
-    key: str
     lm_spec: LanguageModelSpec
     tokenizer: str = OWN_TOKENIZER
     chat_format: ChatFormat = "template"
-    license: str = ""
-    num_bytes: int = 0
     source_spec: ModelSpec | None = None
 
 
-@dataclass(frozen=True)
-class EncoderComponent:
+@dataclass(frozen=True, kw_only=True)
+class EncoderComponent(ModelComponent):
     """An encoder of a composed model.
 
     Attributes:
-        component_ref: its source, config and layer.
-        key: its part of the composed model's key.
         encoder_spec: its input, rates and shape.
         counts_padding: whether silence up to a whole window has tokens.
-        license: as its model card names it.
-        num_bytes: of its weight files.
     """
 
-    component_ref: ComponentRef
-    key: str
     encoder_spec: AudioEncoderSpec
     counts_padding: bool = False
-    license: str = ""
-    num_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -639,8 +640,8 @@ def _compute_megabytes(
     projector: ProjectorComponent,
 ) -> int:
     """What is downloaded or on disk, a source of two components once, and the projector."""
-    source_bytes = {lm.component_ref.source: lm.num_bytes}
-    source_bytes |= {encoder.component_ref.source: encoder.num_bytes for encoder in encoders}
+    components: tuple[ModelComponent, ...] = (lm, *encoders)
+    source_bytes = {component.component_ref.source: component.num_bytes for component in components}
     projector_bytes = projector.num_parameters * PROJECTOR_BYTES_PER_PARAMETER
     return max(1, round((sum(source_bytes.values()) + projector_bytes) / 1e6))
 

@@ -83,7 +83,7 @@ MODELSCOPE_DEFAULT_REVISION = "master"
 MODELSCOPE_REPO_TYPE = "model"
 MODELSCOPE_WEIGHTS_GLOB = "model*.safetensors"
 OFFLINE_RETRY_HINT = (
-    "run it again where there is a network (what came is kept), or use base_model: sparrow"
+    "run it again where there is a network (downloads resume), or use base_model: sparrow"
 )
 
 

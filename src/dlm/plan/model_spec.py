@@ -179,7 +179,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
         spec = _MODEL_SPEC_TYPE_ADAPTER.validate_python(record)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"not the facts of a base ({' '.join(str(error).split())})",
+            f"is not the spec of a model ({' '.join(str(error).split())})",
             where=str(path),
             hint="write the folder again with the tool that made it",
             code="model.bad_spec_file",
@@ -238,6 +238,15 @@ WHISPER_LARGE_V3_SHAPE = TransformerShape(
     num_heads=20,
     num_kv_heads=20,
 )
+QWEN3_1_7B_SHAPE = TransformerShape(
+    1_409_410_048,
+    num_layers=28,
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_heads=16,
+    num_kv_heads=8,
+    head_dim=128,
+)
 
 WHISPER_MISTRAL = ModelSpec(
     key="whisper-mistral-openorca",
@@ -286,15 +295,7 @@ COMPOSED_MODEL_SPECS = (
         sizes=ParameterCounts(
             encoder=WHISPER_LARGE_V3_SHAPE,
             projector=23_079_936,
-            lm=TransformerShape(
-                1_409_410_048,
-                num_layers=28,
-                hidden_size=2048,
-                intermediate_size=6144,
-                num_heads=16,
-                num_kv_heads=8,
-                head_dim=128,
-            ),
+            lm=QWEN3_1_7B_SHAPE,
             embedding=311_164_928,
             vocab_size=151_936,
         ),
@@ -547,15 +548,7 @@ QWEN3_ASR = replace(
             num_kv_heads=16,
         ),
         projector=3_148_800,
-        lm=TransformerShape(
-            1_409_410_048,
-            num_layers=28,
-            hidden_size=2048,
-            intermediate_size=6144,
-            num_heads=16,
-            num_kv_heads=8,
-            head_dim=128,
-        ),
+        lm=QWEN3_1_7B_SHAPE,
         embedding=311_164_928,
         vocab_size=151_936,
     ),
