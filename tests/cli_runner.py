@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,3 +111,8 @@ def hash_files(folder: Path) -> dict[str, str]:
 def make_environment(**changes: str) -> dict[str, str]:
     """The environment variables of this process, with changes."""
     return {**os.environ, **changes}
+
+
+def parse_rows(text: str) -> dict[str, str]:
+    """The rows of a printed table as {label: the rest of the line}."""
+    return dict(re.split(r"  +", line, maxsplit=1) for line in text.splitlines() if "  " in line)
