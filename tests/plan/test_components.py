@@ -285,6 +285,20 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: Path, damage: str) -> None:
     assert error.code == "model.damaged_checkpoint"
 
 
+@pytest.mark.parametrize("encoders", [[], "whisper", [{}], [{"config": 3, "layer": "last"}]])
+def test_a_damaged_config_of_a_composed_model_is_refused(tmp_path: Path, encoders: object) -> None:
+    folder = write_tiny_model(tmp_path / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "encoders": encoders}))
+    for component in ("encoder", "projector", "lm"):
+        error = refusal(**{component: str(folder)})
+        assert error.code == "model.damaged_checkpoint", component
+    config["encoders"][0]["config"]["model_type"] = "vit"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert refusal(encoder=str(folder)).code == "model.unsupported_class"
+    assert refusal(projector=str(folder)).code == "model.unsupported_class"
+
+
 @pytest.mark.parametrize("family", ["qwen2_audio", "qwen3_asr"])
 def test_components_of_an_audio_language_model(family: str, tmp_path: Path) -> None:
     folder = write_pretrained_twin(family, tmp_path / "audio-model")

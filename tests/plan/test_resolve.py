@@ -18,7 +18,7 @@ from dlm.plan.safetensors_index import TensorInfo, read_tensor_index
 from tests.cli_runner import dlm
 from tests.fake_hub import COMMIT, Repository, serve_hub, use_hub
 from tests.pretrained_twins import write_pretrained_twin
-from tests.tiny_models import make_tiny_spec
+from tests.tiny_models import make_tiny_config, make_tiny_spec
 
 MODEL_CARD = "---\nlicense: cc-by-4.0\n---\n# An audio model\n"
 
@@ -337,7 +337,7 @@ def test_a_composed_model_on_the_hub_is_resolved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model_spec(make_tiny_spec(), tmp_path)
-    (tmp_path / "config.json").write_text('{"encoders": [], "projector": {}, "lm": {}}')
+    (tmp_path / "config.json").write_text(json.dumps(make_tiny_config()))
     with serve_hub() as hub:
         hub.repositories["me/tiny"] = Repository(tmp_path)
         use_hub(monkeypatch, hub, tmp_path / "cache")

@@ -40,6 +40,7 @@ from dlm.plan.encoder_lm_specs import (
     count_lm_parameters,
     derive_encoder_spec,
     derive_lm_spec,
+    get_config_int,
 )
 from dlm.plan.hub import download_tokenizer, find_local_model
 from dlm.plan.model_ref import (
@@ -344,9 +345,10 @@ def _make_scratch_lm(config: HfConfig, vocab_size: int) -> LanguageModelComponen
     _check_is_language_model(config, where, check_architecture=False)
     if vocab_size:
         config = {"vocab_size": vocab_size, **config}
-    if config.get("vocab_size", vocab_size) < vocab_size - 1:  # the placeholder has no embedding
+    config_vocab_size = get_config_int(config, ("vocab_size",), vocab_size)
+    if config_vocab_size < vocab_size - 1:  # the placeholder has no embedding
         raise ModelError(
-            f"has {config['vocab_size']} tokens, and its tokenizer {vocab_size}",
+            f"has {config_vocab_size} tokens, and its tokenizer {vocab_size}",
             where=where,
             hint="take vocab_size out",
             code="model.vocab_mismatch",
@@ -482,7 +484,7 @@ def _make_pretrained_encoder(
     else:
         num_parameters = count_encoder_parameters(tensor_index)
     _check_is_encoder(config, model_ref.name)
-    if config["model_type"] not in (*MEL_ENCODER_DEFAULTS, W2V_BERT_MODEL_TYPE):
+    if config.get("model_type") not in (*MEL_ENCODER_DEFAULTS, W2V_BERT_MODEL_TYPE):
         config = {**config, **_read_normalization_config(model_ref)}
     encoder_spec = derive_encoder_spec(config, encoder_config.layer, where=model_ref.name)
     shape = replace(encoder_spec.shape, num_parameters=num_parameters)
@@ -540,9 +542,8 @@ def _extract_audio_config(config: HfConfig, where: str) -> HfConfig:
 
 
 def _check_is_encoder(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a language model; `derive_encoder_spec` refuses other classes."""
     model_type = str(config.get("model_type", "unknown"))
-    if model_type in ENCODER_MODEL_TYPES:
-        return
     if model_type in LM_DEFAULTS or get_architecture_name(config).endswith(LM_CLASS_SUFFIXES):
         raise ModelError(
             f"is a language model ({model_type}), not an audio encoder",
@@ -550,12 +551,6 @@ def _check_is_encoder(config: Mapping[str, Any], where: str) -> None:
             hint="name it under lm: the two are swapped",
             code="model.not_an_encoder",
         )
-    raise ModelError(
-        f"is of a class that is not supported as an encoder ({model_type})",
-        where=where,
-        hint=f"known encoders are {', '.join(ENCODER_MODEL_TYPES)}",
-        code="model.unsupported_class",
-    )
 
 
 def _read_normalization_config(model_ref: ModelRef) -> HfConfig:

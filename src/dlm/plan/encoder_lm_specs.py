@@ -102,10 +102,17 @@ def derive_encoder_spec(
         where: the encoder, as errors name it.
 
     Raises:
-        ModelError: it has no such layer (`model.no_such_layer`), or its convolutions do not match
-            (`model.bad_config`).
+        ModelError: its class is not supported (`model.unsupported_class`), it has no such layer
+            (`model.no_such_layer`), or its convolutions do not match (`model.bad_config`).
     """
-    model_type = config["model_type"]
+    model_type = str(config.get("model_type", "unknown"))
+    if model_type not in ENCODER_MODEL_TYPES:
+        raise ModelError(
+            f"is of a class that is not supported as an encoder ({model_type})",
+            where=where,
+            hint=f"known encoders are {', '.join(ENCODER_MODEL_TYPES)}",
+            code="model.unsupported_class",
+        )
     if model_type in MEL_ENCODER_DEFAULTS:
         encoder_spec = _derive_mel_encoder_spec(config, *MEL_ENCODER_DEFAULTS[model_type])
     else:

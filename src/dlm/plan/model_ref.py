@@ -19,9 +19,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
 from dlm.config.base_config import BaseConfig
 from dlm.config.model_schema import (
@@ -48,6 +49,7 @@ from dlm.plan.model_spec import (
     DEFAULT_AUDIO_MODEL,
     MODEL_CATALOG,
     MODEL_SPEC_FILE,
+    LayerSelection,
     ModelSpec,
     ParameterCounts,
     TransformerShape,
@@ -59,11 +61,30 @@ from dlm.plan.safetensors_index import (
     count_tensor_bytes,
     fingerprint_checkpoint,
     iter_tensor_infos,
+    make_damaged_checkpoint_error,
     read_json_object,
     read_tensor_index,
 )
 
 HfConfig = dict[str, Any]  # a config.json of transformers
+
+
+@dataclass(frozen=True)
+class _EncoderEntry:
+    config: HfConfig
+    layer: LayerSelection
+
+
+@dataclass(frozen=True)
+class _ComposedModelEntries:
+    """The config.json of a composed model."""
+
+    encoders: Annotated[list[_EncoderEntry], Field(min_length=1)]
+    projector: HfConfig
+    lm: HfConfig
+
+
+_COMPOSED_CONFIG_TYPE_ADAPTER = TypeAdapter(_ComposedModelEntries)
 
 THINKER_SUFFIX = "_thinker"  # the half of an Omni model that takes audio; its config is a subconfig
 LM_CLASS_SUFFIXES = ("ForCausalLM", "LMHeadModel")  # how classes of language models end
@@ -124,6 +145,16 @@ def get_subconfig(config: HfConfig, name: str) -> HfConfig:
 def is_composed_config(config: HfConfig) -> bool:
     """Tell whether a config is that of a composed model that dlm wrote."""
     return "model_type" not in config and "encoders" in config
+
+
+def _read_composed_spec(folder: Path, config: HfConfig) -> ModelSpec:
+    """The spec beside a composed model's weights, its config.json checked."""
+    try:
+        _COMPOSED_CONFIG_TYPE_ADAPTER.validate_python(config)
+    except ValidationError as error:
+        what = "is not the config of a composed model"
+        raise make_damaged_checkpoint_error(what, folder / HF_CONFIG_FILE) from error
+    return read_model_spec(folder)
 
 
 def find_family_spec(config: HfConfig, where: str, source: str = "") -> ModelSpec:
@@ -319,8 +350,8 @@ def resolve_hub_ref(name: str) -> ModelRef:
     folder = resolve_snapshot_dir(repo_id, requested or None)
     revision, config, spec = folder.name, read_hf_config(folder), None
     if is_composed_config(config):
-        spec_path = download_hub_file(repo_id, revision, MODEL_SPEC_FILE)
-        spec = read_model_spec(spec_path.parent if spec_path else folder)
+        download_hub_file(repo_id, revision, MODEL_SPEC_FILE)
+        spec = _read_composed_spec(folder, config)
     return ModelRef(
         name=name,
         key=repo_id.rsplit("/", 1)[-1].lower(),
@@ -358,7 +389,7 @@ def _resolve_catalog_ref(spec: ModelSpec) -> ModelRef:
 
 def _resolve_local_ref(name: str, path: Path) -> ModelRef:
     config = read_hf_config(path)
-    spec = read_model_spec(path) if is_composed_config(config) else None
+    spec = _read_composed_spec(path, config) if is_composed_config(config) else None
     return ModelRef(
         name=name,
         key=path.resolve().name.lower(),
