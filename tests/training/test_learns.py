@@ -7,7 +7,7 @@ import torch
 
 import dlm
 from dlm.commands.preflight import run_preflight
-from dlm.errors import DataError
+from dlm.errors import PlanError
 from dlm.models.adapters import apply_adapter, get_trainable_parameters
 from dlm.models.load import load_base_model
 from dlm.plan.memory import count_trainable_parameters
@@ -43,7 +43,7 @@ def test_loading_freezes_what_the_plan_says(tmp_path: Path) -> None:
 
 
 def test_a_new_projector_is_not_left_random(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"projector is new.*set training.lora.where: \[lm, proj"):
+    with pytest.raises(PlanError, match=r"projector is new.*set training.lora.where: \[lm, proj"):
         taught(tmp_path, adapter="lora", lora={"where": ["lm"]})
 
 
@@ -148,7 +148,7 @@ def test_wishes_that_exclude_each_other_are_refused(
     path = write_composed_document(
         tmp_path, make_base_model_field(), **{"adapter": "lora", **asked}
     )
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(PlanError, match=words):
         run_preflight(path).require_plan()
 
 

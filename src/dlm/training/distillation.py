@@ -1,16 +1,16 @@
-"""What a model is taught by its own language model: how that goes on when it reads what is said.
+"""Distillation from the model's own language model, which reads the transcript of the audio.
 
-    student    the sound            -> thinks -> speaks at the labels
-    teacher    what is said in it   -> thinks -> speaks at the same labels, once a clip, and is kept
+    student    audio       -> language model with adapters     -> logits at labels
+    teacher    transcript  -> language model without adapters  -> logits at the same labels, cached
 
-Both answers are flattened by a temperature T; then, for each label, with the teacher's shares p and
-the student's q of the teacher's k likeliest words, and r and s of all other words together,
+The loss is Ultravox's (Fixie 2024): both distributions are divided by a temperature, without a
+factor of its square, and the mean over end tokens is added to the mean over labels. Only the
+teacher's k most probable tokens are stored. With its probabilities p and the student's q of these,
+and r and s of all other tokens together, the loss of a label is
 
     sum over the k of p log(p / q)  +  r log(r / s)
 
-That is KL(p || q), less r times the divergence among the others, which nobody kept; with all words
-kept it is KL(p || q) itself. As Ultravox (Fixie 2024) has it, there is no factor of T squared, and
-the mean over the tokens that end a turn is added to the mean over all labels.
+which is KL(p || q) less r times the divergence among the others; with k = vocab_size it is KL.
 """
 
 import hashlib
@@ -26,15 +26,17 @@ from dlm.models.adapters import disable_adapters, get_param_group
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.plan.types import DistillationPlan
 
-FINGERPRINT_SAMPLE_SIZE = 16  # numbers of each tensor that tell one language model from another
+FINGERPRINT_SAMPLE_SIZE = 16  # values of each tensor that tell language models apart
 
 
 @dataclass(frozen=True)
 class TopKProbs:
-    """The teacher's likeliest words (labels, k), and its shares (labels, k) of them.
+    """The teacher's most probable tokens.
 
-    Where it left words out, one share more is that of all others together. `rows` (rows,) are those
-    of the batch that it answers; labels are theirs, one row after the other.
+    Attributes:
+        token_ids: (labels, k), the rows of a batch one after the other.
+        probs: (labels, k), or (labels, k + 1) where the last is of all other tokens together.
+        row_mask: (rows,), the rows that have a teacher.
     """
 
     token_ids: torch.Tensor
@@ -43,90 +45,92 @@ class TopKProbs:
 
 
 class DistillationTeacher:
-    """The language model of `model` as it was released, reading; it is asked once for each clip."""
+    """The language model of a model without adapters; its probabilities are cached on disk.
+
+    Args:
+        model: the student.
+        plan: temperature and k.
+        cache_dir: folder of the cache, by language model, tokens, temperature and k.
+    """
 
     def __init__(self, model: AudioLanguageModel, plan: DistillationPlan, cache_dir: Path) -> None:
-        """Answers are kept in `folder`, by what is read, who reads and how much of it is kept."""
         self.plan = plan
-        self._model, self._cache_dir, self._lm_fingerprint = (
-            model,
-            cache_dir,
-            _fingerprint_lm(model),
-        )
+        self._model, self._cache_dir = model, cache_dir
+        self._lm_fingerprint = _fingerprint_lm(model)
 
     def get_top_k_probs(
         self, teacher_examples: tuple[EncodedExample | None, ...]
     ) -> TopKProbs | None:
-        """What it says to what it reads of a batch; None where that is nothing."""
-        rows = [row for row in teacher_examples if row is not None]
-        if not rows:
+        """Return the teacher's probabilities at the labels of a batch; None without any row."""
+        examples = [example for example in teacher_examples if example is not None]
+        if not examples:
             return None
-        paths = [self._get_cache_path(row) for row in rows]
-        kept = [read_cached_tensors(path) for path in paths]
-        if None in kept:
-            with disable_adapters(self._model), torch.no_grad():
-                kept = [
-                    self._compute_top_k_probs(row, path) if found is None else found
-                    for row, path, found in zip(rows, paths, kept, strict=True)
-                ]
-        told = [found for found in kept if found is not None]
-        words, shares = (torch.cat([each[name] for each in told]) for name in ("words", "shares"))
-        device, known = (
-            self._model.device,
-            torch.tensor([row is not None for row in teacher_examples]),
+        tensors = []
+        for example in examples:
+            path = self._get_cache_path(example)
+            cached = read_cached_tensors(path)
+            tensors.append(self._compute_top_k_probs(example, path) if cached is None else cached)
+        device = self._model.device
+        row_mask = torch.tensor([example is not None for example in teacher_examples])
+        return TopKProbs(
+            torch.cat([each["token_ids"] for each in tensors]).long().to(device),
+            torch.cat([each["probs"] for each in tensors]).to(device),
+            row_mask.to(device),
         )
-        return TopKProbs(words.long().to(device), shares.to(device), known.to(device))
 
     def _compute_top_k_probs(
         self, example: EncodedExample, cache_path: Path
     ) -> dict[str, torch.Tensor]:
-        """Its answer to one row, alone, so that it is the same in whatever company."""
-        ids = torch.tensor([example.input_ids], device=self._model.device)
-        spots = torch.tensor([example.labels[1:]], device=ids.device) != IGNORE_INDEX
-        hidden = self._model.forward_lm(self._model.embed_input_ids(ids), torch.ones_like(ids))
-        logits = self._model.compute_logits(hidden[:, :-1][spots]).float()
-        words = logits.topk(min(self.plan.top_k, logits.shape[-1])).indices
-        shares = _compute_top_k_log_probs(logits, words, self.plan.temperature).exp()
-        told = {"words": words.int().cpu(), "shares": shares.cpu()}
-        write_cached_tensors(cache_path, told)
-        return told
+        """Run the teacher on one row by itself: the result does not depend on the batch."""
+        input_ids = torch.tensor([example.input_ids], device=self._model.device)
+        label_mask = torch.tensor([example.labels[1:]], device=input_ids.device) != IGNORE_INDEX
+        with disable_adapters(self._model), torch.no_grad():
+            embeddings = self._model.embed_input_ids(input_ids)
+            hidden_states = self._model.forward_lm(embeddings, torch.ones_like(input_ids))
+            logits = self._model.compute_logits(hidden_states[:, :-1][label_mask]).float()
+        token_ids = logits.topk(min(self.plan.top_k, logits.shape[-1])).indices
+        probs = _compute_top_k_log_probs(logits, token_ids, self.plan.temperature).exp()
+        tensors = {"token_ids": token_ids.int().cpu(), "probs": probs.cpu()}
+        write_cached_tensors(cache_path, tensors)
+        return tensors
 
     def _get_cache_path(self, example: EncodedExample) -> Path:
-        how = (
+        key = (
+            "token_ids, probs",  # the tensors of the file
             self._lm_fingerprint,
             self.plan.top_k,
             self.plan.temperature,
             example.input_ids,
             example.labels,
         )
-        return self._cache_dir / f"{hashlib.sha256(repr(how).encode()).hexdigest()}.safetensors"
+        return self._cache_dir / f"{hashlib.sha256(repr(key).encode()).hexdigest()}.safetensors"
 
 
 def compute_kl_divergence(
     logits: torch.Tensor, teacher_probs: TopKProbs, temperature: float
 ) -> torch.Tensor:
-    """How far a student's logits (labels, words) are from the answer: (labels,), in nats."""
-    said = _compute_top_k_log_probs(logits, teacher_probs.token_ids, temperature)
-    return nn.functional.kl_div(said, teacher_probs.probs, reduction="none").sum(dim=-1)
+    """Compute the divergence of a student's logits (labels, vocab_size): (labels,), in nats."""
+    log_probs = _compute_top_k_log_probs(logits, teacher_probs.token_ids, temperature)
+    return nn.functional.kl_div(log_probs, teacher_probs.probs, reduction="none").sum(dim=-1)
 
 
 def _compute_top_k_log_probs(
     logits: torch.Tensor, token_ids: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Logarithms of the shares of `words`, and of all others together if there are any."""
-    flat = logits / temperature
-    near = flat.gather(-1, token_ids)
-    if token_ids.shape[-1] < flat.shape[-1]:
-        others = flat.scatter(-1, token_ids, -torch.inf).logsumexp(dim=-1, keepdim=True)
-        near = torch.cat([near, others], dim=-1)
-    return near.log_softmax(dim=-1)
+    """Log probabilities of the tokens, and of all others together if there are any."""
+    logits = logits / temperature
+    top_k = logits.gather(-1, token_ids)
+    if token_ids.shape[-1] < logits.shape[-1]:
+        others = logits.scatter(-1, token_ids, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        top_k = torch.cat([top_k, others], dim=-1)
+    return top_k.log_softmax(dim=-1)
 
 
 def _fingerprint_lm(model: AudioLanguageModel) -> str:
-    """Which language model it is, by a few numbers of each of its tensors and their format."""
+    """A hash of dtype, shape and a few values of each tensor of the language model."""
     digest = hashlib.sha256()
-    for name, each in model.named_parameters():
+    for name, parameter in model.named_parameters():
         if get_param_group(name, model) == "lm":
-            some = each.detach().flatten()[:FINGERPRINT_SAMPLE_SIZE]
-            digest.update(f"{each.dtype} {tuple(each.shape)} {some.tolist()}".encode())
+            values = parameter.detach().flatten()[:FINGERPRINT_SAMPLE_SIZE].tolist()
+            digest.update(f"{parameter.dtype} {tuple(parameter.shape)} {values}".encode())
     return digest.hexdigest()

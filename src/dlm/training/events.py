@@ -1,9 +1,12 @@
-"""What a run says while it goes: the one stream that the store, the command line and tests read.
+"""The events of a training run, which the store, the command line and tests read.
 
-    Started  (Staged | Step | Skipped | Listened | Checked | Saved | LeftOut)*  Finished
+    TrainingStarted
+    (StageStarted | StepCompleted | StepSkipped | AudioGapEvaluated | Evaluated | CheckpointSaved
+     | ExamplesSkipped)*
+    TrainingFinished
 
-The trainer yields these and owns no files; `Saved` carries a function that writes the state into
-the folder it is given.
+Each is a line of the run's log, by its class and fields. The trainer owns no files:
+`CheckpointSaved` carries the function that writes into a folder.
 """
 
 from collections.abc import Callable
@@ -11,59 +14,89 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-MIN_AUDIO_GAP = 0.1  # nats per token; a model that hears loses several times as much
+MIN_AUDIO_GAP = 0.1  # nats per token: models that use the audio have several times as much
 
 
 @dataclass(frozen=True)
 class TrainingStarted:
-    """The run begins, or goes on from `step` of `steps`."""
+    """A run starts or resumes.
+
+    Attributes:
+        step: steps done before.
+        num_steps: of the run.
+        num_trainable: parameters that are trained.
+        num_parameters: of the model.
+    """
 
     step: int
     num_steps: int
-    num_trainable: int  # parameters that learn
-    num_parameters: int  # parameters of the model
+    num_trainable: int
+    num_parameters: int
 
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins, or goes on: `stage` of `stages`; `train` are the roles that learn in it."""
+    """A stage starts or resumes.
+
+    Attributes:
+        step: steps of the run done before.
+        stage: its number, from 1.
+        num_stages: of the run.
+        num_steps: of the stage.
+        trainable_groups: parameter groups that are trained in it.
+    """
 
     step: int
     stage: int
     num_stages: int
-    num_steps: int  # of this stage
+    num_steps: int
     trainable_groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class StepCompleted:
-    """One optimiser step. `loss` is the cross entropy per label token; `seconds` is what it took.
+    """An optimizer step.
 
-    `teacher` is the divergence from the teacher's answer, per token of it; None without one.
+    Attributes:
+        step: its number, from 1.
+        loss: cross entropy per label token, in nats.
+        learning_rates: by parameter group, or pattern of parameter names.
+        grad_norm: before clipping.
+        num_examples: of the step, on all ranks.
+        num_label_tokens: tokens that carry loss.
+        audio_seconds: of audio.
+        seconds: that the step took.
+        kl_loss: divergence from the teacher per token it answers; None without one.
+        stage: the stage it belongs to, from 1.
+        component_grad_norms: by parameter group.
+        update_ratios: norm of the update over norm of the weights, by parameter group; empty in
+            most steps.
     """
 
     step: int
     loss: float
-    learning_rates: dict[str, float]  # by role (encoder, projector, lm, lora) or pattern of names
+    learning_rates: dict[str, float]
     grad_norm: float
     num_examples: int
-    num_label_tokens: int  # label tokens
+    num_label_tokens: int
     audio_seconds: float
     seconds: float
     kl_loss: float | None = None
     stage: int = 1
-    component_grad_norms: dict[str, float] = field(default_factory=dict)  # of the gradient, by role
-    update_ratios: dict[str, float] = field(
-        default_factory=dict
-    )  # of weights by role, in their length
+    component_grad_norms: dict[str, float] = field(default_factory=dict)
+    update_ratios: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NonFiniteOrigin:
-    """Where a number first was not finite, and in which clips.
+    """Where a number was first not finite.
 
-    `tensor` is the weight that is at it, where one is; `given` when the clip's sound was not finite
-    to begin with.
+    Attributes:
+        module: dotted name.
+        direction: the forward or the backward pass.
+        locations: of the examples.
+        weight_name: the module's largest weight, where its input was finite; else empty.
+        is_input_non_finite: whether the audio features were not finite to begin with.
     """
 
     module: str
@@ -79,19 +112,30 @@ class NonFiniteOrigin:
 
 @dataclass(frozen=True)
 class StepSkipped:
-    """A step whose loss or gradient was not finite: nothing was learned from these clips."""
+    """A step whose loss or gradient was not finite; the weights stay as they are.
+
+    Attributes:
+        step: its number, from 1.
+        reason: what was not finite.
+        locations: of the examples that caused it.
+        non_finite_origin: where it began, if that was found.
+    """
 
     step: int
     reason: str
-    locations: tuple[str, ...]  # their places
+    locations: tuple[str, ...]
     non_finite_origin: NonFiniteOrigin | None = None
 
 
 @dataclass(frozen=True)
 class ExamplesSkipped:
-    """Clips that could not be used, of so many: before the first step, or on the way up to `step`.
+    """Examples that could not be used.
 
-    Each of `problems` is one line: where, what, the mend.
+    Attributes:
+        step: 0 for those before the first step, else the last step.
+        num_skipped: how many.
+        num_examples: of how many.
+        issues: one line each: where, what, hint.
     """
 
     step: int
@@ -102,7 +146,14 @@ class ExamplesSkipped:
 
 @dataclass(frozen=True)
 class AudioGapEvaluated:
-    """Whether the model listens so far: its loss per token, and that with another clip's sound."""
+    """A measurement of the listening gap during training.
+
+    Attributes:
+        step: steps done.
+        loss: per label token, in nats.
+        shuffled_loss: with the audio of other examples.
+        num_examples: measured on.
+    """
 
     step: int
     loss: float
@@ -111,29 +162,38 @@ class AudioGapEvaluated:
 
     @property
     def audio_gap(self) -> float:
-        """The listening gap, in nats per token: near zero the model ignores the sound."""
+        """The listening gap, in nats per token: near zero, the model ignores the audio."""
         return self.shuffled_loss - self.loss
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The model was tried on held-out clips. `gap` is the listening gap, in loss per token."""
+    """The scores at the end of a run.
+
+    Attributes:
+        step: steps done.
+        scores: loss, shuffled_loss, gap, wer, cer: those that could be measured.
+        num_examples: measured on.
+    """
 
     step: int
-    scores: dict[str, float]  # loss, shuffled_loss, gap, wer, cer: those that could be measured
+    scores: dict[str, float]
     num_examples: int
 
     @property
     def ignores_audio(self) -> bool:
-        """Whether the gap is too small for a model that listens."""
+        """Whether the listening gap is too small for a model that uses the audio."""
         return self.scores.get("gap", MIN_AUDIO_GAP) < MIN_AUDIO_GAP
 
 
 @dataclass(frozen=True)
 class CheckpointSaved:
-    """A state to keep. `write` puts every file of it into an empty folder.
+    """Something to save.
 
-    `final` states are what a version is made of; the others only let a run go on.
+    Attributes:
+        step: steps done.
+        is_final: whether it is the adapter of a version; else a checkpoint to resume from.
+        write_fn: writes its files into an empty folder.
     """
 
     step: int
@@ -143,13 +203,21 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class TrainingFinished:
-    """The run is over."""
+    """The run is over.
+
+    Attributes:
+        step: steps done.
+        num_steps: of the run.
+        seconds: since it started or resumed.
+        scores: as of `Evaluated`.
+        reason: "done" or "stopped".
+    """
 
     step: int
     num_steps: int
     seconds: float
     scores: dict[str, float] = field(default_factory=dict)
-    reason: str = "done"  # or "stopped"
+    reason: str = "done"
 
 
 TrainingEvent = (

@@ -1,4 +1,4 @@
-"""What a model is taught: the likelihood of each label token, a teacher's answer, and to listen."""
+"""The loss: cross entropy of label tokens, mixed with distillation; and the listening gap."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,13 @@ from dlm.training.distillation import DistillationTeacher, TopKProbs, compute_kl
 
 
 class LossOutput(NamedTuple):
-    """Sums over the label tokens of each row (rows,), fp32, in nats.
+    """Sums over the label tokens of each row, (rows,), fp32, in nats.
 
-    `said` is the cross entropy, `apart` how far a row is from the teacher's answer, which there is
-    for the labels that are `answered`. Gradients are those of `learned`, which is made of both.
+    Attributes:
+        total_loss: what gradients are computed of.
+        ce_loss: cross entropy.
+        kl_loss: divergence from the teacher.
+        num_distilled: label tokens that have a teacher.
     """
 
     total_loss: torch.Tensor
@@ -28,15 +31,24 @@ class LossOutput(NamedTuple):
 
 
 class _LabelLogits(NamedTuple):
-    """Logits (labels, words) where labels are, the labels themselves, and the row of each."""
+    """Logits (labels, vocab_size) at label positions, labels (labels,), row of each (labels,)."""
 
     logits: torch.Tensor
     labels: torch.Tensor
     row_indices: torch.Tensor
 
+    def sum_by_row(self, values: torch.Tensor, num_rows: int) -> torch.Tensor:
+        """Sum values (labels,) over each row: (rows,)."""
+        return values.new_zeros(num_rows).index_add(0, self.row_indices, values)
+
 
 class AudioLMLoss(nn.Module):
-    """Cross entropy of the label tokens, and a teacher's answer; logits only where labels are."""
+    """The loss of each row of a batch; logits are computed at label positions only.
+
+    Args:
+        model: what is trained.
+        teacher: for distillation.
+    """
 
     def __init__(
         self, model: AudioLanguageModel, teacher: DistillationTeacher | None = None
@@ -45,80 +57,79 @@ class AudioLMLoss(nn.Module):
         self.model, self.teacher = model, teacher
 
     def forward(self, batch: Batch) -> LossOutput:
-        """The losses of each row. Divide by label tokens outside, over the whole step."""
-        answer = self.teacher.get_top_k_probs(batch.teacher_examples) if self.teacher else None
-        spoken = self._compute_label_logits(batch)
-        losses = nn.functional.cross_entropy(spoken.logits, spoken.labels, reduction="none")
-        said = losses.new_zeros(len(batch.input_ids)).index_add(0, spoken.row_indices, losses)
+        """Compute the losses of a batch, summed by row: the caller divides by label tokens."""
+        teacher_probs = None
+        if self.teacher:
+            teacher_probs = self.teacher.get_top_k_probs(batch.teacher_examples)
+        outputs = self._compute_label_logits(batch)
+        num_rows = len(batch.input_ids)
+        ce_loss = outputs.sum_by_row(
+            nn.functional.cross_entropy(outputs.logits, outputs.labels, reduction="none"), num_rows
+        )
         if batch.audio_features is None:
-            said = said + self._make_zero_audio_loss()
-        if self.teacher is None or answer is None:
-            return LossOutput(said, said.detach(), *torch.zeros(2, len(said)).to(said))
-        apart, ends, answered = self._compute_distillation_loss(spoken, answer, self.teacher.plan)
-        weight = self.teacher.plan.weight * answer.row_mask
-        learned = (1 - weight) * said + weight * (apart + ends)
-        return LossOutput(learned, said.detach(), apart.detach(), answered)
+            ce_loss = ce_loss + self._make_zero_audio_loss()
+        if self.teacher is None or teacher_probs is None:
+            return LossOutput(ce_loss, ce_loss.detach(), *torch.zeros(2, num_rows).to(ce_loss))
+        plan = self.teacher.plan
+        kl_loss, eos_loss, num_distilled = self._compute_distillation_loss(
+            outputs, teacher_probs, plan
+        )
+        weight = plan.weight * teacher_probs.row_mask
+        total_loss = (1 - weight) * ce_loss + weight * (kl_loss + eos_loss)
+        return LossOutput(total_loss, ce_loss.detach(), kl_loss.detach(), num_distilled)
 
     def _compute_label_logits(self, batch: Batch) -> _LabelLogits:
-        """What is said at the labels."""
         targets = batch.labels[:, 1:]  # each position predicts the next token
-        spots = targets != IGNORE_INDEX
-        embedded = self.model.merge_audio_embeddings(batch)
-        with sparse_last_mlp(self.model, nn.functional.pad(spots, (0, 1))):
-            hidden = self.model.forward_lm(embedded, batch.attention_mask)
-        logits = self.model.compute_logits(hidden[:, :-1][spots]).float()
-        return _LabelLogits(logits, targets[spots], spots.nonzero()[:, 0])
+        label_mask = targets != IGNORE_INDEX
+        embeddings = self.model.merge_audio_embeddings(batch)
+        with sparse_last_mlp(self.model, nn.functional.pad(label_mask, (0, 1))):
+            hidden_states = self.model.forward_lm(embeddings, batch.attention_mask)
+        logits = self.model.compute_logits(hidden_states[:, :-1][label_mask]).float()
+        return _LabelLogits(logits, targets[label_mask], label_mask.nonzero()[:, 0])
 
     def _compute_distillation_loss(
-        self,
-        label_logits: _LabelLogits,
-        teacher_probs: TopKProbs,
-        distillation_plan: DistillationPlan,
-    ) -> tuple[torch.Tensor, ...]:
-        """How far each row is from the answer, what the ends of its turns add, and its labels.
+        self, outputs: _LabelLogits, teacher_probs: TopKProbs, plan: DistillationPlan
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The divergence of each row, what its end tokens add, and its number of labels.
 
-        Per label of the row, they add `end_weight` times the mean over them.
+        End tokens add, for each label of the row, `eos_weight` times their mean divergence.
         """
-        at = teacher_probs.row_mask[label_logits.row_indices]  # the labels with an answer
-        each = compute_kl_divergence(
-            label_logits.logits[at], teacher_probs, distillation_plan.temperature
-        )
-        ends = (label_logits.labels[at] == self.model.tokenizer.eos_token_id).float()
-
-        def by_row(values: torch.Tensor) -> torch.Tensor:
-            return values.new_zeros(len(teacher_probs.row_mask)).index_add(
-                0, label_logits.row_indices[at], values
-            )
-
-        labels = by_row(torch.ones_like(each))
-        mean_of_ends = by_row(each * ends) / by_row(ends).clamp(min=1)
-        return by_row(each), distillation_plan.eos_weight * labels * mean_of_ends, labels
+        has_teacher = teacher_probs.row_mask[outputs.row_indices]
+        distilled = _LabelLogits(*(tensor[has_teacher] for tensor in outputs))
+        num_rows = len(teacher_probs.row_mask)
+        divergence = compute_kl_divergence(distilled.logits, teacher_probs, plan.temperature)
+        is_eos = (distilled.labels == self.model.tokenizer.eos_token_id).float()
+        num_labels = distilled.sum_by_row(torch.ones_like(divergence), num_rows)
+        num_eos = distilled.sum_by_row(is_eos, num_rows).clamp(min=1)
+        eos_loss = distilled.sum_by_row(divergence * is_eos, num_rows) / num_eos
+        kl_loss = distilled.sum_by_row(divergence, num_rows)
+        return kl_loss, plan.eos_weight * num_labels * eos_loss, num_labels
 
     def _make_zero_audio_loss(self) -> torch.Tensor:
-        """Zero, by way of all that only sound reaches: ranks must agree on what has a gradient."""
-        ear = (*self.model.param_prefixes["encoder"], *self.model.param_prefixes["projector"])
-        every = [
-            each.sum().to(self.model.device)
-            for name, each in get_trainable_parameters(self.model).items()
-            if name.startswith(ear)
+        """Zero, as a function of encoder and projector: all ranks must have the same gradients."""
+        prefixes = self.model.param_prefixes
+        audio_prefixes = (*prefixes["encoder"], *prefixes["projector"])
+        sums = [
+            parameter.sum().to(self.model.device)
+            for name, parameter in get_trainable_parameters(self.model).items()
+            if name.startswith(audio_prefixes)
         ]
-        return (
-            0.0 * torch.stack(every).sum() if every else torch.zeros((), device=self.model.device)
-        )
+        return 0.0 * torch.stack(sums).sum() if sums else torch.zeros((), device=self.model.device)
 
 
 @torch.no_grad()
 def compute_mean_loss(model: AudioLanguageModel, batches: list[Batch]) -> float:
-    """Loss per label token over `batches`, in nats."""
-    objective = AudioLMLoss(model)
-    device = str(model.device)
-    total = sum(float(objective(batch.to(device)).ce_loss.sum()) for batch in batches)
+    """Compute the cross entropy per label token over batches, in nats."""
+    loss_module, device = AudioLMLoss(model), str(model.device)
+    total = sum(float(loss_module(batch.to(device)).ce_loss.sum()) for batch in batches)
     return total / max(sum(batch.num_label_tokens for batch in batches), 1)
 
 
 def compute_audio_gap(loss: float, shuffled_loss: float) -> float:
-    """How much worse the model does with another clip's sound, in nats per token.
+    """Compute the listening gap, in nats per token: near zero, the model ignores the audio.
 
-    Near zero means that the model ignores the audio.
+    Args:
+        loss: with the right audio.
+        shuffled_loss: with the audio of other examples.
     """
     return shuffled_loss - loss

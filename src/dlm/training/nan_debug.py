@@ -1,9 +1,9 @@
-"""Where a number first stops being finite: the module, the weight and the clips.
+"""The search for the first non-finite number of a step: module, weight, direction and examples.
 
-    forward     modules in the order they are done, the innermost first
-    backward    row by row, modules as the gradient comes through them, then what they keep of it
+    forward     modules in the order they are done, innermost first
+    backward    row by row, modules as the gradient passes them, then gradients of weights
 
-A step is taken again with hooks on every module only when it was not finite, which is rare.
+Only a step that was not finite is run again with hooks on every module.
 """
 
 import warnings
@@ -20,73 +20,80 @@ from dlm.models.audio_lm import AudioLanguageModel, EncoderOutput
 from dlm.training.events import NonFiniteOrigin
 from dlm.training.loss import AudioLMLoss
 
+NonFiniteModule = tuple[str, bool]  # name of a module, whether its input was finite
+
 
 def locate_non_finite(
     loss_module: AudioLMLoss, batches: list[Batch], loss_scale: float
 ) -> NonFiniteOrigin | None:
-    """Take the step of these `batches` again; their losses count `scale` times.
+    """Run the batches of a step again, and find where a number is first not finite.
 
-    Random numbers must stand as they did at its beginning. Gradients are cleared.
+    Args:
+        loss_module: its gradients are cleared.
+        batches: of the step; random numbers must be seeded as at its beginning.
+        loss_scale: what the step multiplies losses by.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # modules that are given no gradient, or give no tensor
+        warnings.simplefilter("ignore")  # modules without a gradient, or without a tensor
         for batch in batches:
-            fault = _locate_in_batch(loss_module, batch, loss_scale)
+            origin = _locate_in_batch(loss_module, batch, loss_scale)
             loss_module.zero_grad(set_to_none=True)
-            if fault:
-                return fault
+            if origin:
+                return origin
     return None
 
 
 def _locate_in_batch(
     loss_module: AudioLMLoss, batch: Batch, loss_scale: float
 ) -> NonFiniteOrigin | None:
-    with _watch_modules(loss_module.model) as seen:
+    model = loss_module.model
+    with _watch_modules(model) as non_finite_modules:
         losses = loss_module(batch).total_loss
-        broken = [
-            place
-            for place, fine in zip(batch.locations, losses.isfinite().tolist(), strict=True)
-            if not fine
-        ]
-        if broken and seen:
-            return _make_forward_origin(loss_module.model, *seen[0], batch, tuple(broken))
-        seen.clear()
-        for place, loss in zip(batch.locations, losses * loss_scale, strict=True):
+        is_finite = losses.isfinite().tolist()
+        bad_locations = tuple(
+            location
+            for location, finite in zip(batch.locations, is_finite, strict=True)
+            if not finite
+        )
+        if bad_locations and non_finite_modules:
+            return _make_forward_origin(model, *non_finite_modules[0], batch, bad_locations)
+        non_finite_modules.clear()
+        for location, loss in zip(batch.locations, losses * loss_scale, strict=True):
             loss_module.zero_grad(set_to_none=True)
             if loss.requires_grad:
                 loss.backward(retain_graph=True)
-            if seen:
-                name, fine = seen[0]
-                return NonFiniteOrigin(
-                    name, "backward", (place,), _find_largest_weight(loss_module.model, name, fine)
-                )
-            tensor = _find_non_finite_grad(loss_module.model)
-            if tensor:
-                return NonFiniteOrigin(tensor.rpartition(".")[0], "backward", (place,), tensor)
+            if non_finite_modules:
+                name, input_finite = non_finite_modules[0]
+                weight_name = _find_largest_weight(model, name) if input_finite else ""
+                return NonFiniteOrigin(name, "backward", (location,), weight_name)
+            weight_name = _find_non_finite_grad(model)
+            if weight_name:
+                module_name = weight_name.rpartition(".")[0]
+                return NonFiniteOrigin(module_name, "backward", (location,), weight_name)
     return None
-
-
-NonFiniteModule = tuple[str, bool]  # a module, and whether it was given finite numbers
 
 
 @contextmanager
 def _watch_modules(model: AudioLanguageModel) -> Iterator[list[NonFiniteModule]]:
-    """Inside, the list grows by every module that gives a number that is not finite."""
-    seen: list[NonFiniteModule] = []
+    """A list that grows by every module whose output or gradient is not finite."""
+    non_finite_modules: list[NonFiniteModule] = []
     hooks = []
     for name, module in model.named_modules():
 
-        def look(module: nn.Module, given: Any, said: Any, name: str = name) -> None:
-            if not _is_finite(said):
-                seen.append((name, _is_finite(given)))
+        def check_forward(_: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            if not _is_finite(output):
+                non_finite_modules.append((name, _is_finite(inputs)))
 
-        def look_back(module: nn.Module, passed: Any, given: Any, name: str = name) -> None:
-            if not (_is_finite(passed) and _is_finite(given)):
-                seen.append((name, _is_finite(given)))
+        def check_backward(
+            _: nn.Module, grad_input: Any, grad_output: Any, name: str = name
+        ) -> None:
+            if not (_is_finite(grad_input) and _is_finite(grad_output)):
+                non_finite_modules.append((name, _is_finite(grad_output)))
 
-        hooks += [module.register_forward_hook(look), module.register_full_backward_hook(look_back)]
+        hooks.append(module.register_forward_hook(check_forward))
+        hooks.append(module.register_full_backward_hook(check_backward))
     try:
-        yield seen
+        yield non_finite_modules
     finally:
         for hook in hooks:
             hook.remove()
@@ -95,40 +102,45 @@ def _watch_modules(model: AudioLanguageModel) -> Iterator[list[NonFiniteModule]]
 def _make_forward_origin(
     model: AudioLanguageModel,
     module_name: str,
-    is_input_finite: bool,
+    input_finite: bool,
     batch: Batch,
     locations: tuple[str, ...],
 ) -> NonFiniteOrigin:
-    """What a module did on the way forward; what it was given came from the one around it."""
-    given = not _is_finite(batch.audio_features)
-    module = module_name if is_input_finite or given else module_name.rpartition(".")[0]
+    """A module's output was not finite; where its input was not, the module around it is named."""
+    features_non_finite = not _is_finite(batch.audio_features)
+    named = input_finite or features_non_finite
     return NonFiniteOrigin(
-        module,
+        module_name if named else module_name.rpartition(".")[0],
         "forward",
         locations,
-        _find_largest_weight(model, module_name, is_input_finite),
-        given,
+        _find_largest_weight(model, module_name) if input_finite else "",
+        features_non_finite,
     )
 
 
-def _find_largest_weight(model: AudioLanguageModel, module_name: str, is_input_finite: bool) -> str:
-    """The largest weight of a module that made something of finite numbers that is not."""
-    own = (
-        model.get_submodule(module_name).named_parameters(recurse=False) if is_input_finite else ()
-    )
-    sizes = {key: float(each.detach().abs().max().nan_to_num(torch.inf)) for key, each in own}
-    return f"{module_name}.{max(sizes, key=sizes.__getitem__)}" if sizes else ""
+def _find_largest_weight(model: AudioLanguageModel, module_name: str) -> str:
+    """The name of the module's own weight with the largest value; empty if it has none."""
+    largest_values = {
+        name: float(parameter.detach().abs().max().nan_to_num(torch.inf))
+        for name, parameter in model.get_submodule(module_name).named_parameters(recurse=False)
+    }
+    if not largest_values:
+        return ""
+    return f"{module_name}.{max(largest_values, key=largest_values.__getitem__)}"
 
 
 def _find_non_finite_grad(model: AudioLanguageModel) -> str:
-    """The last tensor with a gradient that is not finite, from the end, where it began."""
-    found = ((name, each.grad) for name, each in reversed(get_trainable_parameters(model).items()))
-    return next((name for name, grad in found if grad is not None and not _is_finite(grad)), "")
+    """The last parameter whose gradient is not finite: gradients are computed from the end."""
+    for name, parameter in reversed(get_trainable_parameters(model).items()):
+        if parameter.grad is not None and not _is_finite(parameter.grad):
+            return name
+    return ""
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all tensors in what a module takes or gives are finite."""
-    value = value.hidden_states if isinstance(value, EncoderOutput) else value
+    """Whether all tensors in a module's input or output are finite."""
+    if isinstance(value, EncoderOutput):
+        value = value.hidden_states
     if isinstance(value, torch.Tensor):
         return not value.is_floating_point() or bool(value.isfinite().all())
     if isinstance(value, Mapping):

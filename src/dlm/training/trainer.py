@@ -1,14 +1,13 @@
-"""One stretch of a run: what learns in it, one optimiser step after the other.
+"""The training loop: a generator of events that owns no files.
 
-The loss of a step is the sum over all its label tokens, of every batch and every rank, divided by
-their number: it does not depend on how the step is cut.
+    TrainingStarted
+    -> for each stage: StageStarted -> StepCompleted or StepSkipped, AudioGapEvaluated,
+                                       CheckpointSaved ...
+    -> Evaluated -> CheckpointSaved(is_final) -> TrainingFinished
 
-A run: a generator of events that owns no files.
-
-    Started -> (Staged -> (Step | Skipped | Listened | Saved)*)*
-            -> Checked -> Saved(final) -> Finished
-
-A run without stages is one stretch, one with stages as many. How a step is taken is in loop.py.
+A run without stages is one stage without a StageStarted. The loss of a step is the sum over the
+label tokens of all its batches and ranks, divided by their number: it does not depend on how the
+step is cut. A step whose loss or gradient is not finite is skipped: gradients are dropped.
 """
 
 import math
@@ -54,13 +53,240 @@ from dlm.training.loss import AudioLMLoss
 from dlm.training.nan_debug import locate_non_finite
 from dlm.training.optimizer import build_optimizer, set_learning_rates
 
-MAX_SEED = 1 << 63  # that torch knows
-UPDATE_RATIO_STEPS = 10  # from one look at what changed to the next, so that looking costs nothing
-UPDATE_RATIO_SAMPLE_SIZE = 1 << 16  # of each tensor that are looked at, its first ones
+MAX_SEED = 1 << 63  # of torch
+UPDATE_RATIO_STEPS = 10  # between two measurements of update ratios, so that they cost nothing
+UPDATE_RATIO_SAMPLE_SIZE = 1 << 16  # values of each tensor that are measured, its first ones
+
+EvaluateFn = Callable[[], tuple[dict[str, float], int]]  # scores, number of examples
+# loss, loss with shuffled audio, number of examples; None without two recordings to exchange
+AudioGapFn = Callable[[], tuple[float, float, int] | None]
+SaveVersionFn = Callable[[Path], None]
 
 
-class StageRunner:
-    """Teaches what learns in `model` now; `first` is the step of the run that it begins at."""
+class BatchSource(Protocol):
+    """What the trainer takes its batches from."""
+
+    def iter_batches(
+        self, start_step: int, stop_step: int, rank_spec: RankSpec, cursor: DataCursor
+    ) -> Iterator[list[Batch]]:
+        """Yield the micro batches of each step for one rank; `cursor` is that of `start_step`."""
+
+    def get_cursor(self, num_steps: int) -> DataCursor:
+        """Return the position in the data after so many steps; empty where the step tells it."""
+
+
+@dataclass(frozen=True)
+class TrainerCallbacks:
+    """What the caller does for a run.
+
+    Attributes:
+        save_version_fn: writes the version into a folder.
+        evaluate_fn: scores the model on held-out examples at the end.
+        audio_gap_fn: measures the listening gap during training.
+        resume_dir: the checkpoint to resume from.
+        stop_fn: is called after every step; whether the run stops with a checkpoint.
+        teacher: for distillation.
+        trace_nan: whether the first non-finite number ends the run.
+    """
+
+    save_version_fn: SaveVersionFn
+    evaluate_fn: EvaluateFn | None = None
+    audio_gap_fn: AudioGapFn | None = None
+    resume_dir: Path | None = None
+    stop_fn: Callable[[], bool] = field(default=lambda: False)
+    teacher: DistillationTeacher | None = None
+    trace_nan: bool = False
+
+
+def train_model(
+    model: AudioLanguageModel, batches: BatchSource, plan: TrainingPlan, callbacks: TrainerCallbacks
+) -> Iterator[TrainingEvent]:
+    """Train a model, and yield the events of the run.
+
+    Raises:
+        PlanError: a learning rate matches no parameter (`plan.unused_rate`).
+        TrainingError: too many steps in a row are not finite (`training.non_finite`), or the
+            checkpoint does not fit (`training.bad_checkpoint`, `training.other_plan`,
+            `training.other_process_count`).
+    """
+    trainer = _Trainer(model, batches, plan, callbacks)
+    yield trainer.make_started_event()
+    for stage, stage_plan in enumerate(plan.stage_training_plans, start=1):
+        stopped = yield from trainer.run_stage(stage_plan, stage)
+        if stopped:
+            yield trainer.make_finished_event(reason="stopped")
+            return
+    model.eval()
+    scores, num_examples = callbacks.evaluate_fn() if callbacks.evaluate_fn else ({}, 0)
+    if scores:
+        yield Evaluated(plan.num_steps, scores, num_examples)
+    yield CheckpointSaved(plan.num_steps, True, callbacks.save_version_fn)
+    yield trainer.make_finished_event(scores)
+
+
+class _Trainer:
+    """A run: the steps done so far, and the parameters that any of its stages trains."""
+
+    def __init__(
+        self,
+        model: AudioLanguageModel,
+        batches: BatchSource,
+        plan: TrainingPlan,
+        callbacks: TrainerCallbacks,
+    ) -> None:
+        AcceleratorState._reset_state()  # a process may train several times
+        self.model, self.batches, self.plan, self.callbacks = model, batches, plan, callbacks
+        mixed_precision = "bf16" if plan.precision == "bf16" else "no"
+        self.accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed_precision)
+        self.rank_spec = (self.accelerator.process_index, self.accelerator.num_processes)
+        self.trainable_parameters = get_trainable_parameters(model)
+        for stage_plan in plan.stage_training_plans:  # raises for a rate that matches nothing
+            with train_only(model, stage_plan.trainable_groups):
+                build_optimizer(model, stage_plan)
+        self.state = (
+            load_trainer_state(self.trainable_parameters, callbacks.resume_dir)
+            if callbacks.resume_dir
+            else TrainerState()
+        )
+        self.num_steps_done, self.num_consecutive_skips = self.state.step, 0
+        self.cursors = self.state.cursors
+        if len(self.cursors) not in (0, self.rank_spec[1]):
+            count = len(self.cursors)
+            raise TrainingError(
+                f"the run was of {count} process{'es' * (count > 1)}, "
+                f"and now there are {self.rank_spec[1]}",
+                hint="start as many, or start over with --fresh",
+                code="training.other_process_count",
+            )
+        self.started_at = self.last_saved_at = time.monotonic()
+
+    def make_started_event(self) -> TrainingStarted:
+        """Make the first event."""
+        num_trainable = sum(each.numel() for each in self.trainable_parameters.values())
+        num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return TrainingStarted(
+            self.num_steps_done, self.plan.num_steps, num_trainable, num_parameters
+        )
+
+    def make_finished_event(
+        self, scores: dict[str, float] | None = None, reason: str = "done"
+    ) -> TrainingFinished:
+        """Make the last event."""
+        seconds = time.monotonic() - self.started_at
+        return TrainingFinished(
+            self.num_steps_done, self.plan.num_steps, seconds, scores or {}, reason
+        )
+
+    def run_stage(
+        self, stage_plan: TrainingPlan, stage: int
+    ) -> Generator[TrainingEvent, None, bool]:
+        """Train the steps of a stage that are left; return whether the run was stopped."""
+        first = sum(plan.num_steps for plan in self.plan.stage_training_plans[: stage - 1])
+        end = first + stage_plan.num_steps
+        if self.num_steps_done >= end:
+            return False
+        if self.plan.stages:
+            yield StageStarted(
+                self.num_steps_done,
+                stage,
+                len(self.plan.stages),
+                stage_plan.num_steps,
+                stage_plan.trainable_groups,
+            )
+        with train_only(self.model, stage_plan.trainable_groups):
+            runner = _StageRunner(
+                self.model,
+                stage_plan,
+                self.accelerator,
+                self.callbacks.teacher,
+                first_step=first,
+                stage=stage,
+            )
+            if self.num_steps_done > first:
+                load_optimizer_state(self.trainable_parameters, runner.optimizer, self.state)
+            start = self.num_steps_done
+            cursor = self.cursors[self.rank_spec[0]] if self.cursors else ()
+            steps = self.batches.iter_batches(start, end, self.rank_spec, cursor)
+            for step, batches in enumerate(steps, start):
+                event = runner.run_step(step, batches)
+                self.num_steps_done = step + 1
+                self.cursors = self._gather_cursors()
+                yield event
+                self._check_skipped_steps(event)
+                if self.num_steps_done == self.plan.num_steps:
+                    break
+                yield from self._evaluate_audio_gap()
+                stopped = self.callbacks.stop_fn()
+                if stopped or self._is_save_due():
+                    yield self._make_checkpoint_event(runner)
+                    self.last_saved_at = time.monotonic()
+                if stopped:
+                    return True
+        return False
+
+    def _evaluate_audio_gap(self) -> Iterator[AudioGapEvaluated]:
+        if self.callbacks.audio_gap_fn and self.num_steps_done % self.plan.audio_gap_steps == 0:
+            self.model.eval()
+            losses = self.callbacks.audio_gap_fn()
+            if losses:
+                yield AudioGapEvaluated(self.num_steps_done, *losses)
+
+    def _make_checkpoint_event(self, runner: "_StageRunner") -> CheckpointSaved:
+        write_fn = partial(
+            write_trainer_state,
+            self.trainable_parameters,
+            runner.optimizer,
+            self.num_steps_done,
+            cursors=self.cursors,
+        )
+        return CheckpointSaved(self.num_steps_done, False, write_fn)
+
+    def _gather_cursors(self) -> tuple[DataCursor, ...]:
+        """The stream position of every rank: each knows all, so that any can save."""
+        cursor = self.batches.get_cursor(self.num_steps_done)
+        if not cursor or self.rank_spec[1] == 1:
+            return (cursor,) if cursor else ()
+        cursors = torch.tensor([cursor], device=self.accelerator.device)
+        return tuple(map(tuple, self.accelerator.gather(cursors).tolist()))
+
+    def _is_save_due(self) -> bool:
+        if self.plan.save_steps is not None:
+            return self.num_steps_done % self.plan.save_steps == 0
+        return time.monotonic() - self.last_saved_at >= self.plan.save_interval_seconds
+
+    def _check_skipped_steps(self, event: StepCompleted | StepSkipped) -> None:
+        """End a run that skipped too many steps in a row, or one step if it is traced."""
+        if isinstance(event, StepCompleted):
+            self.num_consecutive_skips = 0
+            return
+        self.num_consecutive_skips += 1
+        if self.callbacks.trace_nan:
+            what, hint = f"step {event.step}: {event.reason}", "correct what is named"
+        elif self.num_consecutive_skips >= self.plan.max_skipped_steps:
+            what = f"{self.num_consecutive_skips} steps in a row were skipped: {event.reason}"
+            hint = "look at these clips with dlm check"
+        else:
+            return
+        origin = f", {event.non_finite_origin}" if event.non_finite_origin else ""
+        raise TrainingError(
+            what + origin,
+            where=", ".join(event.locations[:3]),
+            hint=f"{hint}, or lower training.learning_rate",
+            code="training.non_finite",
+        )
+
+
+class _StageRunner:
+    """Takes the optimizer steps of one stage.
+
+    Args:
+        model: the parameters that are trainable now are trained.
+        plan: of the stage.
+        accelerator: devices, mixed precision, ranks.
+        teacher: for distillation.
+        first_step: the step of the run that the stage begins at.
+        stage: its number, from 1.
+    """
 
     def __init__(
         self,
@@ -76,43 +302,46 @@ class StageRunner:
         self.accelerator = accelerator
         self.optimizer = build_optimizer(model, plan)
         self.parameters_by_group: dict[str, list[nn.Parameter]] = {}
-        for name, each in get_trainable_parameters(model).items():
-            self.parameters_by_group.setdefault(get_param_group(name, model), []).append(each)
-        together = len({each.device for each in model.parameters()}) == 1
+        for name, parameter in get_trainable_parameters(model).items():
+            group = get_param_group(name, model)
+            self.parameters_by_group.setdefault(group, []).append(parameter)
+        is_on_one_device = len({parameter.device for parameter in model.parameters()}) == 1
         self.loss_module: Any = accelerator.prepare_model(
-            AudioLMLoss(model, teacher), device_placement=together
+            AudioLMLoss(model, teacher), device_placement=is_on_one_device
         )
 
     def run_step(self, step: int, batches: list[Batch]) -> StepCompleted | StepSkipped:
-        """Learn from the batches of one step, or say why not."""
-        began = time.monotonic()
+        """Train on the micro batches of a step, counted from 0, unless it is not finite."""
+        started_at = time.monotonic()
         if not self.model.training:
             self.model.train()
         self._seed_step(step)
-        rates = set_learning_rates(self.optimizer, self.plan, step - self.first_step)
-        tokens = self._sum_over_ranks(sum(batch.num_label_tokens for batch in batches))
-        loss, apart, broken = self._compute_gradients(batches, tokens)
-        self._drop_projector_gradients(step)
+        learning_rates = set_learning_rates(self.optimizer, self.plan, step - self.first_step)
+        num_labels = self._sum_over_ranks(sum(batch.num_label_tokens for batch in batches))
+        ce_loss, kl_loss, bad_locations = self._compute_gradients(batches, num_labels)
+        if step - self.first_step < self.plan.freeze_projector_steps:
+            for parameter in self.parameters_by_group.get("projector", ()):
+                parameter.grad = None
         norms = self._compute_grad_norms()
         norm = math.hypot(*norms.values())
-        if self._sum_over_ranks(len(broken)) or not math.isfinite(norm):
-            return self._make_skipped_event(step, batches, broken, tokens)
+        if self._sum_over_ranks(len(bad_locations)) or not math.isfinite(norm):
+            return self._skip_step(step, batches, bad_locations, num_labels)
         self._clip_gradients(norms)
-        changes = self._apply_optimizer_step(step)
-        samples = self._sum_over_ranks(sum(batch.num_audio_samples for batch in batches))
+        update_ratios = self._apply_optimizer_step(step)
+        num_samples = self._sum_over_ranks(sum(batch.num_audio_samples for batch in batches))
         return StepCompleted(
             step=step + 1,
-            loss=loss,
-            kl_loss=apart,
-            learning_rates=rates,
+            loss=ce_loss,
+            kl_loss=kl_loss,
+            learning_rates=learning_rates,
             grad_norm=norm,
             num_examples=self._sum_over_ranks(sum(len(batch.locations) for batch in batches)),
-            num_label_tokens=tokens,
-            audio_seconds=samples / self.model.spec.audio_spec.sample_rate,
-            seconds=time.monotonic() - began,
+            num_label_tokens=num_labels,
+            audio_seconds=num_samples / self.model.spec.audio_spec.sample_rate,
+            seconds=time.monotonic() - started_at,
             stage=self.stage,
             component_grad_norms=norms,
-            update_ratios=changes,
+            update_ratios=update_ratios,
         )
 
     def _seed_step(self, step: int) -> None:
@@ -120,326 +349,113 @@ class StageRunner:
         torch.manual_seed((self.plan.seed * 1_000_003 + step) % MAX_SEED)
 
     def _compute_gradients(
-        self, batches: list[Batch], num_label_tokens: int
+        self, batches: list[Batch], num_labels: int
     ) -> tuple[float, float | None, tuple[str, ...]]:
-        """Gradients of the whole step; its cross entropy per token and its distance from the
-        teacher, per token that it answers, and clips whose loss is not finite.
+        """Compute the gradients of a step.
+
+        Returns:
+            Cross entropy per label token, divergence from the teacher per token it answers, and
+            locations of examples whose loss is not finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        total, broken = torch.zeros(3, device=self.accelerator.device), []
+        device = self.accelerator.device
+        sums = torch.zeros(3, device=device)
+        bad_locations: list[str] = []
         for number, batch in enumerate(batches, start=1):
-            last = number == len(batches)
-            with nullcontext() if last else self.accelerator.no_sync(self.loss_module):
-                rows = self.loss_module(batch.to(str(self.accelerator.device)))
-                self.accelerator.backward(
-                    rows.total_loss.sum() * self._get_loss_scale(num_label_tokens)
-                )
-            total += torch.stack(
-                [each.sum() for each in (rows.ce_loss, rows.kl_loss, rows.num_distilled)]
+            is_last = number == len(batches)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.loss_module):
+                losses = self.loss_module(batch.to(str(device)))
+                loss = losses.total_loss.sum() * self._get_loss_scale(num_labels)
+                self.accelerator.backward(loss)
+            sums += torch.stack(
+                [losses.ce_loss.sum(), losses.kl_loss.sum(), losses.num_distilled.sum()]
             )
-            fine = rows.total_loss.isfinite().tolist()
-            broken += [place for place, ok in zip(batch.locations, fine, strict=True) if not ok]
-        said, apart, labels = self.accelerator.reduce(total, "sum").tolist()
-        return said / max(num_label_tokens, 1), apart / labels if labels else None, tuple(broken)
+            is_finite = losses.total_loss.isfinite().tolist()
+            bad_locations += [
+                location
+                for location, finite in zip(batch.locations, is_finite, strict=True)
+                if not finite
+            ]
+        ce_loss, kl_loss, num_distilled = self.accelerator.reduce(sums, "sum").tolist()
+        mean_kl_loss = kl_loss / num_distilled if num_distilled else None
+        return ce_loss / max(num_labels, 1), mean_kl_loss, tuple(bad_locations)
 
-    def _get_loss_scale(self, num_label_tokens: int) -> float:
-        """What a loss counts in its step; ranks average the gradients they exchange."""
-        ranks: int = self.accelerator.num_processes
-        return ranks / max(num_label_tokens, 1)
-
-    def _drop_projector_gradients(self, step: int) -> None:
-        """Leave the projector as it is in the first steps."""
-        if step - self.first_step < self.plan.freeze_projector_steps:
-            for each in self.parameters_by_group.get("projector", ()):
-                each.grad = None
+    def _get_loss_scale(self, num_labels: int) -> float:
+        """What a summed loss is multiplied by; ranks average the gradients they exchange."""
+        num_ranks: int = self.accelerator.num_processes
+        return num_ranks / max(num_labels, 1)
 
     def _compute_grad_norms(self) -> dict[str, float]:
-        """The length of the gradient by role, of those that have one."""
-        grads = {
-            role: [each.grad for each in members if each.grad is not None]
-            for role, members in self.parameters_by_group.items()
+        """The gradient norm of each parameter group that has gradients."""
+        gradients = {
+            group: [parameter.grad for parameter in members if parameter.grad is not None]
+            for group, members in self.parameters_by_group.items()
         }
-        found = {role: get_total_norm(each) for role, each in grads.items() if each}
-        return dict(zip(found, _to_floats(list(found.values())), strict=True))
+        norms = {group: get_total_norm(members) for group, members in gradients.items() if members}
+        return dict(zip(norms, _to_floats(list(norms.values())), strict=True))
 
-    def _clip_gradients(self, grad_norms: dict[str, float]) -> None:
-        """Shorten gradients over their limit: all of them together, or low-rank ones apart."""
-        apart = self.plan.lora_max_grad_norm
-        limits = {role: self.plan.max_grad_norm for role in grad_norms}
-        groups = [tuple(grad_norms)]
-        if apart is not None and "lora" in grad_norms:
-            limits["lora"] = apart
-            groups = [("lora",), tuple(role for role in grad_norms if role != "lora")]
-        for group in filter(None, groups):
-            norm = torch.tensor(math.hypot(*(grad_norms[role] for role in group)))
-            members = [each for role in group for each in self.parameters_by_group[role]]
-            clip_grads_with_norm_(members, limits[group[0]], norm)
+    def _clip_gradients(self, norms: dict[str, float]) -> None:
+        """Scale gradients down to their maximum norm: all together, or LoRA's by themselves."""
+        clipped_together = [(tuple(norms), self.plan.max_grad_norm)]
+        if self.plan.lora_max_grad_norm is not None and "lora" in norms:
+            others = tuple(group for group in norms if group != "lora")
+            clipped_together = [(("lora",), self.plan.lora_max_grad_norm)]
+            clipped_together += [(others, self.plan.max_grad_norm)] if others else []
+        for groups, max_norm in clipped_together:
+            norm = torch.tensor(math.hypot(*(norms[group] for group in groups)))
+            members = [each for group in groups for each in self.parameters_by_group[group]]
+            clip_grads_with_norm_(members, max_norm, norm)
 
     def _apply_optimizer_step(self, step: int) -> dict[str, float]:
-        """Take the step; every few steps say how far each role moved, as a share of its length."""
+        """Take the optimizer step.
+
+        Returns:
+            Every few steps: norm of the update over norm of the weights, by parameter group.
+        """
         if step % UPDATE_RATIO_STEPS:
             self.optimizer.step()
             return {}
         before = {
-            role: [_sample_values(each).clone() for each in of]
-            for role, of in self.parameters_by_group.items()
+            group: [_sample_values(parameter).clone() for parameter in members]
+            for group, members in self.parameters_by_group.items()
         }
         self.optimizer.step()
-        shares = []
-        for role, members in self.parameters_by_group.items():
-            now = [_sample_values(each) for each in members]
-            moved = [new - old for new, old in zip(now, before[role], strict=True)]
-            shares.append(get_total_norm(moved) / get_total_norm(now).clamp(min=1e-30))
-        return dict(zip(self.parameters_by_group, _to_floats(shares), strict=True))
+        ratios = []
+        for group, members in self.parameters_by_group.items():
+            after = [_sample_values(parameter) for parameter in members]
+            updates = [new - old for new, old in zip(after, before[group], strict=True)]
+            ratios.append(get_total_norm(updates) / get_total_norm(after).clamp(min=1e-30))
+        return dict(zip(self.parameters_by_group, _to_floats(ratios), strict=True))
 
-    def _make_skipped_event(
-        self, step: int, batches: list[Batch], locations: tuple[str, ...], num_label_tokens: int
+    def _skip_step(
+        self, step: int, batches: list[Batch], bad_locations: tuple[str, ...], num_labels: int
     ) -> StepSkipped:
-        """Why nothing was learned, and where that began; the step is taken again to find it."""
+        """Drop the gradients, and run the step again to find the first non-finite number."""
         self._seed_step(step)
         device = str(self.accelerator.device)
-        objective = self.accelerator.unwrap_model(self.loss_module, keep_fp32_wrapper=True)
-        fault = locate_non_finite(
-            objective, [each.to(device) for each in batches], self._get_loss_scale(num_label_tokens)
+        origin = locate_non_finite(
+            self.accelerator.unwrap_model(self.loss_module, keep_fp32_wrapper=True),
+            [batch.to(device) for batch in batches],
+            self._get_loss_scale(num_labels),
         )
         self.optimizer.zero_grad(set_to_none=True)
-        every = tuple(place for batch in batches for place in batch.locations)
-        named = locations or (fault.locations if fault else every)
-        reason = "the loss is not finite" if locations else "the gradient is not finite"
-        return StepSkipped(step + 1, reason, named, fault)
+        all_locations = tuple(location for batch in batches for location in batch.locations)
+        locations = bad_locations or (origin.locations if origin else all_locations)
+        reason = "the loss is not finite" if bad_locations else "the gradient is not finite"
+        return StepSkipped(step + 1, reason, locations, origin)
 
     def _sum_over_ranks(self, count: int) -> int:
-        """A count over all ranks."""
-        mine = torch.tensor(count, device=self.accelerator.device)
-        return int(self.accelerator.reduce(mine, "sum"))
+        counts = torch.tensor(count, device=self.accelerator.device)
+        return int(self.accelerator.reduce(counts, "sum"))
 
 
-def _to_floats(tensors: list[torch.Tensor]) -> list[float]:
-    """Tensors of one number each as numbers, in one wait for the device."""
-    if not tensors:
+def _to_floats(scalars: list[torch.Tensor]) -> list[float]:
+    """Scalar tensors as numbers, with one synchronization of the device."""
+    if not scalars:
         return []
-    numbers: list[float] = torch.stack([each.to(tensors[0].device) for each in tensors]).tolist()
-    return numbers
+    values: list[float] = torch.stack([each.to(scalars[0].device) for each in scalars]).tolist()
+    return values
 
 
 def _sample_values(parameter: torch.Tensor) -> torch.Tensor:
-    """As much of a tensor as is looked at."""
     return parameter.detach().flatten()[:UPDATE_RATIO_SAMPLE_SIZE]
-
-
-EvaluateFn = Callable[[], tuple[dict[str, float], int]]  # scores, and the clips they come from
-AudioGapFn = Callable[[], tuple[float, float, int] | None]  # both losses of the gap, and its clips
-SaveVersionFn = Callable[[Path], None]
-
-
-class BatchSource(Protocol):
-    """What yields the batches of steps `start` to `stop` that fall to one rank.
-
-    `cursor` says where the data stand then, and is empty where the step says it.
-    """
-
-    def iter_batches(
-        self, start_step: int, stop_step: int, rank_spec: RankSpec, cursor: DataCursor
-    ) -> Iterator[list[Batch]]:
-        """Each step's batches, in order."""
-
-    def get_cursor(self, num_steps: int) -> DataCursor:
-        """Where the data stand after so many steps."""
-
-
-@dataclass(frozen=True)
-class TrainerCallbacks:
-    """What the caller lends a run.
-
-    `finish` writes the version into a folder; `check` tries the model on held-out clips, `listen`
-    measures its listening gap on the way; `resume` is a state to go on from; `stop` is asked after
-    every step; `teacher` answers what is read. With `trace_nan` the first number that is not finite
-    ends the run.
-    """
-
-    save_version_fn: SaveVersionFn
-    evaluate_fn: EvaluateFn | None = None
-    audio_gap_fn: AudioGapFn | None = None
-    resume_dir: Path | None = None
-    stop_fn: Callable[[], bool] = field(default=lambda: False)
-    teacher: DistillationTeacher | None = None
-    trace_nan: bool = False
-
-
-def train_model(
-    model: AudioLanguageModel, batches: BatchSource, plan: TrainingPlan, callbacks: TrainerCallbacks
-) -> Iterator[TrainingEvent]:
-    """Teach `model` for `plan.steps` steps.
-
-    Raises TrainingError when too many steps in a row are not finite.
-    """
-    run = _Trainer(model, batches, plan, callbacks)
-    yield run.make_started_event()
-    for stage, stretch in enumerate(plan.stage_training_plans, start=1):
-        stopped = yield from run.run_stage(stretch, stage)
-        if stopped:
-            yield run.make_finished_event(reason="stopped")
-            return
-    model.eval()
-    scores, clips = callbacks.evaluate_fn() if callbacks.evaluate_fn else ({}, 0)
-    if scores:
-        yield Evaluated(plan.num_steps, scores, clips)
-    yield CheckpointSaved(plan.num_steps, True, callbacks.save_version_fn)
-    yield run.make_finished_event(scores)
-
-
-class _Trainer:
-    """Where a run stands: the steps `done`, and all that learns in any of its stretches."""
-
-    def __init__(
-        self,
-        model: AudioLanguageModel,
-        batches: BatchSource,
-        plan: TrainingPlan,
-        callbacks: TrainerCallbacks,
-    ) -> None:
-        AcceleratorState._reset_state()  # a process may hold several runs
-        self.model, self.batches, self.plan, self.callbacks = model, batches, plan, callbacks
-        mixed = "bf16" if plan.precision == "bf16" else "no"
-        self.accelerator = Accelerator(cpu=plan.device == "cpu", mixed_precision=mixed)
-        self.rank_spec = (self.accelerator.process_index, self.accelerator.num_processes)
-        self.trainable_parameters = get_trainable_parameters(model)
-        for (
-            stretch
-        ) in plan.stage_training_plans:  # a rate for nothing is told before the first step
-            with train_only(model, stretch.trainable_groups):
-                build_optimizer(model, stretch)
-        self.state = (
-            load_trainer_state(self.trainable_parameters, callbacks.resume_dir)
-            if callbacks.resume_dir
-            else TrainerState()
-        )
-        self.num_steps_done, self.num_consecutive_skips = self.state.step, 0
-        self.cursors = self._check_cursors(self.state)
-        self.started_at = self.last_saved_at = time.monotonic()
-
-    def make_started_event(self) -> TrainingStarted:
-        """Where the run begins, and how much learns."""
-        learned = sum(each.numel() for each in self.trainable_parameters.values())
-        total = sum(each.numel() for each in self.model.parameters())
-        return TrainingStarted(self.num_steps_done, self.plan.num_steps, learned, total)
-
-    def make_finished_event(
-        self, scores: dict[str, float] | None = None, reason: str = "done"
-    ) -> TrainingFinished:
-        """How far it came."""
-        seconds = time.monotonic() - self.started_at
-        return TrainingFinished(
-            self.num_steps_done, self.plan.num_steps, seconds, scores or {}, reason
-        )
-
-    def run_stage(
-        self, stage_plan: TrainingPlan, stage: int
-    ) -> Generator[TrainingEvent, None, bool]:
-        """What is left of one stretch; whether it was stopped."""
-        first = sum(each.num_steps for each in self.plan.stage_training_plans[: stage - 1])
-        last = first + stage_plan.num_steps
-        if self.num_steps_done >= last:
-            return False
-        if self.plan.stages:
-            yield StageStarted(
-                self.num_steps_done,
-                stage,
-                len(self.plan.stages),
-                stage_plan.num_steps,
-                stage_plan.trainable_groups,
-            )
-        with train_only(self.model, stage_plan.trainable_groups):
-            teacher = self.callbacks.teacher
-            loop = StageRunner(
-                self.model, stage_plan, self.accelerator, teacher, first_step=first, stage=stage
-            )
-            if self.num_steps_done > first:
-                load_optimizer_state(self.trainable_parameters, loop.optimizer, self.state)
-            start, cursor = (
-                self.num_steps_done,
-                self.cursors[self.rank_spec[0]] if self.cursors else (),
-            )
-            steps = self.batches.iter_batches(start, last, self.rank_spec, cursor)
-            for number, step in enumerate(steps, start):
-                event = loop.run_step(number, step)
-                self.num_steps_done = number + 1
-                self.cursors = self._gather_cursors()
-                yield event
-                self._check_skipped_steps(event)
-                if self.num_steps_done == self.plan.num_steps:
-                    break
-                yield from self._evaluate_audio_gap()
-                stopped = self.callbacks.stop_fn()
-                if stopped or self._is_save_due():
-                    yield CheckpointSaved(
-                        self.num_steps_done,
-                        False,
-                        partial(self._write_checkpoint, loop, self.num_steps_done),
-                    )
-                    self.last_saved_at = time.monotonic()
-                if stopped:
-                    return True
-        return False
-
-    def _evaluate_audio_gap(self) -> Iterator[AudioGapEvaluated]:
-        """The listening gap, when it is time for it and there are sounds to exchange."""
-        if self.callbacks.audio_gap_fn and self.num_steps_done % self.plan.audio_gap_steps == 0:
-            self.model.eval()
-            found = self.callbacks.audio_gap_fn()
-            if found:
-                yield AudioGapEvaluated(self.num_steps_done, *found)
-
-    def _write_checkpoint(self, stage_runner: StageRunner, step: int, checkpoint_dir: Path) -> None:
-        """Write the resumable state after `step` steps."""
-        write_trainer_state(
-            self.trainable_parameters,
-            stage_runner.optimizer,
-            step,
-            checkpoint_dir,
-            cursors=self.cursors,
-        )
-
-    def _check_cursors(self, state: TrainerState) -> tuple[DataCursor, ...]:
-        """Where every process stands. Raises TrainingError where there are others now."""
-        before, now = len(state.cursors), self.rank_spec[1]
-        if before not in (0, now):
-            what = f"the run was of {before} process{'es' * (before > 1)}, and now there are {now}"
-            raise TrainingError(what, hint="start as many, or start over with --fresh")
-        return state.cursors
-
-    def _gather_cursors(self) -> tuple[DataCursor, ...]:
-        """Where every process stands in a stream: each knows all, so that any can save."""
-        mine = self.batches.get_cursor(self.num_steps_done)
-        if not mine or self.rank_spec[1] == 1:
-            return (mine,) if mine else ()
-        told = torch.tensor([mine], device=self.accelerator.device)
-        return tuple(map(tuple, self.accelerator.gather(told).tolist()))
-
-    def _is_save_due(self) -> bool:
-        """Whether it is time to save."""
-        if self.plan.save_steps is not None:
-            return self.num_steps_done % self.plan.save_steps == 0
-        return time.monotonic() - self.last_saved_at >= self.plan.save_interval_seconds
-
-    def _check_skipped_steps(self, event: StepCompleted | StepSkipped) -> None:
-        """Stop a run that learned nothing for too many steps in a row, or that is traced."""
-        self.num_consecutive_skips = (
-            self.num_consecutive_skips + 1 if isinstance(event, StepSkipped) else 0
-        )
-        if not isinstance(event, StepSkipped):
-            return
-        where, fault = (
-            ", ".join(event.locations[:3]),
-            f", {event.non_finite_origin}" if event.non_finite_origin else "",
-        )
-        if self.callbacks.trace_nan:
-            what = f"step {event.step}: {event.reason}{fault}"
-            mend = "mend what is named, or lower training.learning_rate"
-            raise TrainingError(what, where=where, hint=mend)
-        if self.num_consecutive_skips >= self.plan.max_skipped_steps:
-            what = (
-                f"{self.num_consecutive_skips} steps in a row were skipped: {event.reason}{fault}"
-            )
-            mend = "look at these clips with dlm check, or lower training.learning_rate"
-            raise TrainingError(what, where=where, hint=mend)
