@@ -1,7 +1,7 @@
-"""Names of fields in files that dlm 0.1 wrote, and what they are called today.
+"""Files written by dlm 0.1: the old field names of plans, run records, model specs and events.
 
-Files of today hold the names of today; `upgrade` is applied to everything that is read, and changes
-nothing in them. A record nested in another has its own table, beside the name it stands under.
+`upgrade_record` renames the fields of a record of JSON when it is read, by a table of old name ->
+new name; a nested record has its own table. Records that have the new names stay as they are.
 """
 
 from collections.abc import Mapping
@@ -170,36 +170,33 @@ EVENTS: Mapping[str, tuple[str, Names]] = {
     "Saved": ("CheckpointSaved", {"final": "is_final"}),
     "Finished": ("TrainingFinished", {"steps": "num_steps"}),
 }
-RENAMED_VALUES = {("pad_mode", "heard"): "uncounted"}  # (name of today, old value): new value
+RENAMED_VALUES = {("pad_mode", "heard"): "uncounted"}  # (new name, old value): new value
 
 
-def upgrade(record: Any, names: Names) -> Any:
-    """Give the fields of a record, or of each record of a list, the names and values of today.
+def upgrade_record(record: Any, names: Names) -> Any:
+    """Rename the fields and values of a record, or of each record in a list, to those of today.
 
     Args:
-        record: what JSON holds at this place; anything but objects and lists of them is kept.
-        names: old name -> new name, or (new name, the table of the record in it).
+        record: a value of JSON; anything but objects and lists of them is returned as it is.
+        names: old name -> new name, or (new name, the table of the record nested there).
     """
     if isinstance(record, list):
-        return [upgrade(each, names) for each in record]
+        return [upgrade_record(item, names) for item in record]
     if not isinstance(record, dict):
         return record
-    nested = {new: table for new, table in map(_split, names.values()) if table}
-    renamed = {_split(names.get(name, name))[0]: value for name, value in record.items()}
+    tables = {old: (new, {}) if isinstance(new, str) else new for old, new in names.items()}
+    nested = {new: table for new, table in tables.values() if table}
+    renamed = {tables[old][0] if old in tables else old: value for old, value in record.items()}
     return {
         name: RENAMED_VALUES.get((name, value), value)
         if isinstance(value, str)
-        else upgrade(value, nested.get(name, {}))
+        else upgrade_record(value, nested.get(name, {}))
         for name, value in renamed.items()
     }
 
 
-def upgrade_event(record: dict[str, Any]) -> dict[str, Any]:
-    """Give a line of a run's log the names of today."""
-    name, names = EVENTS.get(str(record.get("event")), (record.get("event"), {}))
-    upgraded: dict[str, Any] = upgrade(record, names)
+def upgrade_event(event: dict[str, Any]) -> dict[str, Any]:
+    """Rename an event and its fields, one line of a run's log, to the names of today."""
+    name, names = EVENTS.get(str(event.get("event")), (event.get("event"), {}))
+    upgraded: dict[str, Any] = upgrade_record(event, names)
     return {**upgraded, "event": name}
-
-
-def _split(name: "str | tuple[str, Names]") -> tuple[str, Names]:
-    return (name, {}) if isinstance(name, str) else name

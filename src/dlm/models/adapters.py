@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dlm.errors import ModelError, PlanError
-from dlm.legacy import ADAPTER, upgrade
+from dlm.legacy import ADAPTER, upgrade_record
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.quantize import silence_bitsandbytes
 from dlm.plan.model_spec import ComponentName, ModelSpec
@@ -181,7 +181,7 @@ def read_adapter_spec(adapter_dir: Path, spec: ModelSpec) -> AdapterSpec:
     try:
         config = json.loads((adapter_dir / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
         key, revision = config.pop("base"), config.pop("revision")
-        config = upgrade(config, ADAPTER)
+        config = upgrade_record(config, ADAPTER)
         targets = config["target_modules"] and tuple(config["target_modules"])
         components = tuple(config["components"])
         adapter = AdapterSpec(**{**config, "components": components, "target_modules": targets})

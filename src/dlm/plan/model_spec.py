@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 
 from dlm.config.model_schema import ComposedModelConfig
 from dlm.errors import ModelError
-from dlm.legacy import MODEL_SPEC, upgrade
+from dlm.legacy import MODEL_SPEC, upgrade_record
 from dlm.plan.audio_lengths import AudioTokenizerSpec
 
 ComponentName = Literal["encoder", "projector", "lm"]
@@ -175,7 +175,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
     """
     path = folder / MODEL_SPEC_FILE
     try:
-        record = upgrade(json.loads(path.read_text(encoding="utf-8")), MODEL_SPEC)
+        record = upgrade_record(json.loads(path.read_text(encoding="utf-8")), MODEL_SPEC)
         spec = _MODEL_SPEC_TYPE_ADAPTER.validate_python(record)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(

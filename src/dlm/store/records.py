@@ -24,7 +24,7 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from dlm.legacy import RECORD, upgrade
+from dlm.legacy import RECORD, upgrade_record
 
 RecordT = TypeVar("RecordT")
 RunStatus = Literal["unfinished", "finished", "abandoned"]
@@ -207,7 +207,7 @@ def load_record_json(
 ) -> RecordT | None:
     """Read a record and validate it with fields the file does not hold; None if it is damaged."""
     try:
-        upgraded = upgrade(json.loads(path.read_bytes()), RECORD)
+        upgraded = upgrade_record(json.loads(path.read_bytes()), RECORD)
         return type_adapter.validate_python({**upgraded, **extra_fields})
     except (OSError, ValueError, TypeError):
         return None
