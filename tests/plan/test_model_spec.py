@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import ModelError
-from dlm.legacy import AUDIO_SPEC, upgrade
+from dlm.legacy import AUDIO_SPEC, upgrade_record
 from dlm.models.pretrained import MODEL_FAMILIES
 from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import (
@@ -154,6 +154,6 @@ def test_a_spec_file_names_no_folder_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_the_padding_of_older_records_is_read_by_its_new_name() -> None:
-    record = upgrade({"fill": "heard", "hop": 160}, AUDIO_SPEC)
+    record = upgrade_record({"fill": "heard", "hop": 160}, AUDIO_SPEC)
     assert record == {"pad_mode": "uncounted", "hop_length": 160}
-    assert upgrade({"pad_mode": "counted"}, AUDIO_SPEC) == {"pad_mode": "counted"}
+    assert upgrade_record({"pad_mode": "counted"}, AUDIO_SPEC) == {"pad_mode": "counted"}
