@@ -127,7 +127,7 @@ def test_a_span_outside_the_recording(tmp_path: Path, start, end, what: str) -> 
     path = save(tmp_path / "a.wav")
     line = refusal(AudioSegment(path, start, end, "clips/a.wav"))
     assert line.startswith("clips/a.wav: ") and what in line
-    assert line.endswith("; mend start and end")
+    assert line.endswith("; correct start and end")
 
 
 def test_another_rate_is_refused_with_both_mends(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_missing_file_is_named_as_written(tmp_path: Path) -> None:
     line = refusal(
         AudioSegment(tmp_path / "clips/your-clip.wav", display_path="clips/your-clip.wav")
     )
-    assert line == "audio not found: clips/your-clip.wav; put the file there or mend the path"
+    assert line == "audio not found: clips/your-clip.wav; put the file there or correct the path"
 
 
 def test_a_file_used_as_a_folder_is_missing(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_path_that_cannot_be(tmp_path: Path) -> None:
 
 def test_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "a.wav").symlink_to(tmp_path / "gone.wav")
-    assert refusal(tmp_path / "a.wav").endswith("clips/a.wav; the link leads nowhere: mend it")
+    assert refusal(tmp_path / "a.wav").endswith("clips/a.wav; the link leads nowhere: correct it")
 
 
 def test_a_link_that_leads_to_itself(tmp_path: Path) -> None:

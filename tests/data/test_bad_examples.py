@@ -24,7 +24,9 @@ CORPUS = "training:\n  sources: [corpus]\n"
 def filter_document(written: Document) -> tuple[FilterResult, tuple[Example, ...]]:
     """Validate and filter the examples of a document: the result, and the examples left."""
     data = load_examples(written)
-    report = validate_examples(data, rate=RATE, window_seconds=30.0, audio_config=AudioConfig())
+    report = validate_examples(
+        data, sample_rate=RATE, window_seconds=30.0, audio_config=AudioConfig()
+    )
     result = filter_bad_examples(
         written.config.training,
         data,

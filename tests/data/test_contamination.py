@@ -105,7 +105,9 @@ SENTENCE = "The quick brown fox jumps over it"
 def find_leaks(train: list[Example], held_out: list[Example]) -> list[tuple[str, str, str]]:
     """Location, code and message of each leak; none of them is fatal."""
     data = LoadedData((*train, *held_out), (), ())
-    report = validate_examples(data, rate=RATE, window_seconds=30.0, audio_config=AudioConfig())
+    report = validate_examples(
+        data, sample_rate=RATE, window_seconds=30.0, audio_config=AudioConfig()
+    )
     issues = list(check_leakage(train, held_out, report.example_stats))
     assert not any(issue.fatal for issue in issues)
     return [(issue.where, issue.code, issue.what) for issue in issues]

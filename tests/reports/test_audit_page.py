@@ -28,7 +28,11 @@ ABOUT = ReportHeader("my.dlm", "tiny", "2026-01-01 00:00")
 
 
 def looked_at(*clips: Example) -> ValidationReport:
-    given = {"rate": RATE, "window_seconds": 30.0, "audio_config": AudioConfig(auto_resample=True)}
+    given = {
+        "sample_rate": RATE,
+        "window_seconds": 30.0,
+        "audio_config": AudioConfig(auto_resample=True),
+    }
     return validate_examples(LoadedData(clips, (), ()), **given)
 
 

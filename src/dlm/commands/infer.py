@@ -283,10 +283,10 @@ def validate_audio_inputs(
             seconds = stream.num_samples / sample_rate
         too_long = seconds > audio_spec.window_seconds and not any_length
         if audio_config.long_clips == "error" and too_long:
-            what, hint = describe_long_audio(
+            what, hint, code = describe_long_audio(
                 seconds, audio_spec.window_seconds, audio_config.long_clips
             )
-            raise AudioError(what, where=segment.name, hint=hint, code="audio.too_long")
+            raise AudioError(what, where=segment.name, hint=hint, code=code)
         if sample_rate != audio_spec.sample_rate:
             if not audio_config.auto_resample:
                 raise make_sample_rate_error(segment.name, sample_rate, audio_spec.sample_rate)

@@ -242,7 +242,7 @@ def _validate(
 ) -> ValidationReport:
     return validate_examples(
         data,
-        rate=spec.audio_spec.sample_rate,
+        sample_rate=spec.audio_spec.sample_rate,
         window_seconds=spec.audio_spec.window_seconds,
         audio_config=config.audio,
         progress=progress,

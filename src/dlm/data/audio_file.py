@@ -122,15 +122,13 @@ def open_recording(segment: AudioSegment) -> Iterator[BinaryFile]:
         _check_byte_range(segment, status.st_size)
         file = path.open("rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as error:
-        is_link = path.is_symlink()
-        hint = (
-            "the link leads nowhere: mend it" if is_link else "put the file there or mend the path"
-        )
+        hint = "put the file there or correct the path"
+        hint = "the link leads nowhere: correct it" if path.is_symlink() else hint
         raise _make_not_found_error(segment.name, hint) from error
     except OSError as error:
         raise make_unreadable_audio_error(segment.name, error) from error
     except ValueError as error:  # a null byte in the path
-        raise _make_not_found_error(segment.name, "mend the path") from error
+        raise _make_not_found_error(segment.name, "correct the path") from error
     with file:
         yield file if segment.byte_range is None else FileSlice(file, *segment.byte_range)
 

@@ -104,7 +104,7 @@ def load_audio(
                 f"it lasts {hours:.1f} hours, too long to be heard whole",
                 where=segment.name,
                 hint="cut it, or name start and end of a part",
-                code="audio.too_long",
+                code="audio.too_large",
             )
         resample_fn = None if native_rate == sample_rate else choose_resampler()
         waveform, num_read = np.empty(stream.num_samples, np.float32), 0
@@ -288,7 +288,7 @@ def _find_sample_range(segment: AudioSegment, info: AudioInfo) -> tuple[int, int
         raise make_empty_audio_error(segment.name, "it holds no samples")
     start = 0.0 if segment.start is None else segment.start
     end = info.seconds if segment.end is None else segment.end
-    span, hint = f"the span from {start:g} s to {end:g} s", "mend start and end"
+    span, hint = f"the span from {start:g} s to {end:g} s", "correct start and end"
     if not (0 <= start < info.seconds and end <= info.seconds + SEGMENT_END_TOLERANCE_SECONDS):
         what = f"{span} lies outside the recording, which lasts {info.seconds:.2f} s"
         raise AudioError(what, where=segment.name, hint=hint, code="audio.span_outside")

@@ -1,34 +1,42 @@
-"""Whether a transcript is written in the letters of its language.
+"""Checks of one example: level, clipping, DC offset, length, words per second, loops, script.
 
-    language   what a clip says it is, by its code of ISO 639-1
-    script     what a letter's Unicode name begins with: LATIN, CYRILLIC, CJK
-
-A few foreign letters are names and loan words; many are the wrong language, a wrong encoding or a
-transliteration. Letters that only look alike make words that no tokenizer knows.
-
-What is odd about a clip: nothing here stops training, all of it spoils what is learned.
-
-Each remark is (what, mend); audit.py adds the place. Limits stand at the top, with their reasons.
+Nothing here stops training, but all of it spoils what is trained. A check yields a QualityWarning;
+validate.py adds the location. The script of a transcript is checked against its language, by the
+ISO 639-1 code: a few foreign letters are names and loan words, many are the wrong language, a wrong
+encoding or a transliteration, and letters that only look alike make words no tokenizer knows.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from typing import NamedTuple
 from unicodedata import category, name
 
 from dlm.config.data_schema import LongAudioPolicy
 from dlm.data.audio_scan import SILENCE_AMPLITUDE, AudioStats
 from dlm.data.types import Example
 
+MIN_EXAMPLE_AUDIO_SECONDS = 0.1  # shorter than a vowel
+MAX_CLIPPED_FRACTION = 0.001
+MAX_DC_OFFSET = 0.02  # of full scale: beyond what a sound card adds
+MAX_WORDS_PER_SECOND, MIN_WORDS_PER_SECOND = 6.0, 0.3  # fast speech has 4
+MIN_RATE_CHECK_SECONDS = 2.0  # shorter audio may hold any number of words
+# "thank you thank you thank you thank you" is a loop: so many words in all, so many times a phrase
+MIN_LOOP_WORDS, MIN_LOOP_REPEATS, MAX_LOOP_PHRASE_WORDS = 8, 3, 12
+MIN_REPEATED_WORDS = 6  # in the shortest loop: "he said he said he said he said"
+UNSPACED_SCRIPT_RE = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
+)
+SPLIT_SEGMENTS_HINT = "nothing to do, or give spans with start and end"
+LONG_AUDIO_HINT = "give spans with start and end, or set training.audio.long_clips: split"
+
 MAX_FOREIGN_FRACTION = 0.3  # of the letters: more than a name or two
-MAX_LETTERS_SHOWN = 5  # letters that a remark names
-CONFUSABLE_SCRIPTS = {
-    "LATIN",
-    "CYRILLIC",
-}  # many letters look the same; Greek ones are signs, as in 5 kΩ
+MAX_LETTERS_SHOWN = 5
+# many letters of these look the same; Greek ones are signs, as in 5 kΩ
+CONFUSABLE_SCRIPTS = {"LATIN", "CYRILLIC"}
 DEFAULT_SCRIPTS = ("LATIN",)
+# a script is what the Unicode names of its letters begin with
 LANGUAGES_BY_SCRIPT = {
     "CYRILLIC": "ab av ba be bg ce cv kv mk os ru tt uk",
     "CYRILLIC LATIN": "az bs kk ky mn sr tg tk uz",
@@ -67,169 +75,156 @@ SCRIPTS_BY_LANGUAGE = {
     for scripts, codes in LANGUAGES_BY_SCRIPT.items()
     for code in codes.split()
 }
-KNOWN_SCRIPTS = {
-    *DEFAULT_SCRIPTS,
-    *(script for scripts in SCRIPTS_BY_LANGUAGE.values() for script in scripts),
-}
+KNOWN_SCRIPTS = {*DEFAULT_SCRIPTS, *" ".join(LANGUAGES_BY_SCRIPT).split()}
 
 
-def check_script(example: Example) -> Iterator[tuple[str, str]]:
-    """What is odd about the letters of a transcript, and the mend."""
-    right = SCRIPTS_BY_LANGUAGE.get((example.language or "").lower(), DEFAULT_SCRIPTS)
-    if example.task != "transcribe" or (example.target.isascii() and "LATIN" in right):
-        return
-    counts = Counter(letter for letter in example.target if get_script(letter))
-    foreign = {letter: count for letter, count in counts.items() if get_script(letter) not in right}
-    if example.language and sum(foreign.values()) > MAX_FOREIGN_FRACTION * counts.total():
-        found = " and ".join(
-            dict.fromkeys(_format_script(get_script(letter)) for letter in foreign)
-        )
-        what = (
-            f"its text is {found}, and '{example.language}' is written in {_format_scripts(right)}"
-        )
-        yield f"{what} ({_format_letters(foreign)})", "mend the language or the transcript"
-    for word in re.findall(r"[^\W\d_]+", example.target):
-        mixed = [key for key, _ in groupby(filter(None, map(get_script, word)))]
-        if len(set(mixed) & CONFUSABLE_SCRIPTS) > 1:
-            few = min(
-                set(mixed) & CONFUSABLE_SCRIPTS, key=lambda each: _count_script_letters(word, each)
-            )
-            odd = "".join(letter for letter in word if get_script(letter) == few)
-            what = f"the word '{word}' mixes alphabets: '{odd}' is {_format_script(few)}"
-            yield what, "write the word in one alphabet"
-            return
+class QualityWarning(NamedTuple):
+    """What is odd about an example, what to do about it, and the code of the kind of mistake."""
 
-
-@lru_cache(maxsize=10_000)
-def get_script(letter: str) -> str:
-    """The script of a letter; nothing for a sign, a digit, or a script of no language here."""
-    if category(letter)[0] != "L":
-        return ""
-    words = name(letter, "").replace("FULLWIDTH ", "").replace("HALFWIDTH ", "").split()
-    return words[0] if words and words[0] in KNOWN_SCRIPTS else ""
-
-
-def _count_script_letters(word: str, script: str) -> int:
-    return sum(get_script(letter) == script for letter in word)
-
-
-def _format_script(script: str) -> str:
-    return {"CJK": "Chinese characters"}.get(script, script.capitalize())
-
-
-def _format_scripts(scripts: tuple[str, ...]) -> str:
-    return " or ".join(map(_format_script, scripts))
-
-
-def _format_letters(letters: dict[str, int]) -> str:
-    return " ".join(list(letters)[:MAX_LETTERS_SHOWN]) + (
-        " ..." if len(letters) > MAX_LETTERS_SHOWN else ""
-    )
-
-
-MIN_EXAMPLE_AUDIO_SECONDS = 0.1  # shorter than a vowel
-MAX_CLIPPED_FRACTION = 0.001
-MAX_DC_OFFSET = 0.02  # of full scale: beyond what a sound card adds
-MAX_WORDS_PER_SECOND, MIN_WORDS_PER_SECOND = 6.0, 0.3  # words per second; fast speech has 4
-MIN_RATE_CHECK_SECONDS = 2.0  # shorter clips may hold any number of words
-MIN_LOOP_WORDS, MIN_LOOP_REPEATS, MAX_LOOP_PHRASE_WORDS = (
-    8,
-    3,
-    12,
-)  # "thank you thank you thank you thank you"
-MIN_REPEATED_WORDS = 6  # words said before, in the shortest loop: "he said he said he said he said"
-UNSPACED_SCRIPT_RE = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]"
-)
-
-SPLIT_SEGMENTS_HINT = "nothing to do, or give spans with start and end"
-LONG_AUDIO_HINT = "give spans with start and end, or set training.audio.long_clips: split"
-
-QualityWarning = tuple[str, str]
+    what: str
+    hint: str
+    code: str
 
 
 def check_audio_quality(stats: AudioStats) -> Iterator[QualityWarning]:
-    """What is odd about a sound."""
+    """Check a decoded segment for silence, clipping, DC offset and several channels."""
     if stats.channel_peak < SILENCE_AMPLITUDE:
-        yield "it is silent (below -60 dBFS)", "record it again or take the clip out"
+        hint = "record it again or take the clip out"
+        yield QualityWarning("it is silent (below -60 dBFS)", hint, "audio.silent")
     elif stats.peak < SILENCE_AMPLITUDE:
-        mend = "keep one of them: `ffmpeg -i in.wav -af 'pan=mono|c0=c0' out.wav`"
-        yield "its channels cancel out when mixed to mono", mend
+        hint = "keep one of them: `ffmpeg -i in.wav -af 'pan=mono|c0=c0' out.wav`"
+        what = "its channels cancel out when mixed to mono"
+        yield QualityWarning(what, hint, "audio.channels_cancel")
     if stats.clipped_fraction > MAX_CLIPPED_FRACTION:
         what = f"{stats.clipped_fraction:.1%} of its samples are clipped at full scale"
-        yield what, "record it again at a lower level"
+        yield QualityWarning(what, "record it again at a lower level", "audio.clipped")
     if abs(stats.dc_offset) > MAX_DC_OFFSET:
         what = f"it is off centre by {abs(stats.dc_offset):.1%} of full scale (DC offset)"
-        yield what, "filter it: `ffmpeg -i in.wav -af highpass=f=20 out.wav`"
+        hint = "filter it: `ffmpeg -i in.wav -af highpass=f=20 out.wav`"
+        yield QualityWarning(what, hint, "audio.dc_offset")
     if stats.num_channels > 1:
-        yield (
-            f"its {stats.num_channels} channels are mixed to mono",
-            "nothing to do if that is meant",
-        )
+        what = f"its {stats.num_channels} channels are mixed to mono"
+        yield QualityWarning(what, "nothing to do if that is meant", "audio.multichannel")
 
 
 def describe_long_audio(
     seconds: float, window_seconds: float, policy: LongAudioPolicy
 ) -> QualityWarning:
-    """What becomes of a sound that is longer than the base hears at once."""
-    told = f"it lasts {seconds:.1f} s"
+    """Say what becomes of a segment that is longer than the window of the model."""
+    what, hint = f"it lasts {seconds:.1f} s", LONG_AUDIO_HINT
     if policy == "split":
-        return f"{told} and is heard in windows of {window_seconds:g} s", SPLIT_SEGMENTS_HINT
-    if policy == "truncate":
-        return f"{told}; what comes after {window_seconds:g} s is left out", LONG_AUDIO_HINT
-    return f"{told}, and the base hears {window_seconds:g} s at once", LONG_AUDIO_HINT
+        what, hint = f"{what} and is heard in windows of {window_seconds:g} s", SPLIT_SEGMENTS_HINT
+    elif policy == "truncate":
+        what = f"{what}; what comes after {window_seconds:g} s is left out"
+    else:
+        what = f"{what}, and the base hears {window_seconds:g} s at once"
+    return QualityWarning(what, hint, "audio.too_long")
 
 
 def summarize_long_audio(
     durations: Sequence[float], window_seconds: float, policy: LongAudioPolicy
 ) -> QualityWarning | None:
-    """The same of all sounds together, by their seconds; None where there is nothing to say."""
-    over = [seconds - window_seconds for seconds in durations if seconds > window_seconds]
-    if not over or policy == "error":
+    """Say the same of all segments, by their lengths in seconds; None where there is none."""
+    excess = [seconds - window_seconds for seconds in durations if seconds > window_seconds]
+    if not excess or policy == "error":
         return None
-    many = len(over) > 1
-    what = f"{len(over):,} clip{'s are' if many else ' is'} longer than {window_seconds:g} s and "
+    is_plural, hint = len(excess) > 1, LONG_AUDIO_HINT
+    what = f"{len(excess):,} clip{'s are' if is_plural else ' is'} longer than {window_seconds:g} s"
     if policy == "split":
-        return f"{what}{'are' if many else 'is'} heard in windows", SPLIT_SEGMENTS_HINT
-    return f"{what}{'lose' if many else 'loses'} {sum(over):.1f} s of sound", LONG_AUDIO_HINT
+        what += f" and {'are' if is_plural else 'is'} heard in windows"
+        hint = SPLIT_SEGMENTS_HINT
+    else:
+        what += f" and {'lose' if is_plural else 'loses'} {sum(excess):.1f} s of sound"
+    return QualityWarning(what, hint, "audio.too_long")
 
 
 def check_text_quality(example: Example) -> Iterator[QualityWarning]:
-    """What is odd about the words to be learned."""
+    """Check the text that is trained on for control characters and loops."""
     text = "" if example.target.isprintable() else example.target
-    odd = [letter for letter in text if category(letter) == "Cc" and letter not in "\t\n\r"]
-    if odd:
-        yield f"its text holds a control character ({odd[0]!r})", "take the character out"
-    loop = find_repeated_phrase(example.target)
-    if loop is not None:
-        yield f'its text repeats itself ("{loop}")', "check it against the sound"
+    control_chars = [char for char in text if category(char) == "Cc" and char not in "\t\n\r"]
+    if control_chars:
+        what = f"its text holds a control character ({control_chars[0]!r})"
+        yield QualityWarning(what, "take the character out", "data.control_character")
+    phrase = find_repeated_phrase(example.target)
+    if phrase is not None:
+        what = f'its text repeats itself ("{phrase}")'
+        yield QualityWarning(what, "check it against the sound", "data.repeated_text")
 
 
 def check_speaking_rate(example: Example, seconds: float) -> Iterator[QualityWarning]:
-    """Whether a transcript can be what is said in so many seconds."""
+    """Check whether a transcript can be what is said in so many seconds."""
     if (
         example.task != "transcribe"
         or seconds <= MIN_RATE_CHECK_SECONDS
         or UNSPACED_SCRIPT_RE.search(example.target)
     ):
         return
-    pace = len(example.target.split()) / seconds
-    if not MIN_WORDS_PER_SECOND <= pace <= MAX_WORDS_PER_SECOND:
-        few = "much" if pace > MAX_WORDS_PER_SECOND else "little"
-        what = f"{pace:.1f} words per second: too {few} text for {seconds:.1f} s of speech"
-        yield what, "check that transcript and sound belong together"
+    words_per_second = len(example.target.split()) / seconds
+    if not MIN_WORDS_PER_SECOND <= words_per_second <= MAX_WORDS_PER_SECOND:
+        amount = "much" if words_per_second > MAX_WORDS_PER_SECOND else "little"
+        what = f"{words_per_second:.1f} words per second: too {amount} text for {seconds:.1f} s"
+        hint = "check that transcript and sound belong together"
+        yield QualityWarning(f"{what} of speech", hint, "data.speaking_rate")
 
 
 def find_repeated_phrase(text: str) -> str | None:
-    """The phrase that follows itself again and again, if there is one."""
+    """Return the phrase that a text repeats without a pause, or None."""
     words = text.lower().split()
     if len(words) - len(set(words)) < MIN_REPEATED_WORDS:
         return None
     for length in range(1, MAX_LOOP_PHRASE_WORDS + 1):
-        turns = max(MIN_LOOP_REPEATS, -(-MIN_LOOP_WORDS // length))
-        needed, run = length * (turns - 1), 0  # words that equal the one a phrase earlier
-        for place in range(length, len(words)):
-            run = run + 1 if words[place] == words[place - length] else 0
+        num_repeats = max(MIN_LOOP_REPEATS, -(-MIN_LOOP_WORDS // length))
+        needed, run = length * (num_repeats - 1), 0  # words that equal the one a phrase earlier
+        for index in range(length, len(words)):
+            run = run + 1 if words[index] == words[index - length] else 0
             if run == needed:
-                return " ".join(words[place - length + 1 : place + 1])
+                return " ".join(words[index - length + 1 : index + 1])
     return None
+
+
+def check_script(example: Example) -> Iterator[QualityWarning]:
+    """Check the letters of a transcript against its language, and for mixed alphabets."""
+    expected = SCRIPTS_BY_LANGUAGE.get((example.language or "").lower(), DEFAULT_SCRIPTS)
+    if example.task != "transcribe" or (example.target.isascii() and "LATIN" in expected):
+        return
+    counts = Counter(letter for letter in example.target if _get_script(letter))
+    foreign = {
+        letter: count for letter, count in counts.items() if _get_script(letter) not in expected
+    }
+    if example.language and sum(foreign.values()) > MAX_FOREIGN_FRACTION * counts.total():
+        scripts = " and ".join(dict.fromkeys(_format_script(_get_script(char)) for char in foreign))
+        language_scripts = " or ".join(map(_format_script, expected))
+        what = f"its text is {scripts}, and '{example.language}' is written in {language_scripts}"
+        letters = " ".join(list(foreign)[:MAX_LETTERS_SHOWN])
+        letters += " ..." if len(foreign) > MAX_LETTERS_SHOWN else ""
+        hint = "correct the language or the transcript"
+        yield QualityWarning(f"{what} ({letters})", hint, "data.wrong_script")
+    for word in re.findall(r"[^\W\d_]+", example.target):
+        letters_by_script = _group_by_script(word)
+        mixed = [script for script in letters_by_script if script in CONFUSABLE_SCRIPTS]
+        if len(mixed) > 1:
+            rarest = min(mixed, key=lambda script: len(letters_by_script[script]))
+            letters = "".join(letters_by_script[rarest])
+            what = f"the word '{word}' mixes alphabets: '{letters}' is {_format_script(rarest)}"
+            yield QualityWarning(what, "write the word in one alphabet", "data.mixed_scripts")
+            return
+
+
+@lru_cache(maxsize=10_000)
+def _get_script(letter: str) -> str:
+    """The script of a letter; "" for a sign, a digit, or a script of no language here."""
+    if category(letter)[0] != "L":
+        return ""
+    words = name(letter, "").replace("FULLWIDTH ", "").replace("HALFWIDTH ", "").split()
+    return words[0] if words and words[0] in KNOWN_SCRIPTS else ""
+
+
+def _group_by_script(word: str) -> dict[str, list[str]]:
+    letters_by_script: dict[str, list[str]] = {}
+    for letter in word:
+        letters_by_script.setdefault(_get_script(letter), []).append(letter)
+    return letters_by_script
+
+
+def _format_script(script: str) -> str:
+    return {"CJK": "Chinese characters"}.get(script, script.capitalize())

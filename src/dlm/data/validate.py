@@ -1,12 +1,12 @@
-"""Everything that can be known of the clips before any weights load; never raises on a clip.
+"""Validation of all examples before any weights load: every issue, and what is known of the data.
 
-    Gathered -> each sound looked at once, several at a time      heard, measure
-             -> what is wrong with a clip                         here, remarks, scripts
-             -> what is odd about clips beside each other         beside; leaks, once they are split
-             -> what there is of each, and of all together        facts, sums
+    LoadedData -> each recording scanned once                    audio_scan
+               -> issues of each example                         here, quality_checks
+               -> issues of examples compared with each other    duplicates, contamination
+               -> statistics of each example and of all          stats
 
-What would stop training is fatal: a sound that is missing, damaged, at a refused rate or too short,
-and a clip with nothing to learn. Everything else is a remark.
+Fatal is what would stop training: audio that is missing, damaged, at a refused sample rate or too
+short, an empty transcript, a bad language code. An example never raises.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,6 +30,7 @@ from dlm.data.duplicates import (
 from dlm.data.load import LoadedData
 from dlm.data.quality_checks import (
     MIN_EXAMPLE_AUDIO_SECONDS,
+    QualityWarning,
     check_audio_quality,
     check_script,
     check_speaking_rate,
@@ -40,18 +41,22 @@ from dlm.data.quality_checks import (
 from dlm.data.readers.base import EMPTY_TRANSCRIPT
 from dlm.data.stats import DatasetStats, ExampleStatsView, compute_dataset_stats
 from dlm.data.types import LANGUAGE_CODE_HINT, LANGUAGE_CODE_RE, AudioSegment, Example, Issue
-from dlm.errors import DataError
+from dlm.errors import AudioError, DataError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationReport(DatasetStats):
-    """What is known of all clips together, of each of them, and what is wrong."""
+    """What is known of all examples, of each of them, and what is wrong.
+
+    Attributes:
+        example_stats: statistics of each example, made when they are asked for.
+        issues: everything that is wrong, in the order of the checks.
+        unusable_segments: audio that would stop training in any example.
+    """
 
     example_stats: ExampleStatsView
     issues: tuple[Issue, ...]
-    unusable_segments: frozenset[AudioSegment] = (
-        frozenset()
-    )  # what would stop training wherever it is heard
+    unusable_segments: frozenset[AudioSegment] = frozenset()
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -60,15 +65,15 @@ class ValidationReport(DatasetStats):
 
     @property
     def fatal_issues(self) -> tuple[Issue, ...]:
-        """What would stop training."""
-        return tuple(problem for problem in self.issues if problem.fatal)
+        """The issues that would stop training."""
+        return tuple(issue for issue in self.issues if issue.fatal)
 
 
 @dataclass(frozen=True)
 class _ModelLimits:
-    """What the base hears."""
+    """What the model takes: sample rate in Hz, length of its window, and the document's options."""
 
-    rate: int
+    sample_rate: int
     window_seconds: float
     audio_config: AudioConfig
 
@@ -76,40 +81,46 @@ class _ModelLimits:
 def validate_examples(
     data: LoadedData,
     *,
-    rate: int,
+    sample_rate: int,
     window_seconds: float,
     audio_config: AudioConfig,
     progress: ScanProgressFn | None = None,
     full_scan: bool = False,
 ) -> ValidationReport:
-    """Look at every clip, for a base that hears `rate` samples per second, a window at a time.
+    """Validate every example for a model.
 
-    Of a great many sounds only a sample is decoded, unless `full`.
+    Args:
+        data: the examples, and the issues found while they were loaded.
+        sample_rate: of the model, in Hz.
+        window_seconds: what its encoder takes at once.
+        audio_config: `auto_resample` and `long_clips`.
+        progress: called after each segment.
+        full_scan: decode every segment, even where there are very many.
     """
-    limits = _ModelLimits(rate, window_seconds, audio_config)
-    heard = scan_audio(data.examples, full_scan=full_scan, progress=progress)
-    clips = attach_recordings(
-        data.examples, lambda segment: heard.recordings[heard.segment_numbers[segment]]
+    limits = _ModelLimits(sample_rate, window_seconds, audio_config)
+    scan = scan_audio(data.examples, full_scan=full_scan, progress=progress)
+    examples = attach_recordings(
+        data.examples, lambda segment: scan.recordings[scan.segment_numbers[segment]]
     )
-    heard = replace(heard, segment_numbers=number_segments(clips))
-    problems = (
+    scan = replace(scan, segment_numbers=number_segments(examples))
+    issues = (
         *data.issues,
-        *_check_resampler(clips, heard, limits),
-        *_check_examples(clips, heard, limits),
-        *find_duplicates(clips, heard),
-        *find_near_duplicates(clips, heard),
-        *find_repeated_transcripts(clips),
-        *find_rate_outliers(clips, heard),
-        *_summarize_long_segments(heard, limits),
+        *_check_resampler(examples, scan, limits),
+        *_check_examples(examples, scan, limits),
+        *find_duplicates(examples, scan),
+        *find_near_duplicates(examples, scan),
+        *find_repeated_transcripts(examples),
+        *find_rate_outliers(examples, scan),
+        *_summarize_long_segments(scan, limits),
     )
     return ValidationReport(
-        **vars(compute_dataset_stats(clips, heard)),
-        example_stats=ExampleStatsView(clips, heard),
-        issues=problems,
+        **vars(compute_dataset_stats(examples, scan)),
+        example_stats=ExampleStatsView(examples, scan),
+        issues=issues,
         unusable_segments=frozenset(
-            sound
-            for sound in heard.segment_numbers
-            if any(problem.fatal for problem in _check_segment("", sound, heard, limits))
+            segment
+            for segment in scan.segment_numbers
+            if any(issue.fatal for issue in _check_segment("", segment, scan, limits))
         ),
     )
 
@@ -117,76 +128,85 @@ def validate_examples(
 def _check_resampler(
     examples: Sequence[Example], scan: AudioScan, limits: _ModelLimits
 ) -> Iterator[Issue]:
-    """Said once, at the first clip that would have to be converted."""
-    if not limits.audio_config.auto_resample or not set(scan.sample_rates) - {0, limits.rate}:
+    """Report once, at the first example to be resampled, that nothing resamples."""
+    native_rates = {0, limits.sample_rate}
+    if not limits.audio_config.auto_resample or native_rates.issuperset(scan.sample_rates):
         return
-    first = next(
-        clip.location
-        for clip in examples
-        for sound in clip.audio_segments
-        if scan.sample_rates[scan.segment_numbers[sound]] not in (0, limits.rate)
-    )
     try:
         choose_resampler()
     except DataError as error:
-        yield Issue.from_error(error, first)
+        location = next(
+            example.location
+            for example in examples
+            for segment in example.audio_segments
+            if scan.sample_rates[scan.segment_numbers[segment]] not in native_rates
+        )
+        yield Issue.from_error(error, location)
 
 
 def _check_examples(
     examples: Sequence[Example], scan: AudioScan, limits: _ModelLimits
 ) -> Iterator[Issue]:
-    """What is wrong with each clip; a sound that several clips share is spoken of once."""
-    told = bytearray(len(scan.segment_numbers))
-    for clip in examples:
-        for sound in clip.audio_segments:
-            number = scan.segment_numbers[sound]
-            if not told[number]:
-                told[number] = True
-                yield from _check_segment(clip.location, sound, scan, limits)
-        if not clip.target.strip():
-            mend = "write what the model should say"
-            yield Issue(clip.location, EMPTY_TRANSCRIPT, mend, fatal=True)
-        if clip.language is not None and not LANGUAGE_CODE_RE.fullmatch(clip.language):
-            what = f"'{clip.language}' is not a language code of ISO 639-1"
-            yield Issue(clip.location, what, LANGUAGE_CODE_HINT, fatal=True)
-        told_of = (
-            *check_text_quality(clip),
-            *check_speaking_rate(clip, scan.get_total_seconds(clip)),
-        )
-        for what, mend in (*told_of, *check_script(clip)):
-            yield Issue(clip.location, what, mend, fatal=False)
+    """The issues of each example; a segment that several share is reported once."""
+    is_checked = bytearray(len(scan.segment_numbers))
+    for example in examples:
+        location = example.location
+        for segment in example.audio_segments:
+            number = scan.segment_numbers[segment]
+            if not is_checked[number]:
+                is_checked[number] = True
+                yield from _check_segment(location, segment, scan, limits)
+        if not example.target.strip():
+            hint = "write what the model should say"
+            code = "data.empty_transcript"
+            yield Issue(location, EMPTY_TRANSCRIPT, hint, fatal=True, code=code)
+        if example.language is not None and not LANGUAGE_CODE_RE.fullmatch(example.language):
+            what = f"'{example.language}' is not a language code of ISO 639-1"
+            yield Issue(location, what, LANGUAGE_CODE_HINT, fatal=True, code="data.bad_language")
+        for warning in (
+            *check_text_quality(example),
+            *check_speaking_rate(example, scan.get_total_seconds(example)),
+            *check_script(example),
+        ):
+            yield Issue(location, warning.what, warning.hint, fatal=False, code=warning.code)
 
 
 def _check_segment(
     location: str, segment: AudioSegment, scan: AudioScan, limits: _ModelLimits
 ) -> Iterator[Issue]:
+    """The issues of a segment, at the location of the example that names it first."""
+
+    def make_issue(warning: QualityWarning, *, fatal: bool) -> Issue:
+        what, hint, code = warning
+        error = AudioError(what, where=segment.name, hint=hint, code=code)
+        return Issue.from_error(error, location, fatal=fatal)
+
     number = scan.segment_numbers[segment]
     if number in scan.errors:
         yield Issue.from_error(scan.errors[number], location)
         return
-    native, seconds = scan.sample_rates[number], scan.get_seconds(number)
-    if native != limits.rate and not limits.audio_config.auto_resample:
-        yield Issue.from_error(make_sample_rate_error(segment.name, native, limits.rate), location)
+    sample_rate, seconds = scan.sample_rates[number], scan.get_seconds(number)
+    if sample_rate != limits.sample_rate and not limits.audio_config.auto_resample:
+        error = make_sample_rate_error(segment.name, sample_rate, limits.sample_rate)
+        yield Issue.from_error(error, location)
     if seconds < MIN_EXAMPLE_AUDIO_SECONDS:
         what = f"it lasts {seconds:.3f} s; a clip needs at least {MIN_EXAMPLE_AUDIO_SECONDS:g} s"
-        mend = "take a longer span or leave the clip out"
-        yield Issue.from_error(DataError(what, where=segment.name, hint=mend), location)
+        hint = "take a longer span or leave the clip out"
+        yield make_issue(QualityWarning(what, hint, "audio.too_short"), fatal=True)
         return
     if number in scan.stats:
-        for what, mend in check_audio_quality(scan.stats[number]):
-            yield Issue.from_error(
-                DataError(what, where=segment.name, hint=mend), location, fatal=False
-            )
+        for warning in check_audio_quality(scan.stats[number]):
+            yield make_issue(warning, fatal=False)
     if seconds > limits.window_seconds:
         policy = limits.audio_config.long_clips
-        what, mend = describe_long_audio(seconds, limits.window_seconds, policy)
-        error = DataError(what, where=segment.name, hint=mend)
-        yield Issue.from_error(error, location, fatal=policy == "error")
+        warning = describe_long_audio(seconds, limits.window_seconds, policy)
+        yield make_issue(warning, fatal=policy == "error")
 
 
 def _summarize_long_segments(scan: AudioScan, limits: _ModelLimits) -> Iterator[Issue]:
-    """How many sounds are longer than the base hears at once, and what becomes of them."""
-    lasting = [scan.get_seconds(number) for number in range(len(scan.num_samples))]
-    told = summarize_long_audio(lasting, limits.window_seconds, limits.audio_config.long_clips)
-    if told is not None:
-        yield Issue("training.audio.long_clips", *told, fatal=False)
+    """How many segments are longer than the model's window, and what becomes of them."""
+    durations = [scan.get_seconds(number) for number in range(len(scan.num_samples))]
+    policy = limits.audio_config.long_clips
+    if warning := summarize_long_audio(durations, limits.window_seconds, policy):
+        what, hint, code = warning
+        yield Issue("training.audio.long_clips", what, hint, fatal=False, code=code)
