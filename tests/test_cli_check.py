@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from dlm.cli.render import MAX_ISSUES_PER_HINT
-from tests.browser import visit
+from tests.browser import open_page
 from tests.cli_runner import TerminalStream, dlm, hash_files
 from tests.tiny_models import write_document, write_tiny_model, write_tone
 
@@ -168,7 +168,7 @@ def test_the_page_opens_in_a_browser_and_asks_nothing(
 ) -> None:
     folder, told = voice
     assert told["page"] == str(folder / "page.html")
-    seen = visit(folder / "page.html", tmp_path, width=420, height=2000)
+    seen = open_page(folder / "page.html", tmp_path, width=420, height=2000)
     assert seen.requests == () and seen.console == ()
     assert len(seen.screenshot.read_bytes()) > 50_000, "the page is all but empty"
 
@@ -209,7 +209,7 @@ def test_a_page_of_a_set_with_problems(document: Path, tmp_path: Path) -> None:
     done = dlm("check", document, "--page", "out/page.html", *alone)
     assert done.code == 1 and "open out/page.html in a browser" in done.err
     page = Page(Path("out/page.html"))
-    assert "Training would stop: 1 kind of problem must be mended first." in page.text
+    assert "Training would stop: 1 kind of problem must be corrected first." in page.text
     assert "1 stop training: put the file there or correct the path" in page.text
     assert "my.dlm:10 audio not found: clips/0.wav" in page.text
     assert len(page.played) == 1  # of the copy; nothing can be played of what is not there

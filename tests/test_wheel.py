@@ -45,7 +45,8 @@ def test_the_wheel_checks_trains_and_answers(program: Path, tmp_path: Path) -> N
     script = "import dlm; print(dlm.__file__)"
     imported = run_command(program.with_name("python"), "-c", script, folder=tmp_path)
     assert imported.startswith(str(program.parent.parent))
-    assert (Path(imported.strip()).parent / "reports" / "insight.html").is_file()
+    reports = {path.name for path in (Path(imported.strip()).parent / "reports").glob("*.html")}
+    assert reports == {"page.html", "insight.html", "data_report.html"}
     voice = ROOT / "examples" / "voice"
     clips = sorted((voice / "clips").glob("*.flac"))[:12]
     (tmp_path / "clips").mkdir()

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from dlm.cli.render import MAX_ISSUES_PER_HINT
-from tests.browser import visit
+from tests.browser import open_page
 from tests.cli_runner import TerminalStream, dlm, hash_files, parse_rows
 from tests.tiny_models import write_document, write_tiny_model, write_tone
 
@@ -168,7 +168,7 @@ def test_the_page_opens_in_a_browser_without_requests(
 ) -> None:
     folder, result = voice
     assert result["page"] == str(folder / "page.html")
-    visited = visit(folder / "page.html", tmp_path, width=420, height=2000)
+    visited = open_page(folder / "page.html", tmp_path, width=420, height=2000)
     assert visited.requests == () and visited.console == ()
     assert len(visited.screenshot.read_bytes()) > 50_000, "the page is all but empty"
 
@@ -211,7 +211,7 @@ def test_the_page_shows_what_would_stop_training(document: Path, tmp_path: Path)
     done = dlm("check", document, "--page", "out/page.html", *options)
     assert done.code == 1 and "open out/page.html in a browser" in done.err
     page = Page(Path("out/page.html"))
-    assert "Training would stop: 1 kind of problem must be mended first." in page.text
+    assert "Training would stop: 1 kind of problem must be corrected first." in page.text
     assert "1 stop training: put the file there or mend the path" in page.text
     assert "my.dlm:10 audio not found: clips/0.wav" in page.text
     assert len(page.audio_sources) == 1  # of the copy: a missing recording has no player

@@ -1,4 +1,4 @@
-"""The page of `dlm insight`: in a real browser, with true numbers, and nothing from outside."""
+"""The page of `dlm insight` opens in a browser, loads nothing, and shows the scores of `dlm eval`."""
 
 import io
 import json
@@ -12,47 +12,47 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.browser import visit
+from tests.browser import open_page
 from tests.cli_runner import CommandResult, dlm, hash_files
 from tests.tiny_models import write_document, write_tiny_model
 
-EVIL = "<script>alert(1)</script> & $x_{$ 語 <img src=http://outside.example/a.png>"
-ARTIFACT = Path(__file__).parents[2] / ".work" / "insight.png"  # what the last run saw
-DRAWN = {"alignment", "attention", "changes", "gap", "gradients", "loss", "rates"}
-FROM_LOG = {"changes", "gap", "gradients", "loss", "rates"}
+HTML_TEXT = "<script>alert(1)</script> & $x_{$ 語 <img src=http://outside.example/a.png>"
+SCREENSHOT = Path(__file__).parents[2] / ".work" / "insight.png"  # of the last run, to look at
+PLOTS = {"alignment", "attention", "changes", "gap", "gradients", "loss", "rates"}
+PLOTS_OF_LOG = {"changes", "gap", "gradients", "loss", "rates"}
 
 
-class Page(HTMLParser):
-    """The text of a page by section, and what its elements load."""
+class PageContent(HTMLParser):
+    """The text of a page by section, and the URLs of its elements by tag."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.section, self.text, self.loaded, self.tags = "", {}, [], set()
+        self.section, self.text, self.urls, self.tags = "", {}, [], set()
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = dict(attrs)
+        attributes = dict(attrs)
         self.tags.add(tag)
-        self.section = known["id"] if tag == "section" else self.section
-        self.loaded += [
+        self.section = attributes["id"] if tag == "section" else self.section
+        self.urls += [
             (tag, value) for name, value in attrs if name in ("src", "srcset", "href", "data")
         ]
 
     def handle_data(self, data: str) -> None:
         self.text[self.section] = f"{self.text.get(self.section, '')} {' '.join(data.split())}"
 
-    def held(self, tag: str) -> list[bytes]:
-        """What elements of one kind load, which is within the page."""
-        return [b64decode(address.split(",", 1)[1]) for name, address in self.loaded if name == tag]
+    def decode_data(self, tag: str) -> list[bytes]:
+        """The data within the page of all elements with a tag."""
+        return [b64decode(url.split(",", 1)[1]) for name, url in self.urls if name == tag]
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A document with a version, whose transcripts are what a page must not take at their word."""
-    folder = tmp_path_factory.mktemp("learned")
+def trained_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A document with a version, whose transcripts hold HTML that a page must escape."""
+    folder = tmp_path_factory.mktemp("trained")
     base = write_tiny_model(folder / "tiny")
     document = write_document(folder, base_model=base, num_clips=8, training="  held_out: 5\n")
-    text = document.read_text().replace('transcript="', f'transcript="{EVIL} ')
+    text = document.read_text().replace('transcript="', f'transcript="{HTML_TEXT} ')
     document.write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLM_HOME", str(folder / "home"))
@@ -62,161 +62,171 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def document(learned: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLM_HOME", str(learned / "home"))
-    monkeypatch.chdir(learned)
+def document(trained_dir: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DLM_HOME", str(trained_dir / "home"))
+    monkeypatch.chdir(trained_dir)
     return Path("my.dlm")
 
 
 @pytest.fixture(scope="module")
-def made(learned: Path) -> tuple[Path, dict]:
-    """The folder of a page that looks at three clips, and what `--json` said of it."""
+def page_dir(trained_dir: Path) -> tuple[Path, dict]:
+    """The folder of a page with three clips, and the output of `--json`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DLM_HOME", str(learned / "home"))
-        into = learned.parent / "page"
-        done = insight(learned / "my.dlm", "--into", into, "--clips", 3, "--json")
+        patch.setenv("DLM_HOME", str(trained_dir / "home"))
+        into = trained_dir.parent / "page"
+        done = write_insight(trained_dir / "my.dlm", "--into", into, "--clips", 3, "--json")
     return into, json.loads(done.out)
 
 
-def insight(document: Path, *words: object) -> CommandResult:
-    done = dlm("insight", document, *words)
+def write_insight(document: Path, *args: object) -> CommandResult:
+    done = dlm("insight", document, *args)
     assert done.code == 0, done.err
     return done
 
 
-def test_it_opens_in_a_browser_and_asks_nothing_of_a_network(
-    made: tuple[Path, dict], tmp_path: Path
+def test_the_page_opens_in_a_browser_without_a_request(
+    page_dir: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    seen = visit(made[0] / "insight.html", tmp_path, width=420, height=4000)
-    assert seen.requests == () and seen.console == ()
-    ARTIFACT.parent.mkdir(exist_ok=True)
-    shutil.copy(seen.screenshot, ARTIFACT)
-    drawn = seen.screenshot.read_bytes()
-    assert int.from_bytes(drawn[16:20]) == 420  # of a PNG's header
-    assert len(drawn) > 100_000, "the page is all but empty"
+    visit = open_page(page_dir[0] / "insight.html", tmp_path, width=420, height=4000)
+    assert visit.requests == () and visit.console == ()
+    SCREENSHOT.parent.mkdir(exist_ok=True)
+    shutil.copy(visit.screenshot, SCREENSHOT)
+    png = visit.screenshot.read_bytes()
+    assert int.from_bytes(png[16:20]) == 420, "the width in the header"
+    assert len(png) > 100_000, "the page is all but empty"
 
 
-def test_the_browser_would_tell_of_requests_and_faults(tmp_path: Path) -> None:
-    """What the test above hears nothing of is heard."""
+def test_requests_and_errors_of_a_page_would_be_seen(tmp_path: Path) -> None:
     page = tmp_path / "other.html"
     page.write_text('<img src="http://outside.example/a.png"><script>nothing()</script>')
-    seen = visit(page, tmp_path)
-    assert seen.requests == ("http://outside.example/a.png",)
-    assert len(seen.console) == 1 and "nothing is not defined" in seen.console[0]
+    visit = open_page(page, tmp_path)
+    assert visit.requests == ("http://outside.example/a.png",)
+    assert len(visit.console) == 1 and "nothing is not defined" in visit.console[0]
 
 
-def test_the_page_holds_all_it_shows(made: tuple[Path, dict], document: Path) -> None:
-    folder, _ = made
-    page = Page(folder / "insight.html")
+def test_plots_and_audio_are_within_the_page(page_dir: tuple[Path, dict], document: Path) -> None:
+    folder, _ = page_dir
+    page = PageContent(folder / "insight.html")
     assert {path.name for path in folder.iterdir()} == {
         "insight.html",
-        *(f"{name}.png" for name in DRAWN),
+        *(f"{name}.png" for name in PLOTS),
     }
-    assert all(address.startswith("data:") for _, address in page.loaded)
+    assert all(url.startswith("data:") for _, url in page.urls)
     assert "script" not in page.tags
-    assert set(page.held("img")) == {(folder / f"{name}.png").read_bytes() for name in DRAWN}
-    assert len(set(page.held("source"))) == len(DRAWN)  # for dark pages
-    sounds = page.held("audio")
-    assert len(sounds) == 3
+    assert set(page.decode_data("img")) == {(folder / f"{name}.png").read_bytes() for name in PLOTS}
+    assert len(set(page.decode_data("source"))) == len(PLOTS)  # for dark pages
+    recordings = page.decode_data("audio")
+    assert len(recordings) == 3
     original = {
         soundfile.read(path, dtype="int16")[0].tobytes() for path in Path("clips").iterdir()
     }
-    for sound in sounds:
-        samples, rate = soundfile.read(io.BytesIO(sound), dtype="int16")
-        assert rate == 16_000 and samples.tobytes() in original
+    for recording in recordings:
+        samples, sample_rate = soundfile.read(io.BytesIO(recording), dtype="int16")
+        assert sample_rate == 16_000 and samples.tobytes() in original
 
 
-def test_what_transcripts_say_is_text(made: tuple[Path, dict]) -> None:
-    page = Page(made[0] / "insight.html")
-    assert page.text["clips"].count(EVIL) == 3
-    assert len(page.held("img")) == len(DRAWN)  # and no image that a transcript names
+def test_transcripts_are_escaped(page_dir: tuple[Path, dict]) -> None:
+    page = PageContent(page_dir[0] / "insight.html")
+    assert page.text["clips"].count(HTML_TEXT) == 3
+    assert len(page.decode_data("img")) == len(PLOTS)  # none of a transcript
 
 
-def test_the_numbers_are_those_of_eval(made: tuple[Path, dict], document: Path) -> None:
-    folder, told = made
-    scored = json.loads(dlm("eval", document, "--json").out)
-    assert told["scores"] == pytest.approx(scored["scores"], abs=1e-4)
-    assert (told["version"], told["clips"], told["held_out"]) == ("v0001", 5, True)
-    assert {Path(each).stem for each in told["pictures"]} == DRAWN
-    page = Page(folder / "insight.html")
+def test_the_scores_are_those_of_eval(page_dir: tuple[Path, dict], document: Path) -> None:
+    folder, result = page_dir
+    evaluated = json.loads(dlm("eval", document, "--json").out)
+    assert result["scores"] == pytest.approx(evaluated["scores"], abs=1e-4)
+    assert (result["version"], result["clips"], result["held_out"]) == ("v0001", 5, True)
+    assert {Path(each).stem for each in result["pictures"]} == PLOTS
+    page = PageContent(folder / "insight.html")
     scores = page.text["scores"]
     for name in ("loss", "shuffled_loss", "gap"):
-        assert f" {told['scores'][name]:.3f} " in scores, name
+        assert f" {result['scores'][name]:.3f} " in scores, name
     for name in ("wer", "cer"):
-        assert f" {told['scores'][name]:.1%} " in scores, name
-    assert "No: another clip's sound serves it as well" in page.text[""]
-    worst = {f"{each['wer']:.0%} wrong" for each in scored["worst"][:3]}
+        assert f" {result['scores'][name]:.1%} " in scores, name
+    assert "No: another clip's audio serves it as well" in page.text[""]
+    worst = {f"{each['wer']:.0%} wrong" for each in evaluated["worst"][:3]}
     assert all(each in page.text["clips"] for each in worst)
 
 
-def test_clips_it_learned_from_where_none_are_held_out(
-    learned: Path, home: Path, tmp_path: Path
+def test_training_clips_are_evaluated_where_none_are_held_out(
+    trained_dir: Path, home: Path, tmp_path: Path
 ) -> None:
     document = write_document(
-        tmp_path, base_model=learned / "tiny", num_clips=2, training="  held_out: 0\n"
+        tmp_path, base_model=trained_dir / "tiny", num_clips=2, training="  held_out: 0\n"
     )
     assert dlm("train", document, "--steps", 1).code == 0
-    done = insight(document)
+    done = write_insight(document)
     assert done.out.strip() == str(tmp_path / "my-insight-v0001" / "insight.html")
     assert "2 clips it learned from, none were held out" in done.err
-    page = Page(tmp_path / "my-insight-v0001" / "insight.html")
+    page = PageContent(tmp_path / "my-insight-v0001" / "insight.html")
     assert "prove less than on clips held out" in page.text["scores"]
-    insight(document)  # over the earlier page
+    write_insight(document)  # over the earlier page
 
 
-def test_without_a_log_the_page_says_so(learned: Path, home: Path, tmp_path: Path) -> None:
-    shutil.copytree(learned / "home", home)
+def test_a_page_without_a_log_says_so(trained_dir: Path, home: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_dir / "home", home)
     for log in home.rglob("log.jsonl"):
         log.unlink()
-    insight(learned / "my.dlm", "--into", tmp_path / "page")
-    page = Page(tmp_path / "page" / "insight.html")
-    assert not {path.stem for path in (tmp_path / "page").iterdir()} & FROM_LOG
-    for name in FROM_LOG - {"changes"}:
+    write_insight(trained_dir / "my.dlm", "--into", tmp_path / "page")
+    page = PageContent(tmp_path / "page" / "insight.html")
+    assert not {path.stem for path in (tmp_path / "page").iterdir()} & PLOTS_OF_LOG
+    for name in PLOTS_OF_LOG - {"changes"}:
         assert "left no log of it" in page.text[name], name
     assert "does not have it" in page.text["changes"]
 
 
-def test_prose_alone_has_no_sound_to_look_at(learned: Path, home: Path, tmp_path: Path) -> None:
+def test_a_page_of_prose_says_that_there_is_no_audio(
+    trained_dir: Path, home: Path, tmp_path: Path
+) -> None:
     document = write_document(
         tmp_path,
-        base_model=learned / "tiny",
+        base_model=trained_dir / "tiny",
         num_clips=0,
         body="Once upon a time.\n",
         training="  held_out: 0\n",
     )
     assert dlm("train", document, "--steps", 1).code == 0
-    insight(document, "--into", tmp_path / "page")
-    page = Page(tmp_path / "page" / "insight.html")
-    assert "None of these clips has a sound." in page.text["clips"]
-    assert "None of these clips has both a sound and words." in page.text["alignment"]
+    write_insight(document, "--into", tmp_path / "page")
+    page = PageContent(tmp_path / "page" / "insight.html")
+    assert "None of these clips has audio." in page.text["clips"]
+    assert "None of these clips has both audio and text." in page.text["alignment"]
     assert "These clips cannot tell" in page.text[""]
 
 
-def test_mistakes(
-    document: Path, learned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_are_refused_before_anything_is_written(
+    document: Path, trained_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = hash_files(learned)
+    before = hash_files(trained_dir)
     into = ("--into", tmp_path / "page")
-    dlm("insight", document, "--version", "v0009", *into).refused("no version 'v0009'", "v0001")
+    dlm("insight", document, "--version", "v0009", *into).refused(
+        "no version 'v0009'", "v0001", error="store.unknown_version"
+    )
     dlm("insight", document, "--clips", 0, *into).refused("--clips is 0", code=2)
     dlm("insight", "other.dlm", *into).refused("other.dlm")
-    dlm("insight", document, "--into", learned).refused("not empty", "--into")
+    dlm("insight", document, "--into", trained_dir).refused(
+        "not empty", "--into", error="store.not_empty"
+    )
     (tmp_path / "taken").write_text("a file")
-    dlm("insight", document, "--into", tmp_path / "taken").refused("cannot be written", "taken")
+    dlm("insight", document, "--into", tmp_path / "taken").refused(
+        "cannot be written", "taken", error="store.not_writable"
+    )
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    dlm("insight", document, *into).refused("matplotlib is not installed", "dlm[insight]")
-    assert hash_files(learned) == before and not (tmp_path / "page").exists()
+    done = dlm("insight", document, *into)
+    done.refused("matplotlib is not installed", "dlm[insight]", error="extra.missing")
+    assert hash_files(trained_dir) == before and not (tmp_path / "page").exists()
 
 
-def test_nothing_was_learned_yet(learned: Path, home: Path, tmp_path: Path) -> None:
-    document = write_document(tmp_path, base_model=learned / "tiny")
+def test_a_document_without_a_version_is_refused(
+    trained_dir: Path, home: Path, tmp_path: Path
+) -> None:
+    document = write_document(tmp_path, base_model=trained_dir / "tiny")
     dlm("insight", document).refused("nothing was learned yet", "dlm train")
     assert not list(tmp_path.glob("my-insight*"))
 
 
-def test_clips_that_are_gone(learned: Path, home: Path, tmp_path: Path) -> None:
+def test_missing_clips_are_refused(trained_dir: Path, home: Path, tmp_path: Path) -> None:
     document = write_document(
-        tmp_path, base_model=learned / "tiny", num_clips=2, training="  held_out: 0\n"
+        tmp_path, base_model=trained_dir / "tiny", num_clips=2, training="  held_out: 0\n"
     )
     assert dlm("train", document, "--steps", 1).code == 0
     (tmp_path / "clips" / "1.wav").unlink()
@@ -226,7 +236,7 @@ def test_clips_that_are_gone(learned: Path, home: Path, tmp_path: Path) -> None:
     dlm("insight", document).refused("nothing to train on")
 
 
-def test_a_disk_without_room(document: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(document: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:

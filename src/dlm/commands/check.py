@@ -92,9 +92,10 @@ def check(
 
 def _require_html_path(report_path: Path) -> None:
     """Refuse a path for the page that may be a document or a recording."""
-    from dlm.reports.data_report import require_data_report_extra
+    from dlm.reports.data_report import DATA_REPORT_PACKAGES
+    from dlm.reports.html import require_report_extra
 
-    require_data_report_extra()
+    require_report_extra(DATA_REPORT_PACKAGES)
     if report_path.suffix.lower() not in HTML_SUFFIXES:
         what, hint = f"--page {report_path} is no .html file", "name one, such as clips.html"
         raise UsageError(what, hint=hint, code="usage.not_html")

@@ -18,7 +18,7 @@ from dlm.commands.options import (
 if TYPE_CHECKING:
     from dlm.config.parser import Document
     from dlm.data.types import Example
-    from dlm.reports.insight import RunCurves
+    from dlm.reports.run_curves import RunCurves
     from dlm.store.records import Version
 
 MAX_TRAIN_INSIGHT_EXAMPLES = 32  # training examples to show where none are held out
@@ -62,17 +62,18 @@ def insight(
     """
     from dlm.commands.preflight import resolve_version
     from dlm.plan.hardware import choose_device, detect_hardware
+    from dlm.reports.html import require_report_extra
     from dlm.reports.insight_page import (
+        INSIGHT_PACKAGES,
         InsightHeader,
         prepare_insight_dir,
-        require_insight_extra,
         write_insight_page,
     )
     from dlm.store.layout import get_dlm_home
 
     path = Path(path)
     require_range("--clips", clips, minimum=1)
-    require_insight_extra()
+    require_report_extra(INSIGHT_PACKAGES)
     chosen_device = choose_device(device, detect_hardware(get_dlm_home()))
     document, spec, record = resolve_version(path, version)
     target = InferenceTarget(document, spec, record, chosen_device)
@@ -114,7 +115,7 @@ def _select_insight_examples(target: InferenceTarget) -> "tuple[list[Example], b
 
 def _load_run_curves(document: "Document", version: "Version") -> "RunCurves":
     """The losses in the log of the version's run; empty where the log is gone."""
-    from dlm.reports.insight import parse_run_curves
+    from dlm.reports.run_curves import parse_run_curves
     from dlm.store.runs import list_runs, read_run_log
     from dlm.store.versions import open_store
 

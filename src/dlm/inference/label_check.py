@@ -1,4 +1,4 @@
-"""Checks transcripts against what a model transcribes (`dlm check --transcribe`): which are wrong.
+"""Checks transcripts against what a model transcribes (`dlm check --listen`): which are wrong.
 
     transcript of a       "half past nine"        character trigrams of each,
     transcribed from a    "the blue house is"     and how many they share

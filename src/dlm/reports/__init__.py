@@ -1,1 +1,1 @@
-"""HTML pages: the data report and insight."""
+"""HTML pages: the data report of `dlm check`, and the insight page of a version."""

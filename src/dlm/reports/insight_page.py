@@ -1,21 +1,18 @@
-"""The page that shows what was measured: one file that asks nothing of the network.
+"""Writes the insight page and its plots into a folder.
 
-    insight.html    the page; its pictures and sounds are within it
-    loss.png ...    the same pictures, for a paper or a talk
-
-Its policy lets a browser load nothing but what is in the file, and run nothing at all.
+insight.html    one file: plots and audio are within it
+loss.png ...    the same plots, for a paper or a talk
 """
 
-from base64 import b64encode
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 
-from dlm.errors import MissingExtra, StoreError
+from dlm.errors import StoreError
 from dlm.io import make_folder, wrap_write_errors, write_atomic
-from dlm.reports.insight import INSIGHT_PREVIEW_SECONDS, Insight, RunCurves
+from dlm.reports.html import render_page
+from dlm.reports.insight import Insight
 from dlm.reports.plots import DARK_PALETTE, LIGHT_PALETTE, render_plots
+from dlm.reports.run_curves import RunCurves
 from dlm.training.events import MIN_AUDIO_GAP
 
 INSIGHT_PAGE_FILE = "insight.html"
@@ -24,65 +21,59 @@ INSIGHT_PACKAGES = ("jinja2", "matplotlib")
 
 @dataclass(frozen=True)
 class InsightHeader:
-    """What a page is about: the document, its base, the version, and the clips it was tried on."""
+    """What a page is about.
+
+    Attributes:
+        document: its file name.
+        base_model: key of the model.
+        version: name of the version.
+        created_at: time.
+        num_steps: of the training.
+        split_label: of the clips: "held out", or "it learned from".
+    """
 
     document: str
     base_model: str
     version: str
     created_at: str
     num_steps: int
-    split_label: str  # clips: "held out", or "it learned from"
-
-
-def require_insight_extra() -> None:
-    """Raise MissingExtra before any work is done where the page could not be drawn."""
-    for library in INSIGHT_PACKAGES:
-        if find_spec(library) is None:
-            raise MissingExtra(library, "insight")
+    split_label: str
 
 
 def prepare_insight_dir(folder: Path) -> None:
-    """Make the folder for a page. Raises StoreError where it holds something else."""
+    """Make the folder for a page, or take one with an earlier page.
+
+    Raises:
+        StoreError: it holds something else (`store.not_empty`), or cannot be written.
+    """
     with wrap_write_errors(folder):
         make_folder(folder)
-        there = any(folder.iterdir())
-    if there and not (folder / INSIGHT_PAGE_FILE).is_file():
-        mend = "name an empty folder with --into, or one with an earlier page"
-        raise StoreError("not empty", where=str(folder), hint=mend)
+        is_empty = not any(folder.iterdir())
+    if not is_empty and not (folder / INSIGHT_PAGE_FILE).is_file():
+        hint = "name an empty folder with --into, or one with an earlier page"
+        raise StoreError("not empty", where=str(folder), hint=hint, code="store.not_empty")
 
 
 def write_insight_page(
     header: InsightHeader, curves: RunCurves, insight: Insight, folder: Path
 ) -> tuple[Path, ...]:
-    """Write the page and its pictures into `folder`: the page first. Raises StoreError."""
-    from jinja2 import Environment, StrictUndefined
-
+    """Write the page and its plots; return their paths, the page first. Raises StoreError."""
     light, dark = (
         render_plots(curves, insight, palette) for palette in (LIGHT_PALETTE, DARK_PALETTE)
     )
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["inline"] = _to_data_uri
-    page = environment.from_string(
-        files("dlm.reports").joinpath(INSIGHT_PAGE_FILE).read_text("utf-8")
-    )
-    text = page.render(
-        about=header,
+    page = render_page(
+        INSIGHT_PAGE_FILE,
+        header=header,
         curves=curves,
-        found=insight,
-        light=light,
-        dark=dark,
-        deaf_gap=MIN_AUDIO_GAP,
-        played=INSIGHT_PREVIEW_SECONDS,
+        insight=insight,
+        light_plots=light,
+        dark_plots=dark,
+        min_audio_gap=MIN_AUDIO_GAP,
     )
-    pages = {folder / INSIGHT_PAGE_FILE: text.encode()}
-    drawn = {folder / f"{name}.png": data for name, data in light.items()}
-    for path, data in (pages | drawn).items():
-        write_atomic(path, data)
-    return (*pages, *drawn)
-
-
-def _to_data_uri(data: bytes, mime_type: str) -> str:
-    """Bytes as an address that holds them."""
-    return f"data:{mime_type};base64,{b64encode(data).decode()}"
+    files = {
+        INSIGHT_PAGE_FILE: page.encode(),
+        **{f"{name}.png": png for name, png in light.items()},
+    }
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+    return tuple(folder / name for name in files)

@@ -1,9 +1,7 @@
-"""What sound becomes inside a model: points beside words, attention to them, the words nearest.
+"""Probes of a model's audio: embeddings beside text on a PCA map, attention, nearest text tokens.
 
-    clip --merge--> embeddings (tokens, width) --think--> attention (heads, tokens, tokens) by layer
-                    those of the sound, beside the table of text embeddings
-
-What is the same for the model lies together: it knows sound only as points among its words.
+example --merge--> embeddings (tokens, hidden_size) --decoder--> attention (heads, tokens, tokens)
+                   of audio tokens, beside the table of text embeddings
 """
 
 from collections import Counter
@@ -18,48 +16,54 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dlm.batching.chat_template import IGNORE_INDEX
-from dlm.batching.collator import Batch, PaddingSpec, collate
+from dlm.batching.collator import Batch
 from dlm.data.types import Example
 from dlm.inference.engine import InferenceEngine
 from dlm.models.audio_lm import AudioLanguageModel
 
-MAX_LABEL_COLORS = 8  # transcripts up to which they are the colours; more are told apart by clip
-MAX_TEXT_POINTS = 40  # text tokens of the transcripts, shown beside the sound
-MAX_AUDIO_POINTS = 1500  # of sound, shown beside the words
-MAX_ATTENTION_TOKENS = (
-    2048  # tokens of a row whose attention is looked at: it grows with their square
-)
+MAX_LABEL_COLORS = 8  # texts up to which they are the colors; more are colored by example
+MAX_TEXT_POINTS = 40  # text tokens on a map
+MAX_AUDIO_POINTS = 1500  # audio tokens on a map
+MAX_ATTENTION_TOKENS = 2048  # of an example: attention grows with their square
 WHITESPACE_SIGNS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
-EMBEDDING_CHUNK_SIZE = 1 << 14  # rows of the table of embeddings looked at together
+EMBEDDING_CHUNK_SIZE = 1 << 14  # text tokens compared at once
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Sound and words as points on their first two principal axes.
+    """Audio and text embeddings on their first two principal axes.
 
-    `clips` are means over each clip's sound, `tokens` single tokens of it, `group` and `of` what
-    they are coloured by: the number of a label in `words`, or of the clip. `spots` are means over
-    each label's tokens, or the text tokens that the transcripts hold most often.
+    Attributes:
+        example_points: mean of each example's audio tokens, (examples, 2).
+        example_groups: color of each: number of a label, or of the example.
+        audio_points: single audio tokens, (tokens, 2).
+        audio_groups: color of each.
+        text_points: mean of each label's tokens, or the most frequent text tokens, (texts, 2).
+        text_labels: the text of each.
+        is_labeled: whether the texts are whole answers, few enough to be the colors.
+        explained_variance: fraction of the variance along each axis.
+        norm_ratio: mean norm of audio tokens over that of the answers' text tokens.
     """
 
-    example_points: torch.Tensor  # (clips, 2)
+    example_points: torch.Tensor
     example_groups: tuple[int, ...]
-    audio_points: torch.Tensor  # (tokens, 2)
+    audio_points: torch.Tensor
     audio_groups: tuple[int, ...]
-    text_points: torch.Tensor  # (words, 2)
+    text_points: torch.Tensor
     text_labels: tuple[str, ...]
     is_labeled: bool
-    explained_variance: tuple[float, float]  # the share of it along each axis
-    norm_ratio: (
-        float  # the mean length of a sound's token, in mean lengths of the answers' text tokens
-    )
+    explained_variance: tuple[float, float]
+    norm_ratio: float
 
 
 @dataclass(frozen=True)
 class AudioAttention:
-    """The share of attention that positions which predict the answer put on sound.
+    """The fraction of attention on audio, at positions that predict the answer.
 
-    `heads` by layer and head; `even` is what it would be if all they see had the same share.
+    Attributes:
+        per_head: by layer and head.
+        uniform_baseline: the fraction if every visible token got the same.
+        num_examples: that were measured.
     """
 
     per_head: tuple[tuple[float, ...], ...]
@@ -69,19 +73,22 @@ class AudioAttention:
     @property
     def per_layer(self) -> tuple[float, ...]:
         """The mean over the heads of each layer."""
-        return tuple(sum(each) / len(each) for each in self.per_head)
+        return tuple(sum(heads) / len(heads) for heads in self.per_head)
 
 
 def make_example_batch(engine: InferenceEngine, example: Example) -> Batch:
-    """One clip as it is learned from, on the model's device."""
-    padding = PaddingSpec(engine.chat_encoder.pad_token_id, engine.chat_encoder.audio_token_id)
-    batch = collate([engine.chat_encoder.encode_example(example)], engine.extractor, padding)
+    """Make a batch of one example on the model's device. Raises DataError."""
+    batch = engine.make_batch([engine.chat_encoder.encode_example(example)])
     return batch.to(str(engine.model.device))
 
 
 @torch.no_grad()
 def compute_audio_embeddings(engine: InferenceEngine, example: Example) -> torch.Tensor:
-    """The audio embeddings of a clip's sounds: (audio tokens, width), fp32."""
+    """Compute the embeddings of an example's audio: (audio tokens, hidden_size), fp32.
+
+    Raises:
+        DataError: it cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
+    """
     batch = make_example_batch(engine, example)
     merged = engine.model.merge_audio_embeddings(batch)
     return merged[batch.input_ids == engine.model.audio_token_id].float().cpu()
@@ -90,54 +97,63 @@ def compute_audio_embeddings(engine: InferenceEngine, example: Example) -> torch
 def compute_embedding_map(
     engine: InferenceEngine, examples: list[Example], audio_embeddings: list[torch.Tensor]
 ) -> EmbeddingMap:
-    """Where the sounds of clips, (audio tokens, width) each, lie among the words of their answers.
+    """Map the audio embeddings of examples, (audio tokens, hidden_size) each, beside their answers.
 
     All points share their axes, so that what lies apart there is apart for the model.
     """
-    labels = list(dict.fromkeys(clip.target.strip() for clip in examples))
-    labelled = len(labels) <= MAX_LABEL_COLORS
-    said = list(chain.from_iterable(_tokenize_text(engine.model, label) for label in labels))
-    spots = {label: _tokenize_text(engine.model, label) for label in labels}
-    if not labelled:
-        often = Counter(said).most_common(MAX_TEXT_POINTS)
-        spots = {format_token(engine, token): [token] for token, _ in often}
-    group = [
-        labels.index(clip.target.strip()) if labelled else n for n, clip in enumerate(examples)
-    ]
-    means = torch.stack([sound.mean(dim=0) for sound in audio_embeddings])
-    every = torch.cat(audio_embeddings)
-    owners = torch.tensor(group).repeat_interleave(
-        torch.tensor([len(each) for each in audio_embeddings])
+    model = engine.model
+    answers = [example.target.strip() for example in examples]
+    labels = list(dict.fromkeys(answers))
+    is_labeled = len(labels) <= MAX_LABEL_COLORS
+    label_ids = {label: _tokenize_text(model, label) for label in labels}
+    text_ids = list(chain.from_iterable(label_ids.values()))
+    texts = label_ids
+    if not is_labeled:
+        most_common = Counter(text_ids).most_common(MAX_TEXT_POINTS)
+        texts = {format_token(engine, token_id): [token_id] for token_id, _ in most_common}
+    groups = [labels.index(answer) for answer in answers] if is_labeled else range(len(examples))
+    group_sizes = torch.tensor([len(embeddings) for embeddings in audio_embeddings])
+    audio_groups = torch.tensor(groups).repeat_interleave(group_sizes)
+    audio_tokens = torch.cat(audio_embeddings)
+    num_shown = min(MAX_AUDIO_POINTS, len(audio_tokens))
+    shown = torch.linspace(0, len(audio_tokens) - 1, num_shown).round().long()
+    means = torch.stack([embeddings.mean(dim=0) for embeddings in audio_embeddings])
+    text_means = torch.stack([_embed_tokens(model, ids).mean(dim=0) for ids in texts.values()])
+    points, variance = project_to_pca(torch.cat([means, audio_tokens[shown], text_means]))
+    example_points, audio_points, text_points = points.split(
+        [len(means), num_shown, len(text_means)]
     )
-    kept = torch.linspace(0, len(every) - 1, min(MAX_AUDIO_POINTS, len(every))).round().long()
-    among = torch.stack([_embed_tokens(engine.model, ids).mean(dim=0) for ids in spots.values()])
-    points, variance = project_to_pca(torch.cat([means, every[kept], among]))
-    at_clips, at_tokens, at_words = points.split([len(means), len(kept), len(among)])
+    text_norm = _embed_tokens(model, text_ids).norm(dim=1).mean()
     return EmbeddingMap(
-        example_points=at_clips,
-        example_groups=tuple(group),
-        audio_points=at_tokens,
-        audio_groups=tuple(owners[kept].tolist()),
-        text_points=at_words,
-        text_labels=tuple(spots),
-        is_labeled=labelled,
+        example_points=example_points,
+        example_groups=tuple(groups),
+        audio_points=audio_points,
+        audio_groups=tuple(audio_groups[shown].tolist()),
+        text_points=text_points,
+        text_labels=tuple(texts),
+        is_labeled=is_labeled,
         explained_variance=variance,
-        norm_ratio=float(
-            every.norm(dim=1).mean() / _embed_tokens(engine.model, said).norm(dim=1).mean()
-        ),
+        norm_ratio=float(audio_tokens.norm(dim=1).mean() / text_norm),
     )
 
 
 def project_to_pca(points: torch.Tensor) -> tuple[torch.Tensor, tuple[float, float]]:
-    """Points (points, width) on their first two principal axes (Pearson 1901): (points, 2).
+    """Project points (points, hidden_size) on their first two principal axes (Pearson 1901).
 
-    With the share of the variance along each. An axis points to where its largest weight is.
+    An axis points to where its largest weight is, so that equal points give equal maps.
+
+    Returns:
+        (points, 2), and the fraction of the variance along each axis.
     """
-    centred = (points - points.mean(dim=0)).double()
-    _, lengths, axes = torch.linalg.svd(centred, full_matrices=False)
-    two = axes[:2] * axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True)).sign()
-    shares = lengths[:2].square() / lengths.square().sum().clamp_min(torch.finfo(torch.double).tiny)
-    return centred @ two.T, (float(shares[0]), float(shares[1]))
+    centered = (points - points.mean(dim=0)).double()
+    _, singular_values, axes = torch.linalg.svd(centered, full_matrices=False)
+    signs = axes[:2].gather(1, axes[:2].abs().argmax(dim=1, keepdim=True)).sign()
+    variances = singular_values.square()
+    total = variances.sum().clamp_min(torch.finfo(torch.double).tiny)
+    return centered @ (axes[:2] * signs).T, (
+        float(variances[0] / total),
+        float(variances[1] / total),
+    )
 
 
 @torch.no_grad()
@@ -148,86 +164,101 @@ def find_nearest_tokens(
     *,
     chunk_size: int = EMBEDDING_CHUNK_SIZE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each audio embedding the `count` text tokens of the largest cosine, and these cosines.
+    """Find the text tokens of the largest cosine similarity to each audio embedding.
 
-    (audio tokens, width) -> cosines and token ids, (audio tokens, count) each, nearest first;
-    `chunk` rows of the table are compared at once.
+    Args:
+        model: with the table of text embeddings.
+        audio_embeddings: (audio tokens, hidden_size).
+        k: text tokens for each.
+        chunk_size: text tokens compared at once.
+
+    Returns:
+        Cosines and token ids, (audio tokens, k) each, nearest first.
     """
     table = model.embed_tokens.get_parameter("weight")
-    looking = nn.functional.normalize(audio_embeddings.to(table.device), dim=1)
-    best, which = [], []
+    queries = nn.functional.normalize(audio_embeddings.to(table.device), dim=1)
+    chunk_cosines, chunk_ids = [], []
     for start in range(0, len(table), chunk_size):
-        rows = nn.functional.normalize(table[start : start + chunk_size].float(), dim=1)
-        cosines, ids = (looking @ rows.T).topk(min(k, len(rows)), dim=1)
-        best.append(cosines)
-        which.append(ids + start)
-    cosines, order = torch.cat(best, dim=1).topk(min(k, len(table)), dim=1)
-    return cosines.cpu(), torch.cat(which, dim=1).gather(1, order).cpu()
+        chunk = nn.functional.normalize(table[start : start + chunk_size].float(), dim=1)
+        cosines, ids = (queries @ chunk.T).topk(min(k, len(chunk)), dim=1)
+        chunk_cosines.append(cosines)
+        chunk_ids.append(ids + start)
+    cosines, order = torch.cat(chunk_cosines, dim=1).topk(min(k, len(table)), dim=1)
+    return cosines.cpu(), torch.cat(chunk_ids, dim=1).gather(1, order).cpu()
 
 
 @torch.no_grad()
 def compute_audio_attention(
     engine: InferenceEngine, examples: list[Example]
 ) -> AudioAttention | None:
-    """How much of what the answer reads is sound; None where no clip or no layer can tell."""
-    batches = [make_example_batch(engine, clip) for clip in examples if clip.audio_segments]
-    batches = [each for each in batches if each.input_ids.shape[1] <= MAX_ATTENTION_TOKENS]
-    whole: list[torch.Tensor] = []
-    positions, even = 0, 0.0
+    """Measure the fraction of attention that the answers put on audio.
+
+    Returns:
+        None where no example is short enough and has audio, or no layer returns its attention.
+
+    Raises:
+        DataError: an example cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
+    """
+    batches = [make_example_batch(engine, each) for each in examples if each.audio_segments]
+    batches = [batch for batch in batches if batch.input_ids.shape[1] <= MAX_ATTENTION_TOKENS]
+    layer_sums: list[torch.Tensor] = []
+    num_positions, uniform_sum = 0, 0.0
     for batch in batches:
-        asks = batch.labels[0, 1:] != IGNORE_INDEX  # the positions that predict a label
-        sound = batch.input_ids[0] == engine.model.audio_token_id
-        layers = _sum_audio_attention(engine, batch, asks, sound)
-        whole = [one + other for one, other in zip(whole, layers, strict=True)] if whole else layers
-        seen = sound.cumsum(0) / torch.arange(1, len(sound) + 1, device=sound.device)
-        positions, even = positions + int(asks.sum()), even + float(seen[:-1][asks].sum())
-    if not whole or not positions:
+        label_mask = batch.labels[0, 1:] != IGNORE_INDEX  # positions that predict a label
+        audio_mask = batch.input_ids[0] == engine.model.audio_token_id
+        layers = _sum_audio_attention(engine.model, batch, label_mask, audio_mask)
+        layer_sums = list(map(torch.add, layer_sums, layers)) if layer_sums else layers
+        num_visible = torch.arange(1, len(audio_mask) + 1, device=audio_mask.device)
+        uniform_sum += float((audio_mask.cumsum(0) / num_visible)[:-1][label_mask].sum())
+        num_positions += int(label_mask.sum())
+    if not layer_sums or not num_positions:
         return None
-    heads = tuple(tuple((each / positions).tolist()) for each in whole)
-    return AudioAttention(heads, even / positions, len(batches))
+    per_head = tuple(tuple((layer / num_positions).tolist()) for layer in layer_sums)
+    return AudioAttention(per_head, uniform_sum / num_positions, len(batches))
 
 
 def _sum_audio_attention(
-    engine: InferenceEngine, batch: Batch, label_mask: torch.Tensor, audio_mask: torch.Tensor
+    model: AudioLanguageModel, batch: Batch, label_mask: torch.Tensor, audio_mask: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Attention on sound summed over the positions that `asks` marks: (heads,) for each layer."""
-    summed: list[torch.Tensor] = []
+    """Attention on audio, summed over the positions of `label_mask`: (heads,) for each layer."""
+    layer_sums: list[torch.Tensor] = []
     length = batch.input_ids.shape[1]
 
-    def add(module: nn.Module, given: Any, said: Any) -> None:
-        for each in said if isinstance(said, tuple) else ():
-            if isinstance(each, torch.Tensor) and each.shape[2:] == (length, length):
-                rows = each[0, :, :-1].float()[:, label_mask.to(each.device)]
-                summed.append(rows[..., audio_mask.to(each.device)].sum(dim=(1, 2)).cpu())
+    def collect_attention(module: nn.Module, args: Any, outputs: Any) -> None:
+        for output in outputs if isinstance(outputs, tuple) else ():
+            if isinstance(output, torch.Tensor) and output.shape[2:] == (length, length):
+                at_labels = output[0, :, :-1].float()[:, label_mask.to(output.device)]
+                on_audio = at_labels[..., audio_mask.to(output.device)]
+                layer_sums.append(on_audio.sum(dim=(1, 2)).cpu())
 
-    with _eager_attention(engine.model.decoder):
-        hooks = [each.register_forward_hook(add) for each in engine.model.decoder.modules()]
+    with _eager_attention(model.decoder):
+        hooks = [
+            module.register_forward_hook(collect_attention) for module in model.decoder.modules()
+        ]
         try:
-            engine.model.forward_lm(
-                engine.model.merge_audio_embeddings(batch), batch.attention_mask
-            )
+            model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
         finally:
             for hook in hooks:
                 hook.remove()
-    return summed
+    return layer_sums
 
 
 @contextmanager
 def _eager_attention(decoder: nn.Module) -> Iterator[None]:
-    """Inside, the decoder's layers say their attention; faster ways of it never hold it whole."""
+    """Inside, the decoder's layers return their attention; faster kernels never hold it whole."""
     if not isinstance(decoder, PreTrainedModel):
         yield
         return
-    before = decoder.config._attn_implementation
+    implementation = decoder.config._attn_implementation
     decoder.set_attn_implementation("eager")
     try:
         yield
     finally:
-        decoder.set_attn_implementation(before)
+        decoder.set_attn_implementation(implementation)
 
 
 def format_token(engine: InferenceEngine, token_id: int) -> str:
-    """A text token as one can see it: spaces and ends of line by a sign."""
+    """Format a text token so that spaces and line ends can be seen."""
     return engine.chat_encoder.decode_raw([token_id]).translate(WHITESPACE_SIGNS) or f"#{token_id}"
 
 
@@ -237,5 +268,5 @@ def _tokenize_text(model: AudioLanguageModel, text: str) -> list[int]:
 
 @torch.no_grad()
 def _embed_tokens(model: AudioLanguageModel, token_ids: list[int]) -> torch.Tensor:
-    """The embeddings of text tokens: (tokens, width), fp32."""
+    """The embeddings of text tokens: (tokens, hidden_size), fp32."""
     return model.embed_input_ids(torch.tensor([token_ids], device=model.device))[0].float().cpu()
