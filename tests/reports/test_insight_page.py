@@ -1,4 +1,4 @@
-"""The page of `dlm insight` opens in a browser, loads nothing, and shows the scores of `dlm eval`."""
+"""The page of `dlm insight` opens in a browser, loads nothing, and has the scores of `dlm eval`."""
 
 import io
 import json
