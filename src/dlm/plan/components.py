@@ -563,13 +563,13 @@ def _read_normalization_config(model_ref: ModelRef) -> HfConfig:
 def _check_padding(encoder: EncoderComponent) -> None:
     """Refuse padding to 30 s where an encoder has no window of 30 s."""
     window_seconds = encoder.encoder_spec.audio_spec.window_seconds
-    if encoder.encoder_spec.encoder_input != "mel":
-        what = "takes audio at its own length, and no padding"
-    elif window_seconds != 30:
-        what = f"takes {window_seconds:g} s at once, not 30 s"
-    else:
-        return
-    raise ModelError(what, where=encoder.key, hint="take encoder.pad out", code="model.bad_pad")
+    if encoder.encoder_spec.encoder_input != "mel" or window_seconds != 30:
+        raise ModelError(
+            f"takes audio at its own length, or {window_seconds:g} s at once, not 30 s",
+            where=encoder.key,
+            hint="take encoder.pad out",
+            code="model.bad_pad",
+        )
 
 
 def _build_projector_component(

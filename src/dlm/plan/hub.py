@@ -45,7 +45,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as HubConnectionError  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from dlm.errors import DlmError, HubError, MissingExtra, ModelError
+from dlm.errors import HubError, MissingExtra, ModelError
 from dlm.io import to_disk_full_error
 from dlm.plan.safetensors_index import (
     HF_CONFIG_FILE,
@@ -285,25 +285,27 @@ def _find_known_hf_error(repo_id: str, where: str, error: Exception) -> ModelErr
     )
 
 
-def _make_unreachable_error(repo_id: str, where: str, error: Exception) -> DlmError:
+def _make_unreachable_error(repo_id: str, where: str, error: Exception) -> HubError:
     causes = (error, error.__cause__)
-    reason, hint, code = (
-        "there is no connection, or it broke off",
-        OFFLINE_RETRY_HINT,
-        "hub.unreachable",
-    )
-    responses = [cause.response for cause in causes if isinstance(cause, HfHubHTTPError)]
-    if responses:
-        status = responses[0].status_code
-        denied = status in (401, 403)
-        reason = f"the hub answers {status}"
-        hint = HF_LOGIN_HINT if denied else "try again later"
-        code = "hub.unauthorized" if denied else "hub.http_error"
-    elif any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
-        reason, code = "HF_HUB_OFFLINE is set", "hub.offline"
+    what = f"is not in {constants.HF_HUB_CACHE} and cannot be fetched"
+    for cause in causes:
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            what = f"{what}: the hub answers {status}"
+            if status in (401, 403):
+                return HubError(what, where=where, hint=HF_LOGIN_HINT, code="hub.unauthorized")
+            return HubError(what, where=where, hint="try again later", code="hub.http_error")
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         hint = f"`hf download {repo_id}` where there is a network"
-    what = f"is not in {constants.HF_HUB_CACHE} and cannot be fetched: {reason}"
-    return HubError(what, where=where, hint=hint, code=code)
+        return HubError(
+            f"{what}: HF_HUB_OFFLINE is set", where=where, hint=hint, code="hub.offline"
+        )
+    return HubError(
+        f"{what}: there is no connection, or it broke off",
+        where=where,
+        hint=OFFLINE_RETRY_HINT,
+        code="hub.unreachable",
+    )
 
 
 def _make_no_config_error(where: str) -> ModelError:

@@ -337,15 +337,15 @@ def resolve_model_ref(name: str, folder: Path) -> ModelRef:
             catalog key that stands for several models (`model.composed`).
     """
     if is_hub_model_name(name):
-        return resolve_hub_ref(name)
+        return _resolve_hub_ref(name)
     path = (folder / Path(name).expanduser()).absolute()
     if name not in MODEL_CATALOG and path.is_dir():
         return _resolve_local_ref(name, path)
     return _resolve_catalog_ref(find_catalog_spec(name))
 
 
-def resolve_hub_ref(name: str) -> ModelRef:
-    """Return the model of a hub's name; its config is fetched where the cache has none."""
+def _resolve_hub_ref(name: str) -> ModelRef:
+    """The model of a hub's name; its config is downloaded where the cache has none."""
     repo_id, _, requested = name.removeprefix(HF_PREFIX).partition("@")
     folder = resolve_snapshot_dir(repo_id, requested or None)
     revision, config, spec = folder.name, read_hf_config(folder), None

@@ -18,12 +18,10 @@ from dlm.plan.components import compose_model_spec
 from dlm.plan.hub import find_cached_model
 from dlm.plan.model_ref import (
     derive_spec_from_checkpoint,
-    find_catalog_spec,
     find_family_spec,
     is_hub_model_name,
     read_hf_config,
-    read_license,
-    resolve_hub_ref,
+    resolve_model_ref,
 )
 from dlm.plan.model_spec import (
     COMPOSED_MODEL_CONFIGS,
@@ -32,7 +30,7 @@ from dlm.plan.model_spec import (
     ModelSpec,
     read_model_spec,
 )
-from dlm.plan.safetensors_index import fingerprint_checkpoint, read_tensor_index
+from dlm.plan.safetensors_index import read_tensor_index
 
 
 def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSpec:
@@ -48,16 +46,26 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
     """
     if isinstance(name, ComposedModelConfig):
         return compose_model_spec(name, folder)
-    if is_hub_model_name(name):
-        return _resolve_hub_spec(name)
     if name in COMPOSED_MODEL_CONFIGS:
         return replace(compose_model_spec(COMPOSED_MODEL_CONFIGS[name], folder), key=name)
     if name in MODEL_CATALOG:
         return _resolve_catalog_spec(MODEL_CATALOG[name])
-    path = (folder / Path(name).expanduser()).absolute()
-    if (path / MODEL_SPEC_FILE).is_file():
+    on_hub, path = is_hub_model_name(name), (folder / Path(name).expanduser()).absolute()
+    if not on_hub and (path / MODEL_SPEC_FILE).is_file():
         return read_model_spec(path)
-    return _resolve_local_spec(path) if path.is_dir() else find_catalog_spec(name)
+    model_ref = resolve_model_ref(name, folder)
+    source, revision = model_ref.source, model_ref.revision
+    if model_ref.spec is not None:
+        return replace(model_ref.spec, source=source, revision=revision)
+    where = name.partition("@")[0] if on_hub else source
+    family_spec = find_family_spec(model_ref.config, where, source)
+    return replace(
+        derive_spec_from_checkpoint(family_spec, model_ref.config, model_ref.tensor_index),
+        key=source.rsplit("/", 1)[-1] if on_hub else path.resolve().name,
+        source=source,
+        revision=revision,
+        license=model_ref.license,
+    )
 
 
 def _resolve_catalog_spec(spec: ModelSpec) -> ModelSpec:
@@ -66,29 +74,3 @@ def _resolve_catalog_spec(spec: ModelSpec) -> ModelSpec:
     if folder is None:
         return spec
     return derive_spec_from_checkpoint(spec, read_hf_config(folder), read_tensor_index(folder))
-
-
-def _resolve_local_spec(path: Path) -> ModelSpec:
-    config, tensor_index = read_hf_config(path), read_tensor_index(path)
-    family_spec = find_family_spec(config, str(path))
-    return replace(
-        derive_spec_from_checkpoint(family_spec, config, tensor_index),
-        key=path.resolve().name,
-        source=str(path),
-        revision=fingerprint_checkpoint(path, tensor_index),
-        license=read_license(path),
-    )
-
-
-def _resolve_hub_spec(name: str) -> ModelSpec:
-    model_ref = resolve_hub_ref(name)
-    if model_ref.spec is not None:
-        return replace(model_ref.spec, source=model_ref.source, revision=model_ref.revision)
-    family_spec = find_family_spec(model_ref.config, name.partition("@")[0], model_ref.source)
-    return replace(
-        derive_spec_from_checkpoint(family_spec, model_ref.config, model_ref.tensor_index),
-        key=model_ref.source.rsplit("/", 1)[-1],
-        source=model_ref.source,
-        revision=model_ref.revision,
-        license=model_ref.license,
-    )
