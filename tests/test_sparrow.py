@@ -12,8 +12,8 @@ from dlm.config.parser import read_document
 from dlm.data.audio_io import get_audio_backends
 from dlm.inference.metrics import compute_word_errors
 from dlm.models.load import get_checkpoint_dir, load_base_model
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import read_model_spec
-from dlm.plan.resolve import find_catalog_spec
 from dlm.store.versions import open_store
 from tests.cli_runner import dlm
 

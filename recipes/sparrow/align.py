@@ -29,12 +29,12 @@ from dlm.models.composed import ComposedAudioLM
 from dlm.models.cpu_kernels import use_cpu_kernels
 from dlm.models.load import load_base_model
 from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.projector_spec import (
     ProjectorLike,
     compute_projector_strides,
     get_projector_learning_rate,
 )
-from dlm.plan.resolve import find_catalog_spec
 from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
 from dlm.training.events import StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm.models.audio_lm import EncoderOutput
 from dlm.models.projectors import Projector, build_projector
-from dlm.plan.resolve import find_catalog_spec
+from dlm.plan.model_ref import find_catalog_spec
 from letters import KEPT, STRIDE, WIDTH
 from lm import LATER_LETTERS
 from tokenizer import AUDIO

@@ -19,7 +19,7 @@ from dlm.inference.engine import InferenceEngine, batch_generate
 from dlm.inference.evaluate import compute_losses
 from dlm.inference.metrics import compute_character_errors, compute_word_errors
 from dlm.models.load import load_base_model
-from dlm.plan.resolve import find_catalog_spec
+from dlm.plan.model_ref import find_catalog_spec
 from questions import ANSWERS, questions
 
 Line = dict[str, str]

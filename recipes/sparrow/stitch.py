@@ -28,8 +28,8 @@ from dlm.features.extractor import AudioFeatures
 from dlm.models.adapters import apply_adapter
 from dlm.models.composed import ComposedAudioLM, save_composed_model
 from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ModelSpec
-from dlm.plan.resolve import find_catalog_spec
 from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
 from dlm.training.events import CheckpointSaved, StepCompleted, TrainingEvent, TrainingFinished
 from dlm.training.trainer import TrainerCallbacks, train_model

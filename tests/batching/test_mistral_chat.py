@@ -25,8 +25,8 @@ from dlm.batching.mistral_chat import MistralChatEncoder, build_chat_encoder
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, ModelError
 from dlm.features.extractor import AudioFeatureExtractor
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ModelSpec
-from dlm.plan.resolve import find_catalog_spec
 from tests.tiny_models import (
     SAMPLE_RATE,
     make_example,

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from dlm.errors import ModelError
 from dlm.models.adapters import apply_adapter, read_adapter_spec, save_adapter
 from dlm.models.pretrained import load_pretrained_audio_lm
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ModelSpec
-from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
+from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec
 from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin
 

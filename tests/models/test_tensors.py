@@ -10,8 +10,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from dlm.errors import ModelError
 from dlm.models.inspect_checkpoint import inspect_checkpoint
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ComponentRef, CompositionSpec, ModelSpec, read_model_spec
-from dlm.plan.resolve import find_catalog_spec
 from tests.tiny_models import write_tiny_model
 
 WEIGHTS = "model.safetensors"

@@ -20,8 +20,8 @@ from dlm.inference.transcribe import transcribe_files
 from dlm.models.adapters import apply_adapter, get_trainable_parameters
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.load import load_base_model
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ModelSpec
-from dlm.plan.resolve import find_catalog_spec
 from tests.models.batches import compute_all_logits, make_adapter_spec
 from tests.tiny_models import SAMPLE_RATE, make_example, write_tone
 from tests.tiny_voxtral import load_voxtral_processor, write_tiny_voxtral

@@ -28,8 +28,9 @@ from dlm.plan.memory import (
     estimate_memory,
     estimate_sequence_lengths,
 )
+from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ModelSpec, ParameterCounts, TransformerShape, read_model_spec
-from dlm.plan.resolve import find_catalog_spec, resolve_model_spec
+from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec, ModelPlan, SequenceLengths, TrainingPlan
 from dlm.training.loss import AudioLMLoss
 from dlm.training.optimizer import build_optimizer

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors import safe_open
 
-from dlm.plan.resolve import find_catalog_spec
+from dlm.plan.model_ref import find_catalog_spec
 from tests.cli_runner import CommandResult, dlm
 from tests.tiny_models import write_tone
 from tests.tiny_voxtral import write_tiny_voxtral
