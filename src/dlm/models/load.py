@@ -21,7 +21,7 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.composed import compose_model, load_composed_model, load_composed_tokenizer
 from dlm.models.cpu_kernels import CpuKernel, use_cpu_kernels
 from dlm.models.pretrained import load_pretrained_audio_lm
-from dlm.models.quantize import disable_cpu_repack, make_bnb_config, quantize_linear_layers
+from dlm.models.quantize import adapt_bnb_to_cpu, make_bnb_config, quantize_linear_layers
 from dlm.plan.hub import download_model, download_tokenizer, find_local_model
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import Bits, ModelPlan
@@ -104,7 +104,7 @@ def load_base_model(
             device_map=device_map,
         )
     if bits:
-        disable_cpu_repack(model)
+        adapt_bnb_to_cpu(model)
     return model
 
 

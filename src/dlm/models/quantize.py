@@ -8,7 +8,9 @@ Encoder, projector, head and everything that trains keep their dtype.
 
 import logging
 import re
+from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,16 +67,30 @@ def _quantize_linear(layer: nn.Linear, bits: Bits, dtype: torch.dtype) -> nn.Lin
     return quantized.requires_grad_(False).to(layer.weight.device)  # this quantizes
 
 
-def disable_cpu_repack(model: AudioLanguageModel) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in the first forward on some CPUs.
+def adapt_bnb_to_cpu(model: AudioLanguageModel) -> None:
+    """Change what bitsandbytes does on CPUs, where its layers are on one.
 
-    Repacked weights cannot be trained with, and not every width can be repacked.
+    4 bits: weights are not repacked in the first forward, as repacked ones cannot be trained with,
+    and not every width can be repacked. 8 bits: evaluation multiplies dequantized weights, as
+    training does; the integer products of torch overflow on CPUs without VNNI instructions.
     """
-    from bitsandbytes.nn.modules import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt):
+            vars(module)["forward"] = partial(_int8_forward, module, Linear8bitLt.forward)
+
+
+def _int8_forward(layer: nn.Module, original_forward: Any, x: torch.Tensor) -> torch.Tensor:
+    is_training = layer.training
+    layer.training = is_training or x.device.type == "cpu"
+    try:
+        output: torch.Tensor = original_forward(layer, x)
+        return output
+    finally:
+        layer.training = is_training
 
 
 def dequantize_linear_layers(model: AudioLanguageModel) -> None:
