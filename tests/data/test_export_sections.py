@@ -12,7 +12,7 @@ from dlm.data.load import iter_document_examples
 from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.errors import DataError
 from tests.data.sounds import document, spoken
-from tests.fuzz.letters import PIECES
+from tests.fuzz.mutations import PIECES
 
 
 def parse_example(folder: Path, text: str) -> Example:

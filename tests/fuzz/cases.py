@@ -1,7 +1,6 @@
-"""One case after the other: what is tried, what may come of it, and the files of those that fail.
+"""Fuzz cases: documents and sources drawn from a seed, their time limit, and files of failures.
 
-A case is drawn from a seed, so that it can be drawn again. What fails is kept beside this file, in
-kept/, and tried in every run of the tests.
+Cases that failed once lie in regressions/ and are checked in every run of the tests.
 """
 
 import base64
@@ -21,142 +20,153 @@ from typing import Any
 
 from dlm.config.data_schema import SourceConfig
 from tests.data.keepers import KEEPERS
-from tests.fuzz.documents import check_document, document
-from tests.fuzz.lists import STRICT, asked_otherwise, changed, check_source, shelf
+from tests.fuzz.documents import check_document, make_document
+from tests.fuzz.sources import STRICT, check_source, make_source_fields, mutate_file, write_fixture
 
-KEPT = Path(__file__).parent / "kept"
-LONGEST_SECONDS = 5.0
+REGRESSIONS_DIR = Path(__file__).parent / "regressions"
+MAX_SECONDS = 5.0
 PACKED = sorted(name for name in KEEPERS if re.match("hub|parquet|audiofolder parquet", name))
 LISTS = sorted(set(KEEPERS) - set(PACKED))  # what `datasets` does not read
-PACKED_EVERY = 100  # that many lists for one that is packed: those take long
+PACKED_INTERVAL = 100  # one packed source in so many: they take long
 
 
-class Hang(BaseException):
+class TimeLimitExceeded(BaseException):
     """A case that takes too long; no code catches it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A document, or one changed file of a format's fixture."""
+    """A document, or one mutated file of a format's fixture.
 
-    kind: str  # document, or the name of a keeper
+    Attributes:
+        kind: `document`, or the name of a fixture.
+        data: bytes of the document or file.
+        file: path of the file in the fixture.
+        source_fields: fields of the source, over those of the fixture.
+    """
+
+    kind: str
     data: bytes
-    file: str = ""  # below the fixture's folder
-    wishes: dict[str, Any] = field(default_factory=dict)  # of the source
+    file: str = ""
+    source_fields: dict[str, Any] = field(default_factory=dict)
 
-    def keep(self, folder: Path = KEPT) -> Path:
-        """Write it down, to be tried again."""
-        told = {**vars(self), "data": base64.b64encode(self.data).decode()}
+    def save(self, folder: Path = REGRESSIONS_DIR) -> Path:
+        """Write the case to a file, to be checked again."""
+        record = {**vars(self), "data": base64.b64encode(self.data).decode()}
         path = folder / f"{self.kind.replace(' ', '-')}-{sha256(self.data).hexdigest()[:12]}.json"
-        path.write_text(json.dumps(told, indent=1) + "\n")
+        path.write_text(json.dumps(record, indent=1) + "\n")
         return path
 
     @classmethod
-    def read(cls, path: Path) -> "Case":
-        """A case that was kept."""
-        told = json.loads(path.read_text())
-        return cls(**{**told, "data": base64.b64decode(told["data"])})
+    def load(cls, path: Path) -> "Case":
+        """Load a case that was saved."""
+        record = json.loads(path.read_text())
+        return cls(**{**record, "data": base64.b64decode(record["data"])})
 
 
 @dataclass
-class Tally:
-    """What came of many cases: how many of each kind, and of those how many were fine."""
+class FuzzResults:
+    """Results of many cases: how many of each kind ran, were valid, or failed."""
 
-    tried: Counter[str] = field(default_factory=Counter)
-    fine: Counter[str] = field(default_factory=Counter)
-    failed: list[tuple[Case, str]] = field(default_factory=list)
+    num_cases: Counter[str] = field(default_factory=Counter)
+    num_valid: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[Case, str]] = field(default_factory=list)
 
-    def add(self, other: "Tally") -> None:
-        """Take in what another process came to."""
-        self.tried += other.tried
-        self.fine += other.fine
-        self.failed += other.failed
+    def add(self, other: "FuzzResults") -> None:
+        """Add the results of another process."""
+        self.num_cases += other.num_cases
+        self.num_valid += other.num_valid
+        self.failures += other.failures
 
 
-def try_documents(seed: str, numbers: range) -> Tally:
-    """Documents, each drawn from the seed and its number."""
-    tally = Tally()
+def fuzz_documents(seed: str, numbers: range) -> FuzzResults:
+    """Check documents, each drawn from the seed and its number."""
+    results = FuzzResults()
     for number in numbers:
-        case = Case("document", document(Random(f"{seed}/document/{number}")))
-        _try(case, tally, lambda case: check_document(case.data))
-    return tally
+        case = Case("document", make_document(Random(f"{seed}/document/{number}")))
+        _run_case(case, results, lambda case: check_document(case.data))
+    return results
 
 
-def try_sources(seed: str, numbers: range) -> Tally:
-    """Sources of every format in turn, each drawn from the seed and its number."""
-    tally = Tally()
+def fuzz_sources(seed: str, numbers: range) -> FuzzResults:
+    """Check sources of every format in turn, each drawn from the seed and its number."""
+    results = FuzzResults()
     for name in LISTS + PACKED:
-        mine = [number for number in numbers if turn_of(number) == name]
-        with Bench(name) if mine else nullcontext() as bench:
-            for number in mine:
+        own_numbers = [number for number in numbers if choose_fixture(number) == name]
+        with FixtureBench(name) if own_numbers else nullcontext() as bench:
+            for number in own_numbers:
                 random = Random(f"{seed}/{name}/{number}")
                 path = random.choice(bench.files)
-                data = changed(bench.folder / path, bench.plain[path], random)
-                _try(Case(name, data, path, asked_otherwise(random)), tally, bench.check)
-    return tally
+                data = mutate_file(bench.folder / path, bench.original_bytes[path], random)
+                _run_case(Case(name, data, path, make_source_fields(random)), results, bench.check)
+    return results
 
 
-def turn_of(number: int) -> str:
-    """Whose turn it is."""
-    packed = number % PACKED_EVERY == PACKED_EVERY - 1
-    return PACKED[number // PACKED_EVERY % len(PACKED)] if packed else LISTS[number % len(LISTS)]
+def choose_fixture(number: int) -> str:
+    """Return the name of the fixture of a number: all in turn."""
+    is_packed = number % PACKED_INTERVAL == PACKED_INTERVAL - 1
+    return (
+        PACKED[number // PACKED_INTERVAL % len(PACKED)] if is_packed else LISTS[number % len(LISTS)]
+    )
 
 
-class Bench:
-    """The fixture of a format, of which one file at a time is another."""
+class FixtureBench:
+    """The fixture of a format on disk; one file at a time is replaced."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __enter__(self) -> "Bench":
-        self._kept = tempfile.TemporaryDirectory()
-        self.folder = Path(self._kept.name) / "far/away"
+    def __enter__(self) -> "FixtureBench":
+        self._temp_dir = tempfile.TemporaryDirectory()
+        self.folder = Path(self._temp_dir.name) / "far/away"
         self.folder.mkdir(parents=True)
-        self._shelf = shelf(self.name, self.folder)
-        self.files = [str(path.relative_to(self.folder)) for path in self._shelf.files]
-        self.plain = {name: (self.folder / name).read_bytes() for name in self.files}
-        source = SourceConfig.model_validate(self._shelf.source)
-        assert check_source(self._shelf.document, source), f"the fixture of {self.name} is not fine"
+        self._fixture = write_fixture(self.name, self.folder)
+        self.files = [str(path.relative_to(self.folder)) for path in self._fixture.files]
+        self.original_bytes = {name: (self.folder / name).read_bytes() for name in self.files}
+        source = SourceConfig.model_validate(self._fixture.source)
+        assert check_source(self._fixture.document, source), (
+            f"the fixture of {self.name} is not valid"
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._kept.cleanup()
+        self._temp_dir.cleanup()
 
     def check(self, case: Case) -> bool:
-        """Whether nothing is wrong with the source when one of its files is another."""
-        wishes = {**self._shelf.source, **case.wishes}
-        document = self._shelf.strict if wishes.pop(STRICT, False) else self._shelf.document
-        source = SourceConfig.model_validate(wishes)
-        self._put(case.file, case.data)
+        """Check the source with one file replaced; return whether it has no issue."""
+        fields = {**self._fixture.source, **case.source_fields}
+        document = self._fixture.strict if fields.pop(STRICT, False) else self._fixture.document
+        source = SourceConfig.model_validate(fields)
+        self._replace_file(case.file, case.data)
         try:
             return check_source(document, source)
         finally:
-            self._put(case.file, self.plain[case.file])
+            self._replace_file(case.file, self.original_bytes[case.file])
 
-    def _put(self, file: str, data: bytes) -> None:
-        """Write a new file in the place of another, which somebody may still hold."""
-        beside = self.folder.parent / "new"
-        beside.write_bytes(data)
-        beside.replace(self.folder / file)
+    def _replace_file(self, file: str, data: bytes) -> None:
+        """Replace a file, which a reader may still have open."""
+        new_file = self.folder.parent / "new"
+        new_file.write_bytes(data)
+        new_file.replace(self.folder / file)
 
 
-def check(case: Case) -> bool:
-    """Try one case again."""
+def check_case(case: Case) -> bool:
+    """Check one case."""
     if case.kind == "document":
-        with in_time():
+        with limit_time():
             return check_document(case.data)
-    with Bench(case.kind) as bench, in_time():
+    with FixtureBench(case.kind) as bench, limit_time():
         return bench.check(case)
 
 
 @contextmanager
-def in_time(seconds: float = LONGEST_SECONDS) -> Iterator[None]:
-    """Raise Hang when it takes longer."""
+def limit_time(seconds: float = MAX_SECONDS) -> Iterator[None]:
+    """Raise TimeLimitExceeded when the block takes longer."""
 
-    def late(number: int, frame: FrameType | None) -> None:
-        raise Hang(f"takes more than {seconds:g} s")
+    def raise_late(number: int, frame: FrameType | None) -> None:
+        raise TimeLimitExceeded(f"takes more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, raise_late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -165,10 +175,10 @@ def in_time(seconds: float = LONGEST_SECONDS) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _try(case: Case, tally: Tally, check: Callable[[Case], bool]) -> None:
-    tally.tried[case.kind] += 1
+def _run_case(case: Case, results: FuzzResults, check: Callable[[Case], bool]) -> None:
+    results.num_cases[case.kind] += 1
     try:
-        with in_time():
-            tally.fine[case.kind] += check(case)
-    except (Exception, Hang) as error:
-        tally.failed.append((case, f"{type(error).__name__}: {error}"[:300]))
+        with limit_time():
+            results.num_valid[case.kind] += check(case)
+    except (Exception, TimeLimitExceeded) as error:
+        results.failures.append((case, f"{type(error).__name__}: {error}"[:300]))

@@ -1,4 +1,4 @@
-"""Small changes to a text or a value: what a slip, a broken tool or malice may write."""
+"""Random mutations of text, bytes and JSON: what mistakes, broken tools or attackers may write."""
 
 import json
 from random import Random
@@ -59,78 +59,78 @@ VALUES: list[Any] = [
 ]
 
 
-def changed_text(text: str, random: Random, pieces: list[str] = PIECES) -> str:
-    """The text with a few letters, pieces or lines put in, taken out, doubled or exchanged."""
+def mutate_text(text: str, random: Random, pieces: list[str] = PIECES) -> str:
+    """Return the text with characters, pieces or lines inserted, removed, repeated or shuffled."""
     for _ in range(random.randint(1, 4)):
-        at, to = sorted((random.randint(0, len(text)), random.randint(0, len(text))))
-        to = min(to, at + random.choice((0, 1, 3, 30, 300)))
+        start, end = sorted((random.randint(0, len(text)), random.randint(0, len(text))))
+        end = min(end, start + random.choice((0, 1, 3, 30, 300)))
         match random.randrange(6):
             case 0:
-                text = text[:at] + text[to:]
+                text = text[:start] + text[end:]
             case 1:
-                text = text[:to] + text[at:to] + text[to:]
+                text = text[:end] + text[start:end] + text[end:]
             case 2:
-                text = text[:at]
+                text = text[:start]
             case 3:
                 lines = text.split("\n")
                 random.shuffle(lines)
                 text = "\n".join(lines)
             case _:
-                text = text[:at] + random.choice(pieces) + text[random.choice((at, to)) :]
+                text = text[:start] + random.choice(pieces) + text[random.choice((start, end)) :]
     return text
 
 
-def changed_bytes(data: bytes, random: Random) -> bytes:
-    """The bytes with a few of them changed, cut or doubled."""
+def mutate_bytes(data: bytes, random: Random) -> bytes:
+    """Return the bytes with a few of them changed, removed or repeated."""
     for _ in range(random.randint(1, 4)):
-        at = random.randint(0, len(data))
+        offset = random.randint(0, len(data))
         match random.randrange(4):
             case 0:
-                data = data[:at]
+                data = data[:offset]
             case 1:
-                data = data[:at] + data[at + random.randint(1, 64) :]
+                data = data[:offset] + data[offset + random.randint(1, 64) :]
             case 2:
-                data = data[:at] + data[max(0, at - 64) :]
+                data = data[:offset] + data[max(0, offset - 64) :]
             case _:
-                data = data[:at] + random.randbytes(random.choice((1, 4))) + data[at + 1 :]
+                data = data[:offset] + random.randbytes(random.choice((1, 4))) + data[offset + 1 :]
     return data
 
 
-def changed_value(value: Any, random: Random) -> Any:
-    """A value of JSON with a few of its parts exchanged, doubled or taken out."""
+def mutate_value(value: Any, random: Random) -> Any:
+    """Return a value of JSON with items changed, repeated or removed."""
     if isinstance(value, dict) and value and random.random() < 0.9:
         key = random.choice(list(value))
         match random.randrange(8):
             case 0:
-                return {name: of for name, of in value.items() if name != key}
+                return {name: item for name, item in value.items() if name != key}
             case 1:
                 return {**value, random.choice((key.upper(), "", "text", "audio")): value[key]}
             case _:
-                return {**value, key: changed_value(value[key], random)}
+                return {**value, key: mutate_value(value[key], random)}
     if isinstance(value, list) and value and random.random() < 0.8:
-        at = random.randrange(len(value))
+        index = random.randrange(len(value))
         if random.random() < 0.2:
-            return value[:at] + value[at + 1 :]
+            return value[:index] + value[index + 1 :]
         if random.random() < 0.2:
-            return [*value, value[at]]
-        return [*value[:at], changed_value(value[at], random), *value[at + 1 :]]
+            return [*value, value[index]]
+        return [*value[:index], mutate_value(value[index], random), *value[index + 1 :]]
     if isinstance(value, str) and random.random() < 0.3:
-        return changed_text(value, random)
+        return mutate_text(value, random)
     return random.choice(VALUES)
 
 
-def changed_json(text: str, random: Random) -> str:
-    """Lines of JSON with some of their values changed."""
+def mutate_json_lines(text: str, random: Random) -> str:
+    """Return lines of JSON with some of their values mutated."""
     lines = text.split("\n")
     for _ in range(random.randint(1, 3)):
-        at = random.randrange(len(lines))
+        index = random.randrange(len(lines))
         try:
-            value = json.loads(lines[at])
+            value = json.loads(lines[index])
         except (ValueError, RecursionError):
-            lines[at] = changed_text(lines[at], random)
+            lines[index] = mutate_text(lines[index], random)
             continue
         try:
-            lines[at] = json.dumps(changed_value(value, random))
+            lines[index] = json.dumps(mutate_value(value, random))
         except ValueError:  # a whole number too long to be written
-            lines[at] = changed_text(lines[at], random)
+            lines[index] = mutate_text(lines[index], random)
     return "\n".join(lines)
