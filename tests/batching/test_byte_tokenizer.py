@@ -20,7 +20,7 @@ from tests.tiny_models import CHATML_TEMPLATE, make_tiny_config, make_tiny_spec
 BYTES = build_byte_tokenizer()
 
 
-def deaf_tokenizer() -> PreTrainedTokenizerFast:
+def make_text_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte and three of ChatML: 259, and none for sound."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -76,7 +76,7 @@ def test_byte_tokenizer_encodes_an_example(chat: str) -> None:
 
 def test_placeholder_is_added_to_a_tokenizer_without_one(tmp_path: Path) -> None:
     base = replace(make_tiny_spec(), placeholder="<|audio|>")
-    heard = add_audio_token(deaf_tokenizer(), base)
+    heard = add_audio_token(make_text_tokenizer(), base)
     assert heard("a<|audio|>b")["input_ids"][1] == 259 == len(heard) - 1
     assert "<|im_start|>" in heard.all_special_tokens, "those it had are kept"
     known = len(BYTES)
@@ -94,7 +94,7 @@ def test_embedding_table_is_not_resized_for_the_placeholder(tmp_path: Path) -> N
     base, config = make_tiny_spec(), make_tiny_config()
     config["lm"] |= {"vocab_size": 259, "tie_word_embeddings": True}
     torch.manual_seed(0)
-    model = ComposedAudioLM(base, config, add_audio_token(deaf_tokenizer(), base)).eval()
+    model = ComposedAudioLM(base, config, add_audio_token(make_text_tokenizer(), base)).eval()
     assert model.audio_token_id == 259 == len(model.embed_tokens.weight)
     assert model.embed_tokens.weight is model.lm_head.weight
     ids = torch.tensor([[5, 259, 6]])

@@ -28,7 +28,7 @@ from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.components import compose_model_spec
 from dlm.plan.model_spec import COMPOSED_MODEL_CONFIGS, MODEL_CATALOG, ModelSpec
 from dlm.plan.resolve import resolve_model_spec
-from tests.batching.test_byte_tokenizer import deaf_tokenizer
+from tests.batching.test_byte_tokenizer import make_text_tokenizer
 from tests.cli_runner import dlm
 from tests.fake_hub import COMMIT, FakeHub, Repository, serve_hub
 from tests.pretrained_twins import write_pretrained_twin
@@ -212,6 +212,10 @@ def test_the_revision_changes_with_every_component_but_not_with_the_prompt() -> 
         ({"encoder": {"source": "sparrow", "layer": 5}}, "model.no_such_layer", "1 to 4"),
         ({"encoder": {"from_scratch": {**HUBERT, "conv_stride": [2, 2]}}},
          "model.bad_config", "conv_stride"),
+        ({"encoder": {"from_scratch": {**HUBERT, "conv_stride": [0] * 7}}},
+         "model.bad_config", "conv_stride"),
+        ({"encoder": {"from_scratch": {**HUBERT, "conv_kernel": "10"}}},
+         "model.bad_config", "conv_kernel"),
         ({"encoder": {"from_scratch": WHISPER}, "projector": "sparrow"},
          "model.projector_mismatch", "frames 256 wide and a language model 192 wide; here are"
          " frames 32 wide and a language model 192 wide; take source out"),
@@ -488,6 +492,6 @@ def save_language_model(folder: Path) -> Path:
     """Save a random Qwen3 with a tokenizer that has a chat template and no audio token."""
     config = {**LM_CONFIGS["qwen3"], "vocab_size": 300, "max_position_embeddings": 128}
     Qwen3ForCausalLM(Qwen3Config(**config)).save_pretrained(folder)
-    deaf_tokenizer().save_pretrained(folder)
+    make_text_tokenizer().save_pretrained(folder)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     return folder

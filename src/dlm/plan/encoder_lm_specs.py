@@ -116,7 +116,7 @@ def derive_encoder_spec(
     if model_type in MEL_ENCODER_DEFAULTS:
         encoder_spec = _derive_mel_encoder_spec(config, *MEL_ENCODER_DEFAULTS[model_type])
     else:
-        _check_conv_lengths(config, where)
+        _check_conv_layers(config, where)
         encoder_spec = _derive_waveform_encoder_spec(config, WAVEFORM_ENCODER_DEFAULTS[model_type])
     num_layers = encoder_spec.shape.num_layers
     if isinstance(layer, int) and layer > num_layers:
@@ -204,14 +204,18 @@ def _derive_waveform_encoder_spec(
     )
 
 
-def _check_conv_lengths(config: HfConfigMapping, where: str) -> None:
+def _check_conv_layers(config: HfConfigMapping, where: str) -> None:
     keys = ("conv_kernel", "conv_stride", "conv_dim")
-    lengths = [len(config.get(key) or WAV2VEC2_CONV_KERNELS) for key in keys]
-    if len(set(lengths)) > 1:
+    lists = [config.get(key) or WAV2VEC2_CONV_KERNELS for key in keys]
+    numbers = all(
+        isinstance(values, list | tuple) and all(type(n) is int and n > 0 for n in values)
+        for values in lists
+    )
+    if not numbers or len({len(values) for values in lists}) > 1:
         raise ModelError(
-            f"{', '.join(keys)} list {', '.join(map(str, lengths))} convolutions",
+            f"its {', '.join(keys)} are not lists of as many positive numbers",
             where=where,
-            hint="give as many numbers in each",
+            hint=f"give a number for each convolution, {len(WAV2VEC2_CONV_KERNELS)} by default",
             code="model.bad_config",
         )
 
@@ -325,7 +329,8 @@ def derive_lm_spec(config: HfConfigMapping, *, where: str) -> LanguageModelSpec:
     Raises:
         ModelError: the config lacks a number (`model.incomplete_config`).
     """
-    defaults = LM_DEFAULTS.get(config["model_type"], {})
+    model_type = str(config.get("model_type"))
+    defaults = LM_DEFAULTS.get(model_type, {})
     fields = {field: get_config_int(config, keys, 0) for field, keys in LM_CONFIG_KEYS.items()}
     for field, value in fields.items():
         fields[field] = value or defaults.get(field, 0)
@@ -341,11 +346,11 @@ def derive_lm_spec(config: HfConfigMapping, *, where: str) -> LanguageModelSpec:
     fields["intermediate_size"] = fields["intermediate_size"] or 4 * fields["hidden_size"]
     fields["num_kv_heads"] = fields["num_kv_heads"] or fields["num_heads"]
     shape = TransformerShape(num_parameters=0, **fields)
-    is_gpt2 = config["model_type"] == "gpt2"
+    is_gpt2 = model_type == "gpt2"
     tables = 1 if config.get("tie_word_embeddings", is_gpt2) else 2
     position_rows = context_length if is_gpt2 else 0
     return LanguageModelSpec(
-        shape=replace(shape, num_parameters=_count_layer_parameters(config["model_type"], shape)),
+        shape=replace(shape, num_parameters=_count_layer_parameters(model_type, shape)),
         embedding=(tables * vocab_size + position_rows) * shape.hidden_size,
         vocab_size=vocab_size,
         context_length=context_length,
