@@ -8,7 +8,7 @@ import yaml
 
 from dlm.io import sha256_file
 from tests.cli_runner import dlm
-from tests.data.keepers import KEEPERS
+from tests.data.readers.format_fixtures import FORMAT_FIXTURES
 from tests.tiny_models import write_tiny_model
 
 FORMATS = ("folder", "json", "webdataset", "parquet", "nemo tarred")
@@ -22,7 +22,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_from_format(folder: Path, format_name: str, tiny: Path) -> tuple[str, float]:
     """Train from a format: the sha256 of the adapter, and the listening gap."""
     folder.mkdir()
-    training = {"sources": [KEEPERS[format_name](folder)], "held_out": 0, "micro_batch_size": 2}
+    training = {
+        "sources": [FORMAT_FIXTURES[format_name](folder)],
+        "held_out": 0,
+        "micro_batch_size": 2,
+    }
     header = {
         "dlm_id": f"01ARZ3NDEKTSV4RRFFQ69G5FA{FORMATS.index(format_name)}",
         "dlm_version": 11,

@@ -23,7 +23,7 @@ from dlm.data.streaming import (
 )
 from dlm.data.types import Example, Issue, Message
 from dlm.errors import DataError
-from tests.data.keepers import KEEPERS
+from tests.data.readers.format_fixtures import FORMAT_FIXTURES
 from tests.data.sounds import document, pair, save
 
 SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12)
@@ -240,9 +240,9 @@ def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("name", sorted(KEEPERS))
+@pytest.mark.parametrize("name", sorted(FORMAT_FIXTURES))
 def test_every_format_can_be_streamed(name: str, tmp_path: Path) -> None:
-    source = {**KEEPERS[name](tmp_path), "stream": True}
+    source = {**FORMAT_FIXTURES[name](tmp_path), "stream": True}
     head = yaml.safe_dump({"training": {"sources": [source]}}, allow_unicode=True)
     made = document(tmp_path, head=head)
     listed = Counter(load_examples(made).examples)

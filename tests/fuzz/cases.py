@@ -19,14 +19,16 @@ from types import FrameType
 from typing import Any
 
 from dlm.config.data_schema import SourceConfig
-from tests.data.keepers import KEEPERS
+from tests.data.readers.format_fixtures import FORMAT_FIXTURES
 from tests.fuzz.documents import check_document, make_document
 from tests.fuzz.sources import STRICT, check_source, make_source_fields, mutate_file, write_fixture
 
 REGRESSIONS_DIR = Path(__file__).parent / "regressions"
 MAX_SECONDS = 5.0
-PACKED = sorted(name for name in KEEPERS if re.match("hub|parquet|audiofolder parquet", name))
-LISTS = sorted(set(KEEPERS) - set(PACKED))  # what `datasets` does not read
+PACKED = sorted(
+    name for name in FORMAT_FIXTURES if re.match("hub|parquet|audiofolder parquet", name)
+)
+LISTS = sorted(set(FORMAT_FIXTURES) - set(PACKED))  # what `datasets` does not read
 PACKED_INTERVAL = 100  # one packed source in so many: they take long
 
 

@@ -13,7 +13,7 @@ from dlm.data.audio_io import open_audio
 from dlm.data.load import load_source_examples
 from dlm.data.types import Example, Issue
 from dlm.errors import DataError
-from tests.data.keepers import KEEPERS
+from tests.data.readers.format_fixtures import FORMAT_FIXTURES
 from tests.fuzz.documents import REQUIRED_FIELDS
 from tests.fuzz.mutations import PIECES, mutate_bytes, mutate_json_lines, mutate_text
 
@@ -46,7 +46,7 @@ class FormatFixture:
 
 def write_fixture(name: str, folder: Path) -> FormatFixture:
     """Write the fixture of a format, with a pipe and a loop of links beside its lists."""
-    source = KEEPERS[name](folder)
+    source = FORMAT_FIXTURES[name](folder)
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     lists = [path for path in paths if path.suffix.lower() not in AUDIO_SUFFIXES]
     for parent in {path.parent for path in lists}:

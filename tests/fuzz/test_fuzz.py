@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.data.keepers import KEEPERS
+from tests.data.readers.format_fixtures import FORMAT_FIXTURES
 from tests.fuzz.cases import (
     LISTS,
     REGRESSIONS_DIR,
@@ -57,7 +57,7 @@ def test_cases_are_the_same_for_the_same_seed() -> None:
     assert first == again and 0 < first.num_valid["document"] < first.num_cases["document"] == 30
     first, again = (fuzz_sources("7", range(24)) for _ in range(2))
     assert first == again and sum(first.num_cases.values()) == 24
-    assert {choose_fixture(number) for number in range(10_000)} == set(KEEPERS)
+    assert {choose_fixture(number) for number in range(10_000)} == set(FORMAT_FIXTURES)
 
 
 def test_a_saved_case_loads_unchanged(tmp_path: Path) -> None:
