@@ -108,7 +108,7 @@ def prompt(
     audio_paths = to_paths(audio)
     if to_paths(image) and audio_paths:
         what = "--image and --audio cannot be combined (each targets a different modality)"
-        raise UsageError(what, hint="drop --image", code="usage.image_option")
+        raise UsageError(what, hint="drop --image", code="usage.no_images")
     if not audio_paths:
         what = "audio-language base requires at least one --audio PATH"
         raise UsageError(what, hint="add --audio clip.wav", code="usage.audio_missing")
