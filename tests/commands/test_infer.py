@@ -1,4 +1,4 @@
-"""What is done with a version: prompt, transcribe, eval, versions, use, export, show."""
+"""A version in use: `prompt`, `transcribe`, `eval`, `versions`, `use` and `export`."""
 
 import json
 import re
@@ -12,37 +12,44 @@ from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a document, two versions of it, and its store."""
-    folder = tmp_path_factory.mktemp("learned")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a document, its store, and two versions, of 40 steps and of one."""
+    folder = tmp_path_factory.mktemp("trained")
     document = write_document(
         folder, base_model=write_tiny_model(folder / "tiny"), training="  held_out: 2\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLM_HOME", str(folder / "home"))
-        for steps in (40, 1):
-            done = dlm("train", document, "--steps", steps)
+        for num_steps in (40, 1):
+            done = dlm("train", document, "--steps", num_steps)
             assert done.code == 0, done.err
         assert dlm("use", document, "v0001").code == 0
     return folder
 
 
 @pytest.fixture
-def document(learned: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DLM_HOME", str(learned / "home"))
-    monkeypatch.chdir(learned)
+def document(trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DLM_HOME", str(trained / "home"))
+    monkeypatch.chdir(trained)
     return Path("my.dlm")
 
 
-def prompt(document: Path, *words: object, stdin: str = "") -> str:
+def prompt(document: Path, *args: object, stdin: str = "") -> str:
+    """What `dlm prompt` prints, which is all that it prints."""
     options = ("--audio", "clips/1.wav", "--max-tokens", 12)
-    done = dlm("prompt", document, *options, *words, stdin=stdin)
+    done = dlm("prompt", document, *options, *args, stdin=stdin)
     assert done.code == 0, done.err
     assert not done.err
     return done.out
 
 
-def test_an_answer_is_on_stdout_and_ends_its_line(document: Path) -> None:
+def load_json(*args: object) -> dict:
+    done = dlm(*args, "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_an_answer_is_printed_as_one_line_or_as_json(document: Path) -> None:
     answer = prompt(document, "What?")
     assert answer.endswith("\n") and answer.strip()
     assert prompt(document, stdin="What?\n\n") != ""
@@ -56,112 +63,112 @@ def test_an_answer_is_streamed(document: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len([chunk for chunk in chunks if chunk]) > 2
 
 
-def test_several_recordings_and_where_they_stand(document: Path) -> None:
-    more = ("--audio", "clips/2.wav")
-    plain = prompt(document, *more, "What?")
-    assert prompt(document, *more, "<|audio|><|audio|>What?") == plain
-    assert prompt(document, *more, "First <|audio|> then <|audio|>?")
+def test_several_recordings_come_first_or_at_their_placeholders(document: Path) -> None:
+    second = ("--audio", "clips/2.wav")
+    answer = prompt(document, *second, "What?")
+    assert prompt(document, *second, "<|audio|><|audio|>What?") == answer
+    assert prompt(document, *second, "First <|audio|> then <|audio|>?")
 
 
-def test_livelier_answers_follow_their_seed(document: Path) -> None:
-    lively = ("What?", "--temperature", 5, "--top-p", 0.99)
-    first = prompt(document, *lively, "--seed", 1)
-    assert first == prompt(document, *lively, "--seed", 1)
-    assert first != prompt(document, *lively, "--seed", 2)
-    cold = prompt(document, "What?")
-    assert cold == prompt(document, "What?", "--temperature", 5, "--top-p", 1e-9)
-    assert cold == prompt(document, "What?", "--temperature", 5, "--top-k", 1)
+def test_sampling_follows_its_seed(document: Path) -> None:
+    options = ("What?", "--temperature", 5, "--top-p", 0.99)
+    first = prompt(document, *options, "--seed", 1)
+    assert first == prompt(document, *options, "--seed", 1)
+    assert first != prompt(document, *options, "--seed", 2)
+    greedy = prompt(document, "What?")
+    assert greedy == prompt(document, "What?", "--temperature", 5, "--top-p", 1e-9)
+    assert greedy == prompt(document, "What?", "--temperature", 5, "--top-k", 1)
 
 
-def test_a_version_or_the_bare_base_answers(document: Path) -> None:
-    current, first = prompt(document, "What?"), prompt(document, "What?", "--version", "v0001")
-    assert current == first
+def test_the_version_in_use_another_version_and_the_base_answer(document: Path) -> None:
+    answer = prompt(document, "What?")
+    assert answer == prompt(document, "What?", "--version", "v0001")
     others = {prompt(document, "What?", "--version", "v0002"), prompt(document, "What?", "--base")}
-    assert first not in others
+    assert answer not in others
 
 
-def test_an_unknown_version(document: Path) -> None:
+def test_an_unknown_version_is_refused(document: Path) -> None:
     done = dlm("prompt", document, "--audio", "clips/1.wav", "--version", "v7", "What?")
-    done.refused("no version 'v7'; known: v0001, v0002")
+    done.refused("no version 'v7'; known: v0001, v0002", error="store.unknown_version")
 
 
-def test_transcribing_files_and_folders(document: Path) -> None:
+def test_files_and_folders_are_transcribed(document: Path) -> None:
     done = dlm("transcribe", document, "clips")
     assert done.code == 0, done.err
-    assert [line.split(":")[0] for line in done.out.splitlines()] == [
-        f"clips/{number}.wav" for number in range(6)
-    ]
-    both = dlm("transcribe", document, "clips/3.wav", "clips/1.wav").out.splitlines()
     lines = done.out.splitlines()
-    assert both == [lines[3], lines[1]]
+    names = [f"clips/{number}.wav" for number in range(6)]
+    assert [line.split(":")[0] for line in lines] == names
+    two = dlm("transcribe", document, "clips/3.wav", "clips/1.wav").out.splitlines()
+    assert two == [lines[3], lines[1]]
 
 
-def test_transcripts_as_json_lines_and_subtitles(document: Path) -> None:
+def test_transcripts_are_json_lines_or_subtitles(document: Path) -> None:
     done = dlm("transcribe", document, "clips/1.wav", "clips/2.wav", "--json")
     first, _ = map(json.loads, done.out.splitlines())
     assert first["path"] == "clips/1.wav" and first["seconds"] == pytest.approx(0.6)
-    assert first["text"] == " ".join(each["text"] for each in first["segments"])
+    assert first["text"] == " ".join(segment["text"] for segment in first["segments"])
     srt = dlm("transcribe", document, "clips/1.wav", "--srt").out
     assert re.match(r"1\n00:00:00,000 --> 00:00:00,600\n.+\n$", srt)
     vtt = dlm("transcribe", document, "clips/1.wav", "--vtt").out
     assert re.match(r"WEBVTT\n\n00:00:00\.000 --> 00:00:00\.600\n.+\n$", vtt)
 
 
-def test_a_long_recording_is_cut(document: Path, tmp_path: Path) -> None:
-    long = write_tone(tmp_path / "long.wav", hertz=500, seconds=5)
-    (told,) = map(json.loads, dlm("transcribe", document, long, "--json").out.splitlines())
-    assert told["seconds"] == pytest.approx(5)
-    assert len(told["segments"]) >= 3
+def test_a_long_recording_is_segmented(document: Path, tmp_path: Path) -> None:
+    recording = write_tone(tmp_path / "long.wav", hertz=500, seconds=5)
+    transcript = load_json("transcribe", document, recording)
+    assert transcript["seconds"] == pytest.approx(5)
+    assert len(transcript["segments"]) >= 3
 
 
-def test_eval_counts_held_out_clips(document: Path) -> None:
+def test_eval_measures_held_out_clips(document: Path) -> None:
     done = dlm("eval", document)
     assert done.code == 0, done.err
-    assert re.search(
-        r"^WER +[\d.]+%  \d+ substituted, \d+ deleted, \d+ inserted, of 2$", done.out, re.M
-    )
+    edits_re = r"\d+ substituted, \d+ deleted, \d+ inserted, of 2$"
+    assert re.search(rf"^WER +[\d.]+%  {edits_re}", done.out, re.M)
     assert re.search(r"^CER +[\d.]+%", done.out, re.M)
     assert re.search(r"^listening gap +-?\d+\.\d{3}", done.out, re.M)
     assert re.search(r"^clips +2 +normaliser dlm-1", done.out, re.M)
-    told = json.loads(dlm("eval", document, "--json").out)
-    assert told["clips"] == told["words"] == 2
-    edits = told["substitutions"] + told["deletions"] + told["insertions"]
-    assert told["wer"] == pytest.approx(edits / 2)
-    assert told["scores"].keys() == {"loss", "shuffled_loss", "gap", "wer", "cer"}
-    assert {"location", "reference", "hypothesis", "wer"} == told["worst"][0].keys()
-    bare = json.loads(dlm("eval", document, "--json", "--base").out)
-    assert bare["scores"]["loss"] != told["scores"]["loss"]
-    assert json.loads(dlm("eval", document, "--json", "--version", "v0001").out) == told
+    result = load_json("eval", document)
+    assert result["clips"] == result["words"] == 2
+    num_edits = result["substitutions"] + result["deletions"] + result["insertions"]
+    assert result["wer"] == pytest.approx(num_edits / 2)
+    assert result["scores"].keys() == {"loss", "shuffled_loss", "gap", "wer", "cer"}
+    assert {"location", "reference", "hypothesis", "wer"} == result["worst"][0].keys()
+    base_result = load_json("eval", document, "--base")
+    assert base_result["scores"]["loss"] != result["scores"]["loss"]
+    assert load_json("eval", document, "--version", "v0001") == result
 
 
-def test_eval_on_other_clips(document: Path, tmp_path: Path) -> None:
+def test_eval_measures_other_clips(document: Path, tmp_path: Path) -> None:
     for number in range(3):
         write_tone(tmp_path / f"other/{number}.wav", hertz=300 + number)
         (tmp_path / f"other/{number}.txt").write_text("three words here")
-    told = json.loads(dlm("eval", document, "--data", tmp_path / "other", "--json").out)
-    assert (told["clips"], told["words"]) == (3, 9)
-    listed = tmp_path / "list.jsonl"
-    row = {"audio": "other/0.wav", "text": "one two", "prompt": "Say it."}
-    listed.write_text(json.dumps(row) + "\n\n" + json.dumps({**row, "audio": "other/1.wav"}))
-    told = json.loads(dlm("eval", document, "--data", listed, "--json").out)
-    assert (told["clips"], told["words"]) == (2, 4)
+    result = load_json("eval", document, "--data", tmp_path / "other")
+    assert (result["clips"], result["words"]) == (3, 9)
+    records = tmp_path / "list.jsonl"
+    record = {"audio": "other/0.wav", "text": "one two", "prompt": "Say it."}
+    second = {**record, "audio": "other/1.wav"}
+    records.write_text(json.dumps(record) + "\n\n" + json.dumps(second))
+    result = load_json("eval", document, "--data", records)
+    assert (result["clips"], result["words"]) == (2, 4)
 
 
-def test_eval_without_anything_to_transcribe(document: Path, learned: Path) -> None:
-    folder = learned / "asked"
+def test_eval_of_answers_has_a_loss_and_no_word_errors(document: Path, trained: Path) -> None:
+    folder = trained / "answers"
     folder.mkdir(exist_ok=True)
     path = write_document(
-        folder, base_model=learned / "tiny", num_clips=0, training="  held_out: 1\n"
+        folder, base_model=trained / "tiny", num_clips=0, training="  held_out: 1\n"
     )
-    asked = "::conversation::\n### User\n<audio>../clips/{}.wav</audio> Who?\n### Assistant\nI.\n\n"
-    words = "::instruction::\n### Q\nWhat?\n### A\nIt.\n"
-    path.write_text(path.read_text() + "".join(map(asked.format, range(4))) + words)
+    section = "::conversation::\n### User\n<audio>../clips/{}.wav</audio> Who?\n"
+    section += "### Assistant\nI.\n\n"
+    instruction = "::instruction::\n### Q\nWhat?\n### A\nIt.\n"
+    path.write_text(path.read_text() + "".join(map(section.format, range(4))) + instruction)
     done = dlm("eval", path, "--base")
     assert done.code == 0, done.err
     assert "loss" in done.out and "WER" not in done.out
 
 
-def test_versions_and_rolling_back(document: Path) -> None:
+def test_another_version_can_be_put_in_use(document: Path) -> None:
     lines = dlm("versions", document).out.splitlines()
     assert [line[:7] for line in lines] == ["* v0001", "  v0002"]
     assert re.search(r"40 steps, WER [\d.]+%, CER [\d.]+%, loss \d\.\d{3}, listening gap", lines[0])
@@ -169,37 +176,41 @@ def test_versions_and_rolling_back(document: Path) -> None:
     done = dlm("use", document, "v0002")
     assert (done.code, done.err) == (0, "v0002 is in use\n")
     assert [line[:7] for line in dlm("versions", document).out.splitlines()][1] == "* v0002"
-    assert json.loads(dlm("show", document, "--json").out)["current"] == "v0002"
+    assert load_json("show", document)["current"] == "v0002"
     assert dlm("use", document, "v0001").code == 0
-    dlm("use", document, "v3").refused("no version 'v3'; known: v0001, v0002")
+    done = dlm("use", document, "v3")
+    done.refused("no version 'v3'; known: v0001, v0002", error="store.unknown_version")
 
 
-def test_an_export_is_a_base_of_its_own(document: Path, tmp_path: Path) -> None:
-    done = dlm("export", document, "--out", tmp_path / "out")
+def test_an_export_is_a_base(document: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    done = dlm("export", document, "--out", folder)
     assert done.code == 0, done.err
-    assert done.out.strip() == str(tmp_path / "out")
-    assert (tmp_path / "out" / MODEL_SPEC_FILE).is_file()
-    dlm("export", document, "--out", tmp_path / "out").refused("not empty", "--out")
-    path = write_document(tmp_path / "next", base_model=tmp_path / "out", num_clips=2)
-    told = dlm("prompt", path, "--base", "--audio", "clips/1.wav", "--max-tokens", 12, "What?")
-    assert told.out == prompt(document, "What?")
-    exports = json.loads(dlm("show", document, "--json").out)["exports"]
-    assert str(tmp_path / "out") in [each["path"] for each in exports]
-    assert f"v0001, {tmp_path / 'out'}" in dlm("show", document).out
+    assert done.out.strip() == str(folder)
+    assert (folder / MODEL_SPEC_FILE).is_file()
+    done = dlm("export", document, "--out", folder)
+    done.refused("not empty", "--out", error="store.not_empty")
+    path = write_document(tmp_path / "next", base_model=folder, num_clips=2)
+    options = ("--base", "--audio", "clips/1.wav", "--max-tokens", 12)
+    assert dlm("prompt", path, *options, "What?").out == prompt(document, "What?")
+    exports = load_json("show", document)["exports"]
+    assert str(folder) in [export["path"] for export in exports]
+    assert f"v0001, {folder}" in dlm("show", document).out
 
 
-def test_an_export_goes_into_the_store_when_not_said(document: Path, learned: Path) -> None:
+def test_an_export_goes_into_the_store_by_default(document: Path, trained: Path) -> None:
     done = dlm("export", document, "--version", "v0002")
     assert done.code == 0, done.err
-    assert Path(done.out.strip()).is_relative_to(learned / "home" / "store")
-    assert Path(done.out.strip()).name.endswith("v0002")
+    folder = Path(done.out.strip())
+    assert folder.is_relative_to(trained / "home" / "store")
+    assert folder.name.endswith("v0002")
 
 
-def test_using_a_version_leaves_it_as_it_was(document: Path, learned: Path) -> None:
-    before = hash_files(learned / "home")
+def test_using_a_version_does_not_change_the_store(document: Path, trained: Path) -> None:
+    hashes_before = hash_files(trained / "home")
     prompt(document, "What?")
     dlm("transcribe", document, "clips/1.wav")
     dlm("eval", document)
     dlm("show", document)
     dlm("check", document)
-    assert hash_files(learned / "home") == before
+    assert hash_files(trained / "home") == hashes_before
