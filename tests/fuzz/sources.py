@@ -102,7 +102,7 @@ def check_source(document: Document, source: SourceConfig) -> bool:
     loaded = load_source_examples(document, source)
     for issue in loaded.issues:
         line = str(issue)
-        assert len(line.splitlines()) == 1 and issue.where and issue.hint, repr(line)
+        assert len(line.splitlines()) == 1 and issue.where and issue.hint and issue.code, repr(line)
     for example in loaded.examples:
         assert example.audio_segments and example.target.strip() and example.location, example
     return not loaded.issues and all(map(can_open_audio, loaded.examples[:NUM_OPENED]))
