@@ -107,8 +107,7 @@ def _enter_group(group: dict[str, Any], key: str, name: str) -> dict[str, Any]:
         nested = {}
     if not isinstance(nested, dict):
         parent = name.rpartition(".")[0]
-        what = f"{parent} is a list here"
-        hint = f"set it whole: {parent}=[{{...}}, {{...}}]"
+        what, hint = f"{parent} is a list here", f"set it whole: {parent}=[{{...}}, {{...}}]"
         raise UsageError(what, where=SET_OPTION, hint=hint, code="usage.field_list")
     group[key] = nested
     return nested
@@ -120,13 +119,11 @@ def _check_field_name(name: str) -> None:
     if name in known:
         return
     if name in PROTECTED_FIELDS:
-        what = f"{name} is the document's own"
-        hint = "leave it as it is"
+        what, hint = f"{name} is the document's own", "leave it as it is"
         raise UsageError(what, where=SET_OPTION, hint=hint, code="usage.protected_field")
     inside = [field for field in known if field.startswith(f"{name}.")]
     if inside:
-        what = f"{name} is a group of fields"
-        hint = f"set one of its fields, such as {inside[0]}"
+        what, hint = f"{name} is a group of fields", f"set one of its fields, such as {inside[0]}"
         raise UsageError(what, where=SET_OPTION, hint=hint, code="usage.field_group")
     parent, _, last = name.rpartition(".")
     hint = suggest_key(parent, last)

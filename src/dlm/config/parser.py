@@ -142,18 +142,15 @@ def read_document(path: Path) -> Document:
     where = str(path)
     try:
         if path.is_dir():
-            what = "this is a directory"
-            hint = "name a .dlm file in it"
+            what, hint = "this is a directory", "name a .dlm file in it"
             raise DocumentError(what, where=where, hint=hint, code="document.is_directory")
         num_bytes = path.stat().st_size
         if not path.is_file() or num_bytes > MAX_DOCUMENT_BYTES:
-            what = "this is not a document"
-            hint = "name a .dlm file"
+            what, hint = "this is not a document", "name a .dlm file"
             raise DocumentError(what, where=where, hint=hint, code="document.not_a_document")
         return parse_document(decode_document(path.read_bytes(), path), path)
     except FileNotFoundError as error:
-        what = "there is no such document"
-        hint = f"dlm init {path} writes one"
+        what, hint = "there is no such document", f"dlm init {path} writes one"
         raise DocumentError(what, where=where, hint=hint, code="document.not_found") from error
     except OSError as error:
         what = f"the document cannot be read ({error.strerror})"
@@ -195,8 +192,7 @@ def parse_document(text: str, path: Path) -> Document:
     source = text.removeprefix(BOM).replace("\r\n", "\n").replace("\r", "\n")
     before, null_byte, _ = source.partition("\0")
     if null_byte:
-        what = "a zero byte: this is not text"
-        hint = "name a .dlm file"
+        what, hint = "a zero byte: this is not text", "name a .dlm file"
         raise DocumentError(
             what, where=_locate_end(path, before), hint=hint, code="document.not_a_document"
         )
@@ -329,8 +325,7 @@ def _find_code_end(lines: list[_SourceLine], index: int) -> int | None:
     for end in range(index + 1, len(lines)):
         if closing.fullmatch(lines[end].text):
             return end + 1
-    what = "this code block is never closed"
-    hint = f"close it with {opening[1][:MAX_QUOTED_CHARS]}"
+    what, hint = "this code block is never closed", f"close it with {opening[1][:MAX_QUOTED_CHARS]}"
     raise lines[index].make_error(what, hint=hint, code="document.code_not_closed")
 
 
@@ -350,8 +345,7 @@ def _find_comment_end(lines: list[_SourceLine], index: int, column: int) -> tupl
         if close >= 0:
             return end, lines[end].text[close + len("-->") :]
         start = 0
-    what = "this comment is never closed"
-    hint = "end it with -->, or put <!-- in backticks"
+    what, hint = "this comment is never closed", "end it with -->, or put <!-- in backticks"
     raise lines[index].make_error(
         what, hint=hint, column=column + 1, code="document.comment_not_closed"
     )
@@ -373,8 +367,7 @@ def _parse_fence(line: _SourceLine) -> _Fence | None:
     if kind == "audio":
         return _Fence(kind, line, _parse_audio_attributes(line, offset))
     if ATTRIBUTE_START_RE.match(match["rest"]):
-        what = f"::{kind}:: takes no attributes"
-        hint = f"write ::{kind}::"
+        what, hint = f"::{kind}:: takes no attributes", f"write ::{kind}::"
         raise line.make_error(what, hint=hint, column=offset + 1, code="document.fence_attributes")
     _check_fence_end(line, offset, kind)
     return _Fence(kind, line, {})
@@ -418,8 +411,7 @@ def _parse_fence_kind(line: _SourceLine, match: re.Match[str]) -> FenceKind:
     prefix, name = match["prefix"], match["name"]
     column = len(prefix) + 1
     if prefix.strip():
-        what = "a fence stands alone on its line"
-        hint = f"remove {quote_value(prefix)} before it"
+        what, hint = "a fence stands alone on its line", f"remove {quote_value(prefix)} before it"
         raise line.make_error(what, hint=hint, code="document.fence_not_alone")
     if prefix:
         raise line.make_error(
@@ -427,8 +419,7 @@ def _parse_fence_kind(line: _SourceLine, match: re.Match[str]) -> FenceKind:
         )
     closest = _suggest_kind(name)
     if match["colons"] != "::" or match["gap"]:
-        what = "a fence opens with two colons and its name"
-        hint = f"write ::{closest or name}"
+        what, hint = "a fence opens with two colons and its name", f"write ::{closest or name}"
         raise line.make_error(what, hint=hint, column=column, code="document.bad_fence")
     if name not in FENCE_KINDS:
         known = f"write one of {', '.join(FENCE_KINDS)}, or put it in backticks"
@@ -436,8 +427,7 @@ def _parse_fence_kind(line: _SourceLine, match: re.Match[str]) -> FenceKind:
         hint = f"did you mean '{closest}'?" if closest else known
         raise line.make_error(what, hint=hint, column=column, code="document.unknown_section")
     if suffix := re.match(r"#[\w-]*", match["rest"]):
-        what = f"named adapters ('{suffix[0]}') are not part of dlm"
-        hint = f"write ::{name}"
+        what, hint = f"named adapters ('{suffix[0]}') are not part of dlm", f"write ::{name}"
         raise line.make_error(
             what, hint=hint, column=match.start("rest") + 1, code="document.named_adapter"
         )
@@ -452,8 +442,7 @@ def _check_fence_end(line: _SourceLine, offset: int, kind: FenceKind) -> None:
         return
     ending = re.match(rf"{end}(?!:)", rest)
     if ending is None:
-        what = f"this ::{kind}:: fence is not closed"
-        hint = "end it with two colons, '::'"
+        what, hint = f"this ::{kind}:: fence is not closed", "end it with two colons, '::'"
         raise line.make_error(what, hint=hint, column=column, code="document.fence_not_closed")
     if not rest[ending.end() :].strip():
         what = "there are blanks after this fence"
@@ -477,8 +466,7 @@ def _parse_audio_attributes(line: _SourceLine, offset: int) -> dict[str, str]:
             hint = make_name_hint(key.casefold(), AUDIO_ATTRIBUTES)
             raise line.make_error(what, hint=hint, column=column, code="document.unknown_attribute")
         if key in attributes:
-            what = f"'{key}' is written twice"
-            hint = "remove one"
+            what, hint = f"'{key}' is written twice", "remove one"
             raise line.make_error(
                 what, hint=hint, column=column, code="document.duplicate_attribute"
             )
@@ -550,8 +538,7 @@ def _check_attribute_values(
                 EMPTY_TRANSCRIPT_ERROR, hint=hint, column=columns[key], code="data.empty_transcript"
             )
         if not value.strip():
-            what = f"'{key}' is empty"
-            hint = "fill it in or remove it"
+            what, hint = f"'{key}' is empty", "fill it in or remove it"
             raise line.make_error(
                 what, hint=hint, column=columns[key], code="document.empty_attribute"
             )
@@ -581,13 +568,11 @@ def _parse_qa_pairs(fence: _Fence, body: Sequence[_SourceLine]) -> tuple[QAPair,
         if block.name != BLOCK_HEADINGS["instruction"][index % 2]:
             is_answer = block.name == "A"
             mistake = "answers no ### Q" if is_answer else "follows a ### Q without its ### A"
-            what = f"this ### {block.name} {mistake}"
-            hint = "write ### Q and ### A in turn"
+            what, hint = f"this ### {block.name} {mistake}", "write ### Q and ### A in turn"
             raise block.line.make_error(what, hint=hint, code="document.heading_order")
         _reject_audio_in_question(block)
     if len(blocks) % 2:
-        what = "this ### Q has no ### A"
-        hint = "write ### A and the answer below it"
+        what, hint = "this ### Q has no ### A", "write ### A and the answer below it"
         raise blocks[-1].line.make_error(what, hint=hint, code="document.heading_order")
     return tuple(
         QAPair(_join_lines(question.body), _join_lines(answer.body), question.line.number)
@@ -627,15 +612,13 @@ def _split_at_headings(fence: _Fence, body: Sequence[_SourceLine]) -> Iterator[_
         hint = f"write {known} above what belongs to each"
         raise line.make_error(what, hint=hint, code="document.text_before_heading")
     if not headings:
-        what = f"this ::{fence.kind}:: is empty"
-        hint = f"write {known} below it"
+        what, hint = f"this ::{fence.kind}:: is empty", f"write {known} below it"
         raise fence.line.make_error(what, hint=hint, code="document.empty_section")
     ends = [index for index, _ in headings[1:]] + [len(body)]
     for (index, name), end in zip(headings, ends, strict=True):
         block = _HeadingBlock(name, body[index], tuple(_trim_blank_lines(body[index + 1 : end])))
         if not block.body:
-            what = f"there is no text under this ### {name}"
-            hint = "write its text below"
+            what, hint = f"there is no text under this ### {name}", "write its text below"
             raise block.line.make_error(what, hint=hint, code="document.empty_heading")
         yield block
 

@@ -42,26 +42,25 @@ YamlPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class Frontmatter:
-    """The YAML of a document.
-
-    Attributes:
-        path: the document, named in errors.
-        text: the whole document.
-        start: offset of the YAML in `text`, in characters.
-        end: offset after the YAML.
-        root: its nodes; their marks count from `start`.
-    """
+class YamlSpan:
+    """The YAML in the text of a document, from character `start` to `end`."""
 
     path: Path
     text: str
     start: int
     end: int
-    root: yaml.MappingNode
 
-    def locate_offset(self, offset: int) -> str:
-        """Return `path:line:column` of an offset in the YAML."""
-        return locate_offset_in_text(self.path, self.text, self.start + offset)
+    def make_error(self, what: str, offset: int, *, hint: str, code: str) -> DocumentError:
+        """Make the error of a mistake at an offset from `start`."""
+        where = locate_offset_in_text(self.path, self.text, self.start + offset)
+        return DocumentError(what, where=where, hint=hint, code=code)
+
+
+@dataclass(frozen=True)
+class Frontmatter(YamlSpan):
+    """The YAML of a document and its nodes, whose marks count from `start`."""
+
+    root: yaml.MappingNode
 
 
 def locate_offset_in_text(path: Path, text: str, offset: int) -> str:
@@ -77,121 +76,84 @@ def parse_frontmatter(text: str, path: Path) -> Frontmatter:
     Raises:
         DocumentError: there is none, or it cannot be read (`document.*`).
     """
-    start, end = _find_yaml_span(text, path)
-    if end - start > MAX_FRONTMATTER_CHARS:
-        raise DocumentError(
-            "the frontmatter is longer than 256 KiB",
-            where=locate_offset_in_text(path, text, start),
-            hint="shorten it",
-            code="document.frontmatter_too_long",
-        )
-    return Frontmatter(path, text, start, end, _compose_yaml(text, path, start=start, end=end))
+    span = _find_yaml_span(text, path)
+    if span.end - span.start > MAX_FRONTMATTER_CHARS:
+        what = "the frontmatter is longer than 256 KiB"
+        raise span.make_error(what, 0, hint="shorten it", code="document.frontmatter_too_long")
+    return Frontmatter(path, text, span.start, span.end, root=_compose_yaml(span))
 
 
-def _find_yaml_span(text: str, path: Path) -> tuple[int, int]:
-    """Return where the YAML between the two `---` lines starts and ends."""
-    start = 0
+def _find_yaml_span(text: str, path: Path) -> YamlSpan:
+    """Find the YAML between the two `---` lines."""
+    start, document = 0, YamlSpan(path, text, 0, len(text))
     for line in LINE_RE.finditer(text):
         content = line[1]
         if content == "---" and start:
-            return start, line.start()
+            return YamlSpan(path, text, start, line.start())
         if content == "---":
             start = line.end()
         elif content.rstrip() == "---":
-            raise DocumentError(
-                "there are blanks after '---'",
-                where=locate_offset_in_text(path, text, line.start()),
-                hint="remove them",
-                code="document.stray_blanks",
-            )
+            what, hint = "there are blanks after '---'", "remove them"
+            raise document.make_error(what, line.start(), hint=hint, code="document.stray_blanks")
         elif not start:
             quoted = quote_value(content)
-            raise DocumentError(
-                f"a document begins with '---' alone on its first line, not {quoted}",
-                where=locate_offset_in_text(path, text, 0),
-                hint="dlm init writes a document to start from",
-                code="document.no_frontmatter",
-            )
-    raise DocumentError(
-        "the frontmatter is never closed",
-        where=locate_offset_in_text(path, text, 0),
-        hint="put '---' alone on a line below it",
-        code="document.frontmatter_not_closed",
-    )
+            what = f"a document begins with '---' alone on its first line, not {quoted}"
+            hint = "dlm init writes a document to start from"
+            raise document.make_error(what, 0, hint=hint, code="document.no_frontmatter")
+    what, hint = "the frontmatter is never closed", "put '---' alone on a line below it"
+    raise document.make_error(what, 0, hint=hint, code="document.frontmatter_not_closed")
 
 
 class _StrictLoader(yaml.BaseLoader):
-    """Composes nodes; refuses aliases, which can grow without bound, and nesting beyond any field.
-
-    Args:
-        source: the YAML.
-        locate: returns the location of an offset in it.
-    """
+    """Composes nodes; refuses aliases, which grow without bound, and nesting beyond any field."""
 
     peek_event: Callable[[], Any]  # PyYAML has no types for it
 
-    def __init__(self, source: str, locate: Callable[[int], str]) -> None:
-        super().__init__(source)
-        self._locate, self._depth = locate, 0
+    def __init__(self, span: YamlSpan) -> None:
+        super().__init__(span.text[span.start : span.end])
+        self._span, self._depth = span, 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         offset = event.start_mark.index
         if isinstance(event, yaml.AliasEvent):
-            what = f"aliases such as *{event.anchor} are not read"
-            hint = "write the value out"
-            raise DocumentError(
-                what, where=self._locate(offset), hint=hint, code="document.yaml_alias"
-            )
+            what, hint = f"aliases such as *{event.anchor} are not read", "write the value out"
+            raise self._span.make_error(what, offset, hint=hint, code="document.yaml_alias")
         if isinstance(event, yaml.CollectionStartEvent) and self._depth == MAX_YAML_DEPTH:
-            what = "nested too deep"
-            hint = "no field is this deep"
-            raise DocumentError(
-                what, where=self._locate(offset), hint=hint, code="document.yaml_too_deep"
-            )
+            what, hint = "nested too deep", "no field is this deep"
+            raise self._span.make_error(what, offset, hint=hint, code="document.yaml_too_deep")
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
 
-def _compose_yaml(text: str, path: Path, *, start: int, end: int) -> yaml.MappingNode:
+def _compose_yaml(span: YamlSpan) -> yaml.MappingNode:
     """Compose the nodes of the YAML, without values."""
-
-    def locate(offset: int) -> str:
-        return locate_offset_in_text(path, text, start + offset)
-
     try:
-        root = _StrictLoader(text[start:end], locate).get_single_node()
+        root = _StrictLoader(span).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         offset = mark.index if mark else 0
-        line_start = text.rfind("\n", 0, start + offset) + 1
-        has_tab = "\t" in text[line_start : start + offset + 1]
-        check_hint = "check the colons, quotes and indentation here and in the line above"
         what = f"invalid YAML: {' '.join(str(error.problem or error.context).split())}"
-        hint = "indent with blanks, not tabs" if has_tab else check_hint
-        raise DocumentError(
-            what, where=locate(offset), hint=hint, code="document.invalid_yaml"
-        ) from error
+        hint = "check the colons, quotes and indentation here and in the line above"
+        line_start = span.text.rfind("\n", 0, span.start + offset) + 1
+        if "\t" in span.text[line_start : span.start + offset + 1]:
+            hint = "indent with blanks, not tabs"
+        raise span.make_error(what, offset, hint=hint, code="document.invalid_yaml") from error
     except yaml.reader.ReaderError as error:
         what = f"invalid YAML: the character {quote_value(chr(error.character))} is not allowed"
-        hint = "remove it"
-        raise DocumentError(
-            what, where=locate(error.position), hint=hint, code="document.invalid_yaml"
+        raise span.make_error(
+            what, error.position, hint="remove it", code="document.invalid_yaml"
         ) from error
     except (ValueError, OverflowError) as error:
-        what = "invalid YAML: an escape names no character"
-        hint = "correct the \\U escape"
-        raise DocumentError(
-            what, where=locate(0), hint=hint, code="document.invalid_yaml"
-        ) from error
+        what, hint = "invalid YAML: an escape names no character", "correct the \\U escape"
+        raise span.make_error(what, 0, hint=hint, code="document.invalid_yaml") from error
     if root is None:
         return yaml.MappingNode(ALLOWED_YAML_TAGS[2], [])
     if not isinstance(root, yaml.MappingNode):
         what = "the frontmatter holds no keys"
-        hint = "write 'key: value'"
-        raise DocumentError(what, where=locate(0), hint=hint, code="document.no_keys")
+        raise span.make_error(what, 0, hint="write 'key: value'", code="document.no_keys")
     return root
 
 
@@ -209,12 +171,8 @@ def _convert_node(
     front: Frontmatter, node: yaml.Node, key_path: YamlPath, positions: dict[YamlPath, int]
 ) -> Any:
     if node.tag not in ALLOWED_YAML_TAGS:
-        raise DocumentError(
-            f"tags such as {quote_value(node.tag)} are not read",
-            where=front.locate_offset(node.start_mark.index),
-            hint="remove the tag",
-            code="document.yaml_tag",
-        )
+        what, offset = f"tags such as {quote_value(node.tag)} are not read", node.start_mark.index
+        raise front.make_error(what, offset, hint="remove the tag", code="document.yaml_tag")
     if isinstance(node, yaml.MappingNode):
         return _convert_mapping(front, node, key_path, positions)
     if isinstance(node, yaml.SequenceNode):
@@ -234,17 +192,11 @@ def _convert_mapping(
     for key, value in node.value:
         offset = key.start_mark.index
         if not isinstance(key, yaml.ScalarNode):
-            what = "a list or mapping cannot be a key"
-            hint = "write 'key: value'"
-            raise DocumentError(
-                what, where=front.locate_offset(offset), hint=hint, code="document.bad_key"
-            )
+            what, hint = "a list or mapping cannot be a key", "write 'key: value'"
+            raise front.make_error(what, offset, hint=hint, code="document.bad_key")
         if key.value in mapping:
-            what = f"{quote_value(key.value)} is written twice"
-            hint = "remove one"
-            raise DocumentError(
-                what, where=front.locate_offset(offset), hint=hint, code="document.duplicate_key"
-            )
+            what, hint = f"{quote_value(key.value)} is written twice", "remove one"
+            raise front.make_error(what, offset, hint=hint, code="document.duplicate_key")
         positions[(*key_path, key.value)] = offset
         mapping[key.value] = _convert_node(front, value, (*key_path, key.value), positions)
     return mapping
@@ -269,12 +221,8 @@ def validate_config(front: Frontmatter) -> DlmConfig:
     version = values.get("dlm_version")
     if type(version) is int and version > LATEST_FORMAT_VERSION:
         newest = f"{LATEST_FORMAT_VERSION}, the newest this dlm knows"
-        raise DocumentError(
-            f"dlm_version {version} is newer than {newest}",
-            where=front.locate_offset(positions["dlm_version",]),
-            hint="upgrade dlm",
-            code="document.newer_version",
-        )
+        what, offset = f"dlm_version {version} is newer than {newest}", positions["dlm_version",]
+        raise front.make_error(what, offset, hint="upgrade dlm", code="document.newer_version")
     try:
         return DlmConfig.model_validate(values)
     except ValidationError as error:
@@ -285,9 +233,9 @@ def validate_config(front: Frontmatter) -> DlmConfig:
         what, hint = describe_validation_error(first)
         if others:
             hint += f" ({len(others)} more mistake{'s' * (len(others) > 1)} below)"
-        raise DocumentError(
+        raise front.make_error(
             what,
-            where=front.locate_offset(_find_position(first["loc"], positions)),
+            _find_position(first["loc"], positions),
             hint=hint,
             code={"extra_forbidden": "document.unknown_key", "missing": "document.missing_key"}.get(
                 first["type"], "document.bad_value"
