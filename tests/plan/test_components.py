@@ -236,6 +236,26 @@ def test_components_that_do_not_fit_are_refused(
     assert error.code == code and words in str(error)
 
 
+@pytest.mark.parametrize(
+    ("component", "config"),
+    [
+        *(("encoder", WHISPER), ("encoder", HUBERT), ("encoder", WAVLM)),
+        *(("lm", {"model_type": kind, **config}) for kind, config in LM_CONFIGS.items()),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_any_value_in_a_config_gives_a_spec_or_an_error_with_a_code(
+    component: str, config: dict[str, Any]
+) -> None:
+    values = [None, True, 0, -1, 3, 10**30, 1.5, "x", "", [], [1], ["a"], {}, {"a": 1}]
+    for name in config.keys() - {"model_type"}:
+        for value in values:
+            try:
+                compose(**{component: {"from_scratch": {**config, name: value}}})
+            except ModelError as error:
+                assert error.code and "\n" not in str(error), (name, value)
+
+
 @pytest.mark.parametrize("projector", [None, {"hidden": 16, "tokens_per_second": 25}])
 def test_a_projector_without_a_kind_is_an_mlp(projector: dict | None) -> None:
     base_model: dict[str, Any] = {"encoder": "sparrow", "lm": "sparrow"}
