@@ -1,4 +1,4 @@
-"""What a snapshot's README comes to, and what dlm says of the same question."""
+"""Token ids and logits of a snapshot's README, run as it is, and of dlm for the same question."""
 
 import re
 from pathlib import Path
@@ -13,29 +13,32 @@ from dlm.inference.engine import build_prompt_messages
 from dlm.models.load import load_version
 from dlm.plan.model_spec import ModelSpec
 
-Said = tuple[list[int], torch.Tensor]  # token ids, and logits (tokens, words)
+IdsAndLogits = tuple[list[int], torch.Tensor]  # token ids; logits (tokens, vocabulary)
 
 
 @torch.no_grad()
-def dlm_says(base: ModelSpec, version: Path | None, system: str | None = None) -> Said:
-    """The README's question about the README's clip, in the working directory, asked of dlm."""
-    model = load_version(base, version, device="cpu")
-    chat = build_chat_encoder(model.tokenizer, base)
-    row = chat.encode_prompt(
-        build_prompt_messages(get_example_question(base), [Path(EXAMPLE_AUDIO_FILE)], base, system),
-        "the question",
+def run_with_dlm(
+    spec: ModelSpec, version_dir: Path | None, system_prompt: str | None = None
+) -> IdsAndLogits:
+    """Ask dlm the README's question about the README's clip, in the working directory."""
+    model = load_version(spec, version_dir, device="cpu")
+    chat_encoder = build_chat_encoder(model.tokenizer, spec)
+    messages = build_prompt_messages(
+        get_example_question(spec), [Path(EXAMPLE_AUDIO_FILE)], spec, system_prompt
     )
-    padding = PaddingSpec(chat.pad_token_id, chat.audio_token_id)
-    batch = collate([row], AudioFeatureExtractor(base, auto_resample=False), padding)
+    prompt = chat_encoder.encode_prompt(messages, "the question")
+    padding = PaddingSpec(chat_encoder.pad_token_id, chat_encoder.audio_token_id)
+    batch = collate([prompt], AudioFeatureExtractor(spec, auto_resample=False), padding)
     hidden = model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
     return batch.input_ids[0].tolist(), model.compute_logits(hidden[0])
 
 
 @torch.no_grad()
-def readme_says() -> Said:
-    """The lines of the README in the working directory, run as they stand."""
-    names: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", Path("README.md").read_text(), re.M | re.S):
-        exec(block, names)
-    inputs = names["inputs"]
-    return inputs["input_ids"][0].tolist(), names["model"](**inputs).logits[0]
+def run_readme() -> IdsAndLogits:
+    """Run the Python code of the README in the working directory."""
+    variables: dict = {}
+    readme = Path("README.md").read_text()
+    for code in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S):
+        exec(code, variables)
+    inputs = variables["inputs"]
+    return inputs["input_ids"][0].tolist(), variables["model"](**inputs).logits[0]

@@ -21,7 +21,7 @@ from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.resolve import resolve_model_spec
 from tests.cli_runner import CommandResult, dlm
 from tests.pretrained_twins import write_pretrained_twin
-from tests.snapshots import dlm_says, readme_says
+from tests.snapshots import run_readme, run_with_dlm
 from tests.tiny_models import write_tone
 
 ROOT = Path(__file__).parents[2]
@@ -355,8 +355,8 @@ def test_the_code_of_the_snapshots_readme_gives_the_same_logits(
     folder = shutil.copytree(store_dir / "exports" / SNAPSHOT, work_dir / "sent")
     shutil.copy(followed[0] / "clips/new-clip.wav", folder / "clip.wav")
     monkeypatch.chdir(folder)
-    ids, logits = readme_says()
-    expected_ids, expected = dlm_says(
+    ids, logits = run_readme()
+    expected_ids, expected = run_with_dlm(
         resolve_model_spec(KEY, work_dir), store_dir / "adapter/versions/v0002"
     )
     assert ids == expected_ids

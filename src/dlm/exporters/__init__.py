@@ -1,1 +1,1 @@
-"""What leaves the machine: snapshots, merged models, feature shards."""
+"""Exports: snapshots for transformers and peft, merged models, shards of features."""

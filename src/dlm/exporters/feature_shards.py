@@ -1,13 +1,13 @@
-"""What a frozen encoder heard of a document's clips, as shards that `webdataset` reads.
+"""Writes a frozen encoder's output as tar shards that `webdataset` reads (`dlm shards`).
 
 folder/
-  learn-000000.tar       000000.npy   features (frames, width), all windows one after the other
-                         000000.txt   what the assistant says last
-                         000000.json  who says what, which sound each window is of, how long it is
-  held-out-000000.tar    the clips that are not learned from
-  index.json             the base, and samples, bytes and sha256 of every shard
+  learn-000000.tar       000000.npy   features (frames, hidden_size), one window after the other
+                         000000.txt   the last text of the assistant
+                         000000.json  messages, audio segments, and the windows of the features
+  held-out-000000.tar    the clips that are not trained on
+  index.json             the model, and samples, bytes and sha256 of every shard
 
-The same clips make the same bytes. A clip without sound has no features and is left out.
+The same clips make the same bytes. A clip without audio has no features and is left out.
 """
 
 import io
@@ -29,18 +29,17 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.load import load_model
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import ModelPlan
+from dlm.store.layout import require_safe_name
 
 SHARD_INDEX_FILE = "index.json"
 
-ShardSample = tuple[
-    tuple[str, bytes], ...
-]  # its files: how each is named after its key, and its bytes
-ShardProgressFn = Callable[[int, int], None]
+ShardSample = dict[str, bytes]  # content of its files, by suffix
+ShardProgressFn = Callable[[int, int], None]  # number of written samples, of all
 
 
 @dataclass(frozen=True)
 class ShardLimits:
-    """How much goes into a shard; it has one sample at least."""
+    """The most that goes into a shard, which has one sample at least."""
 
     max_samples: int
     max_bytes: int
@@ -48,7 +47,7 @@ class ShardLimits:
 
 @dataclass(frozen=True)
 class FeatureShard:
-    """One file of samples."""
+    """One tar file: its name, samples, bytes and sha256."""
 
     name: str
     samples: int
@@ -58,7 +57,15 @@ class FeatureShard:
 
 @dataclass(frozen=True)
 class FeatureShardIndex:
-    """What was written: features of `base`, in order; `left_out` clips have no sound."""
+    """What was written, as in `index.json`.
+
+    Attributes:
+        base: key of the model whose encoder the features are of.
+        base_revision: of its weights.
+        samples: in all shards.
+        left_out: clips without audio.
+        shards: in order.
+    """
 
     base: str
     base_revision: str | None
@@ -68,13 +75,13 @@ class FeatureShardIndex:
 
 
 def make_lazy_encode_fn(model_plan: ModelPlan) -> EncodeFn:
-    """The frozen encoder of a plan, loaded once a clip comes that was never heard before."""
+    """Make a function that loads the model when the first segment is not in the cache."""
 
     @cache
-    def model() -> AudioLanguageModel:
+    def get_model() -> AudioLanguageModel:
         return load_model(model_plan)
 
-    return lambda mel, frames: model().encode_single(mel, frames)
+    return lambda values, num_frames: get_model().encode_single(values, num_frames)
 
 
 def write_feature_shards(
@@ -86,30 +93,42 @@ def write_feature_shards(
     limits: ShardLimits,
     progress: ShardProgressFn | None = None,
 ) -> FeatureShardIndex:
-    """Write the clips of each part, by its name, into an empty folder, then the index.
+    """Write the features of examples into an empty folder, then the index.
 
-    `ear` has to hear with a frozen encoder. Raises ClipError where a clip cannot be decoded.
+    Args:
+        folder: where to write.
+        splits: the examples of each split, whose name the shards have.
+        spec: the model whose encoder the features are of.
+        extractor: with a frozen encoder.
+        limits: of a shard.
+        progress: called for each sample.
+
+    Raises:
+        AudioError: a recording cannot be decoded (`audio.*`).
+        StoreError: the name of a split is no file name (`store.bad_name`).
     """
-    heard = {
-        part: tuple(clip for clip in clips if clip.audio_segments) for part, clips in splits.items()
+    with_audio = {
+        split: [example for example in examples if example.audio_segments]
+        for split, examples in splits.items()
     }
-    total = sum(map(len, heard.values()))
-    shards: list[FeatureShard] = []
-    numbers = count(1)
+    num_samples = sum(map(len, with_audio.values()))
+    sample_numbers = count(1)
 
-    def sample(clip: Example) -> ShardSample:
-        made = _make_sample(clip, extractor)
+    def make_sample(example: Example) -> ShardSample:
+        sample = _make_sample(example, extractor)
         if progress:
-            progress(next(numbers), total)
-        return made
+            progress(next(sample_numbers), num_samples)
+        return sample
 
-    for part, clips in heard.items():
-        shards += _write_tar_shards(folder, part, map(sample, clips), limits)
+    shards: list[FeatureShard] = []
+    for split, examples in with_audio.items():
+        prefix = folder / require_safe_name(split)
+        shards += _write_tar_shards(prefix, map(make_sample, examples), limits)
     index = FeatureShardIndex(
         base=spec.key,
         base_revision=spec.revision,
-        samples=total,
-        left_out=sum(map(len, splits.values())) - total,
+        samples=num_samples,
+        left_out=sum(map(len, splits.values())) - num_samples,
         shards=tuple(shards),
     )
     (folder / SHARD_INDEX_FILE).write_bytes(_to_json_bytes(asdict(index)))
@@ -117,77 +136,76 @@ def write_feature_shards(
 
 
 def _write_tar_shards(
-    folder: Path, split: str, samples: Iterator[ShardSample], limits: ShardLimits
+    prefix: Path, samples: Iterator[ShardSample], limits: ShardLimits
 ) -> Iterator[FeatureShard]:
     """Write samples to one shard after the other; their keys count through all of them."""
-    done, number, sample = 0, 0, next(samples, None)
-    while sample is not None:
-        path, first, taken = folder / f"{split}-{number:06}.tar", done, 0
-        with tarfile.open(path, "x", format=tarfile.USTAR_FORMAT) as shard:
+    key, sample = 0, next(samples, None)
+    for shard_number in count():
+        if sample is None:
+            return
+        path, first_key, num_bytes = Path(f"{prefix}-{shard_number:06}.tar"), key, 0
+        with tarfile.open(path, "x", format=tarfile.USTAR_FORMAT) as tar:
             while sample is not None:
-                size = sum(len(data) for _, data in sample)
-                full = done - first == limits.max_samples or taken + size > limits.max_bytes
-                if full and done > first:
+                sample_bytes = sum(map(len, sample.values()))
+                is_full = key - first_key == limits.max_samples
+                if key > first_key and (is_full or num_bytes + sample_bytes > limits.max_bytes):
                     break
-                for suffix, data in sample:
-                    _add_tar_file(shard, f"{done:06}.{suffix}", data)
-                done, taken, sample = done + 1, taken + size, next(samples, None)
-        yield FeatureShard(path.name, done - first, path.stat().st_size, sha256_file(path))
-        number += 1
-
-
-def _add_tar_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file of no time and no owner: a TarInfo says so by itself."""
-    about = tarfile.TarInfo(name)
-    about.size = len(data)
-    tar.addfile(about, io.BytesIO(data))
+                for suffix, data in sample.items():
+                    tar_info = tarfile.TarInfo(f"{key:06}.{suffix}")  # without time and owner
+                    tar_info.size = len(data)
+                    tar.addfile(tar_info, io.BytesIO(data))
+                key, num_bytes, sample = key + 1, num_bytes + sample_bytes, next(samples, None)
+        yield FeatureShard(path.name, key - first_key, path.stat().st_size, sha256_file(path))
 
 
 def _make_sample(example: Example, extractor: AudioFeatureExtractor) -> ShardSample:
     windows = [
-        (at, heard) for at, sound in enumerate(example.audio_segments) for heard in extractor(sound)
+        (number, window)
+        for number, segment in enumerate(example.audio_segments)
+        for window in extractor(segment)
     ]
-    features = torch.cat([heard.values for _, heard in windows])
-    facts = {
+    metadata = {
         "place": example.location,
         "task": example.task,
         "language": example.language,
-        "turns": _messages_to_json(example.messages),
+        "turns": _to_json_messages(example.messages),
         "sounds": [
-            {"path": each.name, "start": each.start, "end": each.end}
-            for each in example.audio_segments
+            {"path": segment.name, "start": segment.start, "end": segment.end}
+            for segment in example.audio_segments
         ],
         "windows": [
-            {"sound": at, "frames": heard.num_frames, "samples": heard.num_samples}
-            for at, heard in windows
+            {"sound": number, "frames": window.num_frames, "samples": window.num_samples}
+            for number, window in windows
         ],
     }
-    return (
-        ("npy", _to_npy_bytes(features)),
-        ("txt", example.target.encode()),
-        ("json", _to_json_bytes(facts)),
-    )
+    return {
+        "npy": _to_npy_bytes(torch.cat([window.values for _, window in windows])),
+        "txt": example.target.encode(),
+        "json": _to_json_bytes(metadata),
+    }
 
 
-def _messages_to_json(messages: tuple[Message, ...]) -> list[dict[str, object]]:
-    """Who says what; a sound is its number among the clip's."""
-    told: list[dict[str, object]] = []
-    sounds = 0
-    for turn in messages:
-        parts: list[object] = []
-        for part in turn.content:
-            parts.append({"sound": sounds} if isinstance(part, AudioSegment) else part)
-            sounds += isinstance(part, AudioSegment)
-        told.append({"role": turn.role, "parts": parts})
-    return told
+def _to_json_messages(messages: tuple[Message, ...]) -> list[dict[str, object]]:
+    """Messages with the number of an audio segment in the example in its place."""
+    numbers = count()
+    return [
+        {
+            "role": message.role,
+            "parts": [
+                {"sound": next(numbers)} if isinstance(part, AudioSegment) else part
+                for part in message.content
+            ],
+        }
+        for message in messages
+    ]
 
 
 def _to_npy_bytes(features: torch.Tensor) -> bytes:
-    """Features (frames, width) in numpy's own form, which has no bfloat16."""
+    """Features (frames, hidden_size) as an npy file; numpy has no bfloat16, which becomes fp32."""
     values = features.float() if features.dtype == torch.bfloat16 else features
-    data = io.BytesIO()
-    np.save(data, values.numpy(), allow_pickle=False)
-    return data.getvalue()
+    file = io.BytesIO()
+    np.save(file, values.numpy(), allow_pickle=False)
+    return file.getvalue()
 
 
 def _to_json_bytes(value: object) -> bytes:

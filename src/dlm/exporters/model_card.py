@@ -1,6 +1,6 @@
-"""The README of a snapshot: how transformers and peft load it, what it is asked, and how.
+"""The README of a snapshot: code that loads it with transformers and peft, and prompts it.
 
-The prompt in it is the very text that training and `dlm prompt` put before an answer.
+Its prompt is the same text that training and `dlm prompt` put before an answer.
 """
 
 from pathlib import Path
@@ -23,25 +23,25 @@ EXAMPLE_AUDIO_FILE = "clip.wav"
 MODEL_CARD_TEMPLATE = """\
 # {name}
 
-Taught with dlm from [{source}]({link}){at}, {steps} steps, licence of the base {license}.
-{holds}
+Trained with dlm from [{source}]({link}){revision}, {steps} steps, licence of the base {license}.
+{content}
 
 ## Load it
 
 ```python
-{load}
+{load_snippet}
 ```
 
 ## Ask it
 
-Put a mono recording of {rate} Hz beside this file as `{clip}`; convert any other first:
-`ffmpeg -i in.wav -ac 1 -ar {rate} {clip}`.{limit}
+Put a mono recording of {sample_rate} Hz beside this file as `{clip}`; convert any other first:
+`ffmpeg -i in.wav -ac 1 -ar {sample_rate} {clip}`.{length_note}
 
 ```python
-{ask}
+{prompt_snippet}
 ```
 
-{form}
+{placeholder_note}
 Scores, of held-out clips if there were any:
 
 {scores}
@@ -68,20 +68,20 @@ processor = AutoProcessor.from_pretrained("./processor")"""
 PROMPT_TEXT_SNIPPET = """\
 import soundfile
 
-sound, rate = soundfile.read("{clip}", dtype="float32")
+waveform, sample_rate = soundfile.read("{clip}", dtype="float32")
 prompt = {prompt!r}
 inputs = processor(
     text=prompt,
-    audio=[sound],
-    sampling_rate=rate,
+    audio=[waveform],
+    sampling_rate=sample_rate,
     add_special_tokens=False,  # the prompt has them
     return_tensors="pt",
 )"""
 
 CHAT_TEMPLATE_SNIPPET = """\
-sound = {{"type": "audio", "path": "{clip}"}}
+audio = {{"type": "audio", "path": "{clip}"}}
 question = {{"type": "text", "text": {question!r}}}
-inputs = processor.apply_chat_template([{{"role": "user", "content": [sound, question]}}])"""
+inputs = processor.apply_chat_template([{{"role": "user", "content": [audio, question]}}])"""
 
 GENERATE_SNIPPET = """
 inputs = inputs.to(model.device, model.dtype)
@@ -97,31 +97,31 @@ def format_model_card(
     tokenizer: PreTrainedTokenizerBase,
     system_prompt: str | None,
 ) -> str:
-    """The page for a version of a native base."""
-    whole = adapter.kind == "full"
-    told = sorted(version.scores.items())
+    """Format the README of a version of a pretrained model. Raises ModelError."""
+    scores = "\n".join(f"- {name}: {score:.4g}" for name, score in sorted(version.scores.items()))
     return MODEL_CARD_TEMPLATE.format(
         name=f"{spec.key}-{version.name}",
         source=spec.source,
         link=f"https://huggingface.co/{spec.source}" if is_on_hub(spec) else spec.source,
-        at=f" at `{spec.revision}`" if spec.revision else "",
+        revision=f" at `{spec.revision}`" if spec.revision else "",
         steps=version.steps,
         license=spec.license,
-        holds="It holds the whole model." if whole else "It holds the adapter, not the base.",
-        load=_format_load_snippet(spec, adapter),
-        rate=spec.audio_spec.sample_rate,
+        content="It holds the whole model."
+        if adapter.kind == "full"
+        else "It holds the adapter, not the base.",
+        load_snippet=_format_load_snippet(spec, adapter),
+        sample_rate=spec.audio_spec.sample_rate,
         clip=EXAMPLE_AUDIO_FILE,
-        limit=_format_length_note(spec),
-        ask=_format_prompt_snippet(spec, tokenizer, system_prompt),
-        form=_format_placeholder_note(spec),
-        scores="\n".join(f"- {name}: {score:.4g}" for name, score in told)
-        or "- nothing was measured",
+        length_note=_format_length_note(spec),
+        prompt_snippet=_format_prompt_snippet(spec, tokenizer, system_prompt),
+        placeholder_note=_format_placeholder_note(spec),
+        scores=scores or "- nothing was measured",
         manifest=EXPORT_MANIFEST_FILE,
     )
 
 
 def get_example_question(spec: ModelSpec) -> str:
-    """What the page asks; of a base that only transcribes, nothing."""
+    """Return the question of the README; nothing for a model that only transcribes."""
     return "" if spec.chat_format == "asr" else EXAMPLE_QUESTION
 
 
@@ -134,9 +134,9 @@ def _format_load_snippet(spec: ModelSpec, adapter: AdapterSpec) -> str:
         arguments.append(f'revision="{spec.revision}"')
     if adapter.bits:
         names.append("BitsAndBytesConfig")
-        packed = make_bnb_config(adapter.bits, spec, dtype=torch.float32).to_diff_dict()
-        told = (f"{name}={value!r}" for name, value in packed.items() if name[0] != "_")
-        arguments.append(f"quantization_config=BitsAndBytesConfig({', '.join(told)})")
+        config = make_bnb_config(adapter.bits, spec, dtype=torch.float32).to_diff_dict()
+        options = ", ".join(f"{name}={value!r}" for name, value in config.items() if name[0] != "_")
+        arguments.append(f"quantization_config=BitsAndBytesConfig({options})")
     arguments += ['dtype="auto"', 'device_map="auto"']
     return LOAD_ADAPTER_SNIPPET.format(
         architecture=architecture,
@@ -146,11 +146,11 @@ def _format_load_snippet(spec: ModelSpec, adapter: AdapterSpec) -> str:
 
 
 def _format_length_note(spec: ModelSpec) -> str:
-    """What transformers' processor does not do, and dlm does."""
+    """A note where transformers' processor cuts long audio, and dlm does not."""
     if spec.mel_before_chunking:
         return ""
     seconds = spec.audio_spec.window_seconds
-    return f" The processor hears its first {seconds:g} s;\n`dlm prompt` hears all of it."
+    return f" The processor takes its first {seconds:g} s;\n`dlm prompt` takes all of it."
 
 
 def _format_prompt_snippet(
@@ -161,21 +161,21 @@ def _format_prompt_snippet(
             CHAT_TEMPLATE_SNIPPET.format(clip=EXAMPLE_AUDIO_FILE, question=EXAMPLE_QUESTION)
             + GENERATE_SNIPPET
         )
-    turns = build_prompt_messages(
+    messages = build_prompt_messages(
         get_example_question(spec), [Path(EXAMPLE_AUDIO_FILE)], spec, system_prompt
     )
-    row = build_chat_encoder(tokenizer, spec).encode_prompt(turns, EXAMPLE_AUDIO_FILE)
-    prompt = tokenizer.decode(list(row.input_ids), clean_up_tokenization_spaces=False)
+    encoded = build_chat_encoder(tokenizer, spec).encode_prompt(messages, EXAMPLE_AUDIO_FILE)
+    prompt = tokenizer.decode(list(encoded.input_ids), clean_up_tokenization_spaces=False)
     return PROMPT_TEXT_SNIPPET.format(clip=EXAMPLE_AUDIO_FILE, prompt=prompt) + GENERATE_SNIPPET
 
 
 def _format_placeholder_note(spec: ModelSpec) -> str:
-    """How a sound stands in the text."""
+    """How audio is written in the prompt."""
     if spec.chat_format == "mistral":
-        return "`processor.apply_transcription_request` asks for nothing but what is said.\n"
-    first = (spec.audio_prefix + spec.placeholder + spec.audio_suffix).format(number=1)
-    second = (spec.audio_prefix + spec.placeholder + spec.audio_suffix).format(number=2)
+        return "`processor.apply_transcription_request` makes a request for the transcript alone.\n"
+    markers = spec.audio_prefix + spec.placeholder + spec.audio_suffix
     return f"""\
-A sound stands in the prompt as `{first!r}`, the next one as `{second!r}`, and `audio` holds
-as many. The processor repeats `{spec.placeholder}` for each token of sound.
+The first recording is `{markers.format(number=1)!r}` in the prompt, the next one
+`{markers.format(number=2)!r}`, and `audio` holds as many. The processor repeats
+`{spec.placeholder}` for each audio token.
 """

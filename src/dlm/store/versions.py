@@ -10,7 +10,7 @@ A version exists from the rename on, and carries its own record: opening the sto
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -345,10 +345,22 @@ def _iter_changed_files(version: Version) -> Iterator[str]:
     """A line for each file that is not as it was committed."""
     hashes = hash_tree(version.path)
     hashes.pop(VERSION_FILE, None)
-    for name in sorted(version.hashes.keys() | hashes.keys()):
+    for name, change in compare_hashes(version.hashes, hashes):
+        yield f"{version.name}/{name}: {change} since the commit"
+
+
+def compare_hashes(
+    expected: Mapping[str, str], hashes: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Compare the sha256 of files by name.
+
+    Yields:
+        Each name that differs, and how: "is gone", "was added" or "was changed".
+    """
+    for name in sorted(expected.keys() | hashes.keys()):
         if name not in hashes:
-            yield f"{version.name}/{name}: is gone since the commit"
-        elif name not in version.hashes:
-            yield f"{version.name}/{name}: was added since the commit"
-        elif hashes[name] != version.hashes[name]:
-            yield f"{version.name}/{name}: was changed since the commit"
+            yield name, "is gone"
+        elif name not in expected:
+            yield name, "was added"
+        elif hashes[name] != expected[name]:
+            yield name, "was changed"
