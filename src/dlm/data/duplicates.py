@@ -50,11 +50,18 @@ def find_duplicates(examples: Sequence[Example], scan: AudioScan) -> Iterator[Is
     first_indices = _find_first_indices(keys)
     for index in np.flatnonzero(first_indices != np.arange(len(keys))).tolist():
         example, first = examples[index], examples[first_indices[index]]
-        what, hint, code = f"it repeats {first.location}", "take one of them out", "data.duplicate"
-        if first.target != example.target:
+        what, hint = f"it repeats {first.location}", "take one of them out"
+        is_same = first.target == example.target
+        if not is_same:
             what = f"it is the same sound as {first.location} with another transcript"
-            hint, code = "keep the one that is right", "data.conflicting_transcripts"
-        yield Issue(example.location, what, hint, fatal=False, code=code)
+            hint = "keep the one that is right"
+        yield Issue(
+            example.location,
+            what,
+            hint,
+            fatal=False,
+            code="data.duplicate" if is_same else "data.conflicting_transcripts",
+        )
 
 
 def find_near_duplicates(examples: Sequence[Example], scan: AudioScan) -> Iterator[Issue]:
@@ -101,14 +108,15 @@ def find_repeated_transcripts(examples: Sequence[Example]) -> Iterator[Issue]:
         }
         if len(recordings) >= MIN_SAME_TEXT_RECORDINGS:
             shared.append((sharing[0], len(recordings)))
-    hint, code = "check the transcripts against their sounds", "data.repeated_transcript"
+    hint = "check the transcripts against their sounds"
     for example, count in shared[:MAX_REPORTED_TRANSCRIPTS]:
         what = f"its transcript is that of {count:,} recordings"
-        yield Issue(example.location, what, hint, fatal=False, code=code)
+        yield Issue(example.location, what, hint, fatal=False, code="data.repeated_transcript")
     if rest := shared[MAX_REPORTED_TRANSCRIPTS:]:
         num_recordings = sum(count for _, count in rest)
         what = f"and {len(rest):,} transcripts more, of {num_recordings:,} recordings"
-        yield Issue(rest[0][0].location, what, hint, fatal=False, code=code)
+        location = rest[0][0].location
+        yield Issue(location, what, hint, fatal=False, code="data.repeated_transcript")
 
 
 def find_rate_outliers(examples: Sequence[Example], scan: AudioScan) -> Iterator[Issue]:

@@ -90,21 +90,21 @@ def check_audio_quality(stats: AudioStats) -> Iterator[QualityWarning]:
     """Check a decoded segment for silence, clipping, DC offset and several channels."""
     if stats.channel_peak < SILENCE_AMPLITUDE:
         hint = "record it again or take the clip out"
-        yield QualityWarning("it is silent (below -60 dBFS)", hint, "audio.silent")
+        yield QualityWarning("it is silent (below -60 dBFS)", hint, code="audio.silent")
     elif stats.peak < SILENCE_AMPLITUDE:
         hint = "keep one of them: `ffmpeg -i in.wav -af 'pan=mono|c0=c0' out.wav`"
         what = "its channels cancel out when mixed to mono"
-        yield QualityWarning(what, hint, "audio.channels_cancel")
+        yield QualityWarning(what, hint, code="audio.channels_cancel")
     if stats.clipped_fraction > MAX_CLIPPED_FRACTION:
         what = f"{stats.clipped_fraction:.1%} of its samples are clipped at full scale"
-        yield QualityWarning(what, "record it again at a lower level", "audio.clipped")
+        yield QualityWarning(what, "record it again at a lower level", code="audio.clipped")
     if abs(stats.dc_offset) > MAX_DC_OFFSET:
         what = f"it is off centre by {abs(stats.dc_offset):.1%} of full scale (DC offset)"
         hint = "filter it: `ffmpeg -i in.wav -af highpass=f=20 out.wav`"
-        yield QualityWarning(what, hint, "audio.dc_offset")
+        yield QualityWarning(what, hint, code="audio.dc_offset")
     if stats.num_channels > 1:
         what = f"its {stats.num_channels} channels are mixed to mono"
-        yield QualityWarning(what, "nothing to do if that is meant", "audio.multichannel")
+        yield QualityWarning(what, "nothing to do if that is meant", code="audio.multichannel")
 
 
 def describe_long_audio(
@@ -118,7 +118,7 @@ def describe_long_audio(
         what = f"{what}; what comes after {window_seconds:g} s is left out"
     else:
         what = f"{what}, and the base hears {window_seconds:g} s at once"
-    return QualityWarning(what, hint, "audio.too_long")
+    return QualityWarning(what, hint, code="audio.too_long")
 
 
 def summarize_long_audio(
@@ -135,7 +135,7 @@ def summarize_long_audio(
         hint = SPLIT_SEGMENTS_HINT
     else:
         what += f" and {'lose' if is_plural else 'loses'} {sum(excess):.1f} s of sound"
-    return QualityWarning(what, hint, "audio.too_long")
+    return QualityWarning(what, hint, code="audio.too_long")
 
 
 def check_text_quality(example: Example) -> Iterator[QualityWarning]:
@@ -144,11 +144,11 @@ def check_text_quality(example: Example) -> Iterator[QualityWarning]:
     control_chars = [char for char in text if category(char) == "Cc" and char not in "\t\n\r"]
     if control_chars:
         what = f"its text holds a control character ({control_chars[0]!r})"
-        yield QualityWarning(what, "take the character out", "data.control_character")
+        yield QualityWarning(what, "take the character out", code="data.control_character")
     phrase = find_repeated_phrase(example.target)
     if phrase is not None:
         what = f'its text repeats itself ("{phrase}")'
-        yield QualityWarning(what, "check it against the sound", "data.repeated_text")
+        yield QualityWarning(what, "check it against the sound", code="data.repeated_text")
 
 
 def check_speaking_rate(example: Example, seconds: float) -> Iterator[QualityWarning]:
@@ -164,7 +164,7 @@ def check_speaking_rate(example: Example, seconds: float) -> Iterator[QualityWar
         amount = "much" if words_per_second > MAX_WORDS_PER_SECOND else "little"
         what = f"{words_per_second:.1f} words per second: too {amount} text for {seconds:.1f} s"
         hint = "check that transcript and sound belong together"
-        yield QualityWarning(f"{what} of speech", hint, "data.speaking_rate")
+        yield QualityWarning(f"{what} of speech", hint, code="data.speaking_rate")
 
 
 def find_repeated_phrase(text: str) -> str | None:
@@ -198,7 +198,7 @@ def check_script(example: Example) -> Iterator[QualityWarning]:
         letters = " ".join(list(foreign)[:MAX_LETTERS_SHOWN])
         letters += " ..." if len(foreign) > MAX_LETTERS_SHOWN else ""
         hint = "correct the language or the transcript"
-        yield QualityWarning(f"{what} ({letters})", hint, "data.wrong_script")
+        yield QualityWarning(f"{what} ({letters})", hint, code="data.wrong_script")
     for word in re.findall(r"[^\W\d_]+", example.target):
         letters_by_script = _group_by_script(word)
         mixed = [script for script in letters_by_script if script in CONFUSABLE_SCRIPTS]
@@ -206,7 +206,7 @@ def check_script(example: Example) -> Iterator[QualityWarning]:
             rarest = min(mixed, key=lambda script: len(letters_by_script[script]))
             letters = "".join(letters_by_script[rarest])
             what = f"the word '{word}' mixes alphabets: '{letters}' is {_format_script(rarest)}"
-            yield QualityWarning(what, "write the word in one alphabet", "data.mixed_scripts")
+            yield QualityWarning(what, "write the word in one alphabet", code="data.mixed_scripts")
             return
 
 

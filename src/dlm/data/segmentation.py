@@ -1,44 +1,48 @@
-"""Where a long recording is cut: at its pauses, and where it is quietest if it has none.
+"""Splitting a long recording: at pauses, at its quietest moments, by voice activity, or evenly.
 
-    blocks -> level of each 20 ms -> stretches with sound -> joined while short -> cut while long
+    blocks -> level of each frame of 20 ms -> spans with sound -> short ones merged, long ones split
 
-One block of the recording is held at a time, and a number for each 20 ms of it. Instead of what is
-loud, somebody else may say what is to be heard: where a voice is.
+One block is held at a time, and one number for each frame. A voice activity detector may say which
+frames hold speech, instead of their level.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm.data.audio_io import open_audio, to_mono
 from dlm.data.types import AudioSegment
+from dlm.errors import MissingExtra
 
 SEGMENTATION_FRAMES_PER_SECOND = 50
 SILENCE_THRESHOLD_DB = -35.0  # below the loudest frame
-MIN_PAUSE_SECONDS = 0.3  # seconds of quiet at which a recording may be cut
-SEGMENTATION_METHODS = (
-    "energy",
-    "silero",
-    "none",
-)  # where it is quiet, where nobody speaks, or every so often
+MIN_PAUSE_SECONDS = 0.3
+SEGMENTATION_METHODS = ("energy", "silero", "none")  # where it is quiet, by Silero VAD, evenly
 
-DecibelLevels = NDArray[np.float32]
-SpeechMask = NDArray[np.bool_]
-VadFn = Callable[
-    [AudioSegment, int, float], SpeechMask
-]  # so many frames of so many seconds: which are heard
-TimeSpans = tuple[tuple[float, float], ...]
+FrameLevels: TypeAlias = NDArray[np.float32]  # decibels
+SpeechMask: TypeAlias = NDArray[np.bool_]
+# segment, number of frames, seconds of a frame -> which frames hold speech
+VadFn: TypeAlias = Callable[[AudioSegment, int, float], SpeechMask]
+FrameSpan: TypeAlias = tuple[int, int]  # first frame, frame after the last
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How long a recording lasts, and its spans with sound in them, in seconds."""
+    """How a recording is split.
+
+    Attributes:
+        seconds: length of the recording.
+        spans: start and end of each span in seconds, in order.
+    """
 
     seconds: float
-    spans: TimeSpans
+    spans: tuple[tuple[float, float], ...]
 
 
 def split_on_silence(
@@ -48,90 +52,102 @@ def split_on_silence(
     max_merged_seconds: float,
     vad_fn: VadFn | None = None,
 ) -> Segmentation:
-    """Spans apart by pauses, none longer than `longest` seconds; short ones `joined` up to so many.
+    """Split a segment at its pauses, and leave them out.
 
-    What is heard is what `hears` says, or what is loud. A recording no longer than `longest` is one
-    span.
+    Args:
+        segment: what to split; one of up to `max_seconds` is one span.
+        max_seconds: longer spans are split at their quietest frame.
+        max_merged_seconds: neighbouring spans are merged up to this length.
+        vad_fn: says which frames hold speech; by default, those that are loud.
+
+    Raises:
+        AudioError: it cannot be read or decoded (`audio.*`).
     """
-    with open_audio(segment) as span:
-        rate, samples = span.info.sample_rate, span.num_samples
-        if samples <= max_seconds * rate:
-            return Segmentation(samples / rate, ((0.0, samples / rate),))
-        size = max(rate // SEGMENTATION_FRAMES_PER_SECOND, 1)
-        rest, levels = np.zeros(0, np.float32), []
-        for block in span.blocks:
-            wave = np.concatenate([rest, to_mono(block)])
-            whole = len(wave) // size * size
-            levels.append(_compute_frame_decibels(wave[:whole].reshape(-1, size)))
-            rest = wave[whole:]
-        levels.append(
-            _compute_frame_decibels(np.pad(rest, (0, -len(rest) % size)).reshape(-1, size))
-        )
-    loud, frame = np.concatenate(levels), size / rate
-    heard = (
-        vad_fn(segment, len(loud), frame) if vad_fn else loud > loud.max() + SILENCE_THRESHOLD_DB
-    )
-    spans = _merge_short_spans(_mask_to_spans(heard), int(max_merged_seconds / frame))
-    pieces = [
-        piece
-        for span in spans
-        for piece in _split_at_quietest(span, loud, int(max_seconds / frame))
-    ]
-    end = samples / rate
+    with open_audio(segment) as stream:
+        sample_rate, num_samples = stream.info.sample_rate, stream.num_samples
+        if num_samples <= max_seconds * sample_rate:
+            seconds = num_samples / sample_rate
+            return Segmentation(seconds, ((0.0, seconds),))
+        frame_samples = max(sample_rate // SEGMENTATION_FRAMES_PER_SECOND, 1)
+        rest, blocks = np.zeros(0, np.float32), []
+        for block in stream.blocks:
+            waveform = np.concatenate([rest, to_mono(block)])
+            num_whole = len(waveform) // frame_samples * frame_samples
+            blocks.append(_compute_levels(waveform[:num_whole].reshape(-1, frame_samples)))
+            rest = waveform[num_whole:]
+    last_frame = np.pad(rest, (0, -len(rest) % frame_samples)).reshape(-1, frame_samples)
+    levels = np.concatenate([*blocks, _compute_levels(last_frame)])
+    frame_seconds, seconds = frame_samples / sample_rate, num_samples / sample_rate
+    if vad_fn:
+        mask = vad_fn(segment, len(levels), frame_seconds)
+    else:
+        mask = levels > levels.max() + SILENCE_THRESHOLD_DB
+    merged = _merge_short_spans(_mask_to_spans(mask), int(max_merged_seconds / frame_seconds))
+    max_frames = int(max_seconds / frame_seconds)
+    spans = [part for span in merged for part in _split_at_quietest(span, levels, max_frames)]
     return Segmentation(
-        end, tuple((first * frame, min(last * frame, end)) for first, last in pieces)
+        seconds,
+        tuple((start * frame_seconds, min(end * frame_seconds, seconds)) for start, end in spans),
     )
 
 
 def split_evenly(segment: AudioSegment, *, max_seconds: float) -> Segmentation:
-    """Spans of the same length, whatever is in them."""
-    with open_audio(segment) as span:
-        rate, samples = span.info.sample_rate, span.num_samples
-    edges = [*range(0, samples, max(int(max_seconds * rate), 1)), samples]
-    return Segmentation(
-        samples / rate, tuple((first / rate, last / rate) for first, last in pairwise(edges))
-    )
+    """Split a segment into spans of equal length, whatever is in them. Raises AudioError."""
+    with open_audio(segment) as stream:
+        sample_rate, num_samples = stream.info.sample_rate, stream.num_samples
+    edges = [*range(0, num_samples, max(int(max_seconds * sample_rate), 1)), num_samples]
+    spans = tuple((start / sample_rate, end / sample_rate) for start, end in pairwise(edges))
+    return Segmentation(num_samples / sample_rate, spans)
 
 
-def _compute_frame_decibels(frames: NDArray[np.float32]) -> DecibelLevels:
-    """Level of each frame (frames, samples) in decibels."""
-    levels: DecibelLevels = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-10)
+def find_vad_weights() -> Path:
+    """Return the path of the weights of Silero VAD.
+
+    Raises:
+        MissingExtra: silero-vad is not installed.
+    """
+    package = find_spec("silero_vad")
+    if package is None or package.origin is None:
+        raise MissingExtra("silero-vad", "voice")
+    return Path(package.origin).parent / "data" / "silero_vad_16k.safetensors"
+
+
+def _compute_levels(frames: NDArray[np.float32]) -> FrameLevels:
+    """The level of each frame in decibels: (frames, samples) -> (frames,)."""
+    levels: FrameLevels = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-10)
     return levels
 
 
-def _mask_to_spans(mask: SpeechMask) -> list[tuple[int, int]]:
-    """Frames that belong together: what is heard, with half a pause on both sides."""
-    pause = round(MIN_PAUSE_SECONDS * SEGMENTATION_FRAMES_PER_SECOND)
-    spans: list[list[int]] = []
-    for frame in np.flatnonzero(mask).tolist():
-        if spans and frame - spans[-1][1] < pause:
-            spans[-1][1] = frame + 1
+def _mask_to_spans(mask: SpeechMask) -> list[FrameSpan]:
+    """Frames with sound and no pause between them, with half a pause on both sides."""
+    pause_frames = round(MIN_PAUSE_SECONDS * SEGMENTATION_FRAMES_PER_SECOND)
+    margin = pause_frames // 2
+    frames = np.flatnonzero(mask)
+    breaks = np.flatnonzero(np.diff(frames) > pause_frames) + 1
+    return [
+        (max(int(run[0]) - margin, 0), min(int(run[-1]) + 1 + margin, len(mask)))
+        for run in np.split(frames, breaks)
+        if len(run)
+    ]
+
+
+def _merge_short_spans(spans: list[FrameSpan], max_frames: int) -> list[FrameSpan]:
+    """Merge neighbours as long as they fit: whole sentences are transcribed better."""
+    merged: list[FrameSpan] = []
+    for start, end in spans:
+        if merged and end - merged[-1][0] <= max_frames:
+            merged[-1] = (merged[-1][0], end)
         else:
-            spans.append([frame, frame + 1])
-    margin = pause // 2
-    return [(max(first - margin, 0), min(last + margin, len(mask))) for first, last in spans]
+            merged.append((start, end))
+    return merged
 
 
-def _merge_short_spans(spans: list[tuple[int, int]], max_frames: int) -> list[tuple[int, int]]:
-    """Neighbours joined as long as they fit together: whole sentences are heard better."""
-    joined: list[tuple[int, int]] = []
-    for first, last in spans:
-        if joined and last - joined[-1][0] <= max_frames:
-            joined[-1] = (joined[-1][0], last)
-        else:
-            joined.append((first, last))
-    return joined
-
-
-def _split_at_quietest(
-    span: tuple[int, int], levels: DecibelLevels, max_frames: int
-) -> list[tuple[int, int]]:
-    """A span cut at its quietest frame, away from its ends, until the pieces fit."""
-    first, last = span
-    if last - first <= max_frames:
+def _split_at_quietest(span: FrameSpan, levels: FrameLevels, max_frames: int) -> list[FrameSpan]:
+    """Split a span at its quietest frame, away from its ends, until the parts fit."""
+    start, end = span
+    if end - start <= max_frames:
         return [span]
-    quarter = (last - first) // 4
-    middle = first + quarter + int(np.argmin(levels[first + quarter : last - quarter]))
-    return _split_at_quietest((first, middle), levels, max_frames) + _split_at_quietest(
-        (middle, last), levels, max_frames
-    )
+    quarter = (end - start) // 4
+    middle = start + quarter + int(np.argmin(levels[start + quarter : end - quarter]))
+    left = _split_at_quietest((start, middle), levels, max_frames)
+    return left + _split_at_quietest((middle, end), levels, max_frames)

@@ -158,8 +158,7 @@ def _check_examples(
                 yield from _check_segment(location, segment, scan, limits)
         if not example.target.strip():
             hint = "write what the model should say"
-            code = "data.empty_transcript"
-            yield Issue(location, EMPTY_TRANSCRIPT, hint, fatal=True, code=code)
+            yield Issue(location, EMPTY_TRANSCRIPT, hint, fatal=True, code="data.empty_transcript")
         if example.language is not None and not LANGUAGE_CODE_RE.fullmatch(example.language):
             what = f"'{example.language}' is not a language code of ISO 639-1"
             yield Issue(location, what, LANGUAGE_CODE_HINT, fatal=True, code="data.bad_language")
@@ -192,7 +191,7 @@ def _check_segment(
     if seconds < MIN_EXAMPLE_AUDIO_SECONDS:
         what = f"it lasts {seconds:.3f} s; a clip needs at least {MIN_EXAMPLE_AUDIO_SECONDS:g} s"
         hint = "take a longer span or leave the clip out"
-        yield make_issue(QualityWarning(what, hint, "audio.too_short"), fatal=True)
+        yield make_issue(QualityWarning(what, hint, code="audio.too_short"), fatal=True)
         return
     if number in scan.stats:
         for warning in check_audio_quality(scan.stats[number]):
