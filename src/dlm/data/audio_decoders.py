@@ -12,7 +12,7 @@ equal size; in the others by decoding from the beginning.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -214,7 +214,11 @@ class _PyAvDecoder:
     """The first audio stream of an open container file; every pass opens the container again."""
 
     def __init__(self, file: BinaryFile, container_format: str, name: str) -> None:
-        self._file, self._container_format, self._name = file, container_format, name
+        # FFmpeg seeks before the beginning of damaged files, which a file does not allow
+        if not isinstance(file, FileSlice):
+            file = FileSlice(file, 0, file.seek(0, 2))
+        self._file = file
+        self._container_format, self._name = container_format, name
 
     def read_info(self, num_samples: int | None) -> AudioInfo:
         """Read rate, channels and length from the header; without a length, count the samples."""
@@ -269,13 +273,14 @@ class _PyAvDecoder:
         import av
 
         has_bad_packet = False
-        for packet in container.demux(stream):
-            if has_bad_packet and packet.size:  # the last one has no bytes
-                raise make_damaged_audio_error(self._name)
-            try:
-                yield from packet.decode()
-            except av.InvalidDataError:
-                has_bad_packet = True
+        with suppress(IndexError):  # after the last packet, for a stream that PyAV saw too late
+            for packet in container.demux(stream):
+                if has_bad_packet and packet.size:  # the last one has no bytes
+                    raise make_damaged_audio_error(self._name)
+                try:
+                    yield from packet.decode()
+                except av.InvalidDataError:
+                    has_bad_packet = True
 
     def _seek(
         self, container: "InputContainer", stream: "AudioStream", target_sample: int, rate: int
@@ -325,14 +330,14 @@ class _PyAvDecoder:
                 stream.codec_context.thread_count = 1
                 yield container, stream
         except av.FFmpegError as error:
+            if self._file.read_error:
+                raise make_unreadable_audio_error(self._name, self._file.read_error) from error
             raise AudioError(
                 f"PyAV cannot decode it ({(error.strerror or 'no reason given').lower()})",
                 where=self._name,
                 hint="copy it again: it may be damaged or cut short",
                 code="audio.damaged",
             ) from error
-        except OSError as error:
-            raise make_unreadable_audio_error(self._name, error) from error
 
     def _make_no_stream_error(self) -> AudioError:
         return AudioError(

@@ -92,7 +92,9 @@ class FileSlice:
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """Fill the buffer as far as the slice reaches; the number of bytes."""
         view = memoryview(buffer).cast("B")
-        wanted = min(len(view), max(self._size - self._position, 0))
+        wanted = min(len(view), self._size - self._position)
+        if wanted <= 0:
+            return 0
         try:
             self._file.seek(self._offset + self._position)
             num_bytes = self._file.readinto(view[:wanted]) or 0
