@@ -1,4 +1,4 @@
-"""Two processes that share every step learn what one does."""
+"""Two ranks that share every step train the same weights as one process."""
 
 import socket
 import subprocess
@@ -13,8 +13,8 @@ from dlm.models.adapters import get_trainable_parameters
 from dlm.training.events import StepCompleted
 from tests.tiny_models import make_training_setup, write_document, write_tiny_model
 
-RANKED = Path(__file__).with_name("ranked.py")
-PLAN = """  held_out: 0
+RUN_RANK = Path(__file__).with_name("run_rank.py")
+TRAINING = """  held_out: 0
   micro_batch_size: 2
   grad_accum: 2
   learning_rate: 0.001
@@ -26,44 +26,47 @@ PAIRS = "".join(f"### Q\n{word}?\n### A\n{word}.\n" for word in ("Who", "When", 
 PROSE = f"\nOnce upon a time.\n\n::instruction::\n{PAIRS}"
 
 
-def alone(document: Path) -> dict[str, torch.Tensor]:
+def train_here(document: Path) -> dict[str, torch.Tensor]:
     """Train in this process."""
-    checked = run_preflight(document)
-    taught = make_training_setup(checked.require_plan(), list(checked.train_examples))
-    losses = [event.loss for event in taught.iter_events() if isinstance(event, StepCompleted)]
-    found = {name: each.detach() for name, each in get_trainable_parameters(taught.model).items()}
-    return {**found, "losses": torch.tensor(losses)}
+    preflight = run_preflight(document)
+    setup = make_training_setup(preflight.require_plan(), list(preflight.train_examples))
+    losses = [event.loss for event in setup.iter_events() if isinstance(event, StepCompleted)]
+    tensors = {
+        name: parameter.detach()
+        for name, parameter in get_trainable_parameters(setup.model).items()
+    }
+    return {**tensors, "losses": torch.tensor(losses)}
 
 
-def shared(document: Path, out: Path) -> dict[str, torch.Tensor]:
-    """Train in two processes; what the first of them came to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = [
+def train_on_two_ranks(document: Path, out_path: Path) -> dict[str, torch.Tensor]:
+    """Train on two ranks; the weights and losses of rank 0."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    processes = [
         subprocess.Popen(
-            [sys.executable, RANKED, rank, "2", port, document, out],
+            [sys.executable, RUN_RANK, rank, "2", port, document, out_path],
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in "01"
     ]
-    said = [each.communicate(timeout=240)[1] for each in running]
-    assert all(each.returncode == 0 for each in running), "\n".join(said)
-    return load_file(out)
+    stderr = [process.communicate(timeout=240)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(stderr)
+    return load_file(out_path)
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    """One clip with sound and four without: in each step a rank hears nothing.
+def test_two_ranks_train_the_same_weights_as_one_process(tmp_path: Path) -> None:
+    """One example with audio and four without: in every step a rank has no audio.
 
-    The last step of an epoch has a single clip, so that a rank has none of its own. In the second
-    stage more learns than in the first.
+    The last step of an epoch has a single example, so that a rank has none. The second stage trains
+    more parameters than the first.
     """
     base = write_tiny_model(tmp_path / "base")
-    document = write_document(tmp_path, base_model=base, training=PLAN, num_clips=1, body=PROSE)
-    one, two = alone(document), shared(document, tmp_path / "two.safetensors")
-    assert one.keys() == two.keys()
-    assert len(one["losses"]) == 6
-    assert torch.allclose(one.pop("losses"), two.pop("losses"), atol=1e-5)
-    for name, each in one.items():
-        assert torch.allclose(each, two[name], atol=1e-4), name
+    document = write_document(tmp_path, base_model=base, training=TRAINING, num_clips=1, body=PROSE)
+    single, ranks = train_here(document), train_on_two_ranks(document, tmp_path / "two.safetensors")
+    assert single.keys() == ranks.keys()
+    assert len(single["losses"]) == 6
+    assert torch.allclose(single.pop("losses"), ranks.pop("losses"), atol=1e-5)
+    for name, tensor in single.items():
+        assert torch.allclose(tensor, ranks[name], atol=1e-4), name

@@ -1,4 +1,4 @@
-"""The stability kit: every field, by what it changes."""
+"""Every field of training.stability, by what it changes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,192 +32,221 @@ LORA = {"adapter": "lora", "lora": {"where": ["lm", "projector"]}, "lora_dropout
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return write_tone_examples(tmp_path_factory.mktemp("clips"), 4)
 
 
-def taught(folder: Path, clips: list[Example], steps: int = 2, **asked: object) -> TrainingSetup:
+def make_setup(
+    model_dir: Path, examples: list[Example], steps: int = 2, **fields: object
+) -> TrainingSetup:
     return make_training_setup(
-        make_tiny_plan(folder, len(clips), steps=steps, **{**LORA, **asked}), clips
+        make_tiny_plan(model_dir, len(examples), steps=steps, **{**LORA, **fields}), examples
     )
 
 
-def steps_of(run: TrainingSetup) -> list[StepCompleted]:
-    return [event for event in run.iter_events() if isinstance(event, StepCompleted)]
+def train_steps(setup: TrainingSetup) -> list[StepCompleted]:
+    return [event for event in setup.iter_events() if isinstance(event, StepCompleted)]
 
 
-def formats(run: TrainingSetup, kind: type[nn.Module], place: str) -> set[torch.dtype]:
-    """The formats of what modules of a kind say in the steps of a run."""
-    found = set()
-    for name, module in run.model.named_modules():
-        if place in name and isinstance(module, kind):
-            module.register_forward_hook(lambda module, given, said: found.add(said.dtype))
-    steps_of(run)
-    return found
+def collect_output_dtypes(
+    setup: TrainingSetup, module_class: type[nn.Module], name_part: str
+) -> set[torch.dtype]:
+    """The dtypes that modules of a class put out in the steps of a run."""
+    dtypes = set()
+    for name, module in setup.model.named_modules():
+        if name_part in name and isinstance(module, module_class):
+            module.register_forward_hook(lambda module, inputs, output: dtypes.add(output.dtype))
+    train_steps(setup)
+    return dtypes
 
 
-def test_the_projector_is_computed_in_fp32(folder: Path, clips: list[Example]) -> None:
-    asked = {"precision": "bf16", "adapter": "projector"}
-    plain = taught(folder, clips, **asked)
-    exact = taught(folder, clips, **asked, stability={"projector_fp32": True})
-    assert formats(plain, nn.Linear, "projector.") == {torch.bfloat16}
-    assert formats(exact, nn.Linear, "projector.") == {torch.float32}
-    assert formats(exact, nn.Linear, "mlp.up_proj") == {torch.bfloat16}, "the rest is as it was"
-
-
-@pytest.mark.parametrize("asked", [{}, {"adapter": "qlora"}, {"adapter": "dora"}])
-def test_low_rank_weights_are_computed_in_fp32(
-    folder: Path, clips: list[Example], asked: dict
-) -> None:
-    run = taught(folder, clips, precision="bf16", **asked, stability={"lora_fp32": True})
-    assert formats(run, nn.Linear, ".lora_B.") == {torch.float32}
-    losses = [each.loss for each in steps_of(taught(folder, clips, precision="bf16", **asked))]
-    exact = taught(folder, clips, precision="bf16", **asked, stability={"lora_fp32": True})
-    found = [each.loss for each in steps_of(exact)]
-    assert found == pytest.approx(losses, abs=0.05) and found[1] != losses[1]
-
-
-def test_in_fp32_the_exact_parts_are_what_they_were(folder: Path, clips: list[Example]) -> None:
-    both = {"projector_fp32": True, "lora_fp32": True}
-    one, other = taught(folder, clips), taught(folder, clips, stability=both)
-    assert [each.loss for each in steps_of(one)] == pytest.approx(
-        [each.loss for each in steps_of(other)], abs=1e-5
+def test_projector_runs_in_fp32(model_dir: Path, examples: list[Example]) -> None:
+    training = {"precision": "bf16", "adapter": "projector"}
+    default = make_setup(model_dir, examples, **training)
+    in_fp32 = make_setup(model_dir, examples, **training, stability={"projector_fp32": True})
+    assert collect_output_dtypes(default, nn.Linear, "projector.") == {torch.bfloat16}
+    assert collect_output_dtypes(in_fp32, nn.Linear, "projector.") == {torch.float32}
+    assert collect_output_dtypes(in_fp32, nn.Linear, "mlp.up_proj") == {torch.bfloat16}, (
+        "the rest is unchanged"
     )
 
 
-def test_low_rank_weights_begin_larger(folder: Path, clips: list[Example]) -> None:
-    """What they add is nothing at first all the same; what B is told is so many times as much."""
-    one, other = taught(folder, clips), taught(folder, clips, stability={"lora_init_scale": 4.0})
-    ours, theirs = get_trainable_parameters(one.model), get_trainable_parameters(other.model)
-    for name, each in ours.items():
+@pytest.mark.parametrize("training", [{}, {"adapter": "qlora"}, {"adapter": "dora"}])
+def test_lora_weights_run_in_fp32(model_dir: Path, examples: list[Example], training: dict) -> None:
+    setup = make_setup(
+        model_dir, examples, precision="bf16", **training, stability={"lora_fp32": True}
+    )
+    assert collect_output_dtypes(setup, nn.Linear, ".lora_B.") == {torch.float32}
+    losses = [
+        step.loss
+        for step in train_steps(make_setup(model_dir, examples, precision="bf16", **training))
+    ]
+    in_fp32 = make_setup(
+        model_dir, examples, precision="bf16", **training, stability={"lora_fp32": True}
+    )
+    fp32_losses = [step.loss for step in train_steps(in_fp32)]
+    assert fp32_losses == pytest.approx(losses, abs=0.05) and fp32_losses[1] != losses[1]
+
+
+def test_fp32_options_change_nothing_in_fp32(model_dir: Path, examples: list[Example]) -> None:
+    stability = {"projector_fp32": True, "lora_fp32": True}
+    default, fp32_modules = (
+        make_setup(model_dir, examples),
+        make_setup(model_dir, examples, stability=stability),
+    )
+    assert [step.loss for step in train_steps(default)] == pytest.approx(
+        [step.loss for step in train_steps(fp32_modules)], abs=1e-5
+    )
+
+
+def test_lora_init_scale(model_dir: Path, examples: list[Example]) -> None:
+    """They add nothing at first all the same; the gradient of B is larger by the scale."""
+    default, scaled = (
+        make_setup(model_dir, examples),
+        make_setup(model_dir, examples, stability={"lora_init_scale": 4.0}),
+    )
+    parameters, scaled_parameters = (
+        get_trainable_parameters(default.model),
+        get_trainable_parameters(scaled.model),
+    )
+    for name, parameter in parameters.items():
         factor = 4.0 if ".lora_A." in name else 1.0
-        assert torch.equal(each * factor, theirs[name]), name
-    first, second = steps_of(one)[0], steps_of(other)[0]
+        assert torch.equal(parameter * factor, scaled_parameters[name]), name
+    first, second = train_steps(default)[0], train_steps(scaled)[0]
     assert first.loss == pytest.approx(second.loss, abs=1e-6)
     assert second.component_grad_norms["lora"] == pytest.approx(
         4 * first.component_grad_norms["lora"], rel=1e-4
     )
 
 
-def test_gradients_of_low_rank_weights_are_cut_on_their_own(
-    folder: Path, clips: list[Example]
-) -> None:
-    run = taught(folder, clips, max_grad_norm=1e-2, stability={"lora_max_grad_norm": 1e-3})
-    for event in run.iter_events():
+def test_lora_gradients_are_clipped_by_themselves(model_dir: Path, examples: list[Example]) -> None:
+    setup = make_setup(
+        model_dir, examples, max_grad_norm=1e-2, stability={"lora_max_grad_norm": 1e-3}
+    )
+    for event in setup.iter_events():
         if isinstance(event, StepCompleted):
-            for role, limit in (("lora", 1e-3), ("projector", 1e-2)):
+            for group, max_norm in (("lora", 1e-3), ("projector", 1e-2)):
                 grads = [
-                    each.grad
-                    for name, each in get_trainable_parameters(run.model).items()
-                    if get_param_group(name, run.model) == role
+                    parameter.grad
+                    for name, parameter in get_trainable_parameters(setup.model).items()
+                    if get_param_group(name, setup.model) == group
                 ]
-                assert float(get_total_norm(grads)) == pytest.approx(limit, rel=1e-3)
-                assert event.component_grad_norms[role] > limit, (
-                    "what is told is the length before the cut"
+                assert float(get_total_norm(grads)) == pytest.approx(max_norm, rel=1e-3)
+                assert event.component_grad_norms[group] > max_norm, (
+                    "the norm before clipping is reported"
                 )
 
 
-def test_rates_are_small_in_the_early_steps(folder: Path, clips: list[Example]) -> None:
-    asked = {"learning_rate": 1e-3, "lr_scheduler": "constant", "warmup_ratio": 0.0}
-    early = {"early_lr_steps": 2, "early_lr_factor": 0.25}
-    told = steps_of(taught(folder, clips, 4, **asked, stability=early))
-    assert [each.learning_rates["lora"] for each in told] == pytest.approx(
+def test_early_steps_have_smaller_learning_rates(model_dir: Path, examples: list[Example]) -> None:
+    training = {"learning_rate": 1e-3, "lr_scheduler": "constant", "warmup_ratio": 0.0}
+    stability = {"early_lr_steps": 2, "early_lr_factor": 0.25}
+    steps = train_steps(make_setup(model_dir, examples, 4, **training, stability=stability))
+    assert [step.learning_rates["lora"] for step in steps] == pytest.approx(
         [2.5e-4, 2.5e-4, 1e-3, 1e-3]
     )
 
 
-def test_the_projector_waits(folder: Path, clips: list[Example]) -> None:
-    run = taught(folder, clips, 4, stability={"freeze_projector_steps": 2})
+def test_projector_is_frozen_in_the_first_steps(model_dir: Path, examples: list[Example]) -> None:
+    setup = make_setup(model_dir, examples, 4, stability={"freeze_projector_steps": 2})
     before = {
-        name: each.detach().clone() for name, each in get_trainable_parameters(run.model).items()
+        name: parameter.detach().clone()
+        for name, parameter in get_trainable_parameters(setup.model).items()
     }
-    for event in run.iter_events():
+    for event in setup.iter_events():
         if isinstance(event, StepCompleted):
-            waits = event.step <= 2
-            now = get_trainable_parameters(run.model)
-            moved = {
-                get_param_group(name, run.model)
-                for name in now
-                if not now[name].equal(before[name])
+            is_frozen = event.step <= 2
+            after = get_trainable_parameters(setup.model)
+            changed = {
+                get_param_group(name, setup.model)
+                for name in after
+                if not after[name].equal(before[name])
             }
-            assert moved == ({"lora"} if waits else {"lora", "projector"})
-            assert ("projector" in event.component_grad_norms) != waits
+            assert changed == ({"lora"} if is_frozen else {"lora", "projector"})
+            assert ("projector" in event.component_grad_norms) != is_frozen
     with pytest.raises(PlanError, match="nothing would be trained while the projector is frozen"):
-        taught(folder, clips, adapter="projector", stability={"freeze_projector_steps": 2})
+        make_setup(
+            model_dir, examples, adapter="projector", stability={"freeze_projector_steps": 2}
+        )
 
 
-def test_the_encoder_stays_on_the_processor(folder: Path, clips: list[Example]) -> None:
-    """Where all runs there, it is the same run; elsewhere the words say where the model thinks."""
-    one, other = taught(folder, clips), taught(folder, clips, stability={"encoder_device": "cpu"})
-    assert [each.loss for each in steps_of(one)] == [each.loss for each in steps_of(other)]
-    assert other.plan.model.encoder_device == "cpu"
-    other.model.encoder.to("meta")
-    assert (other.model.device.type, other.model.encoder_device.type) == ("cpu", "meta")
+def test_encoder_stays_on_the_cpu(model_dir: Path, examples: list[Example]) -> None:
+    """Where all runs on the CPU, nothing changes; elsewhere the LM decides the model's device."""
+    default, encoder_on_cpu = (
+        make_setup(model_dir, examples),
+        make_setup(model_dir, examples, stability={"encoder_device": "cpu"}),
+    )
+    assert [step.loss for step in train_steps(default)] == [
+        step.loss for step in train_steps(encoder_on_cpu)
+    ]
+    assert encoder_on_cpu.plan.model.encoder_device == "cpu"
+    encoder_on_cpu.model.encoder.to("meta")
+    assert (encoder_on_cpu.model.device.type, encoder_on_cpu.model.encoder_device.type) == (
+        "cpu",
+        "meta",
+    )
 
 
-def test_a_released_model_is_not_parted() -> None:
-    base = MODEL_CATALOG["voxtral-mini-3b"]
-    asked = {"precision": "bf16", "stability": {"encoder_device": "cpu"}}
-    known = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": base.key, "training": asked}
-    document = Document(Path("my.dlm"), DlmConfig(**known), (), "", "0" * 64)
+def test_encoder_device_of_a_pretrained_model_is_refused() -> None:
+    spec = MODEL_CATALOG["voxtral-mini-3b"]
+    training = {"precision": "bf16", "stability": {"encoder_device": "cpu"}}
+    fields = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": spec.key, "training": training}
+    document = Document(Path("my.dlm"), DlmConfig(**fields), (), "", "0" * 64)
     with pytest.raises(PlanError, match="encoder_device is for a composed base"):
-        make_plan(document.config.training, base, TrainSetInfo(4), LAPTOP)
+        make_plan(document.config.training, spec, TrainSetInfo(4), LAPTOP)
 
 
-def test_an_encoder_elsewhere_takes_no_memory_of_the_accelerator(
-    folder: Path, clips: list[Example]
-) -> None:
-    model = make_tiny_plan(folder, 4, **LORA).model
-    here = replace(model, device="cuda", weights_dtype="bf16")
-    there = replace(here, encoder_device="cpu")
+def test_encoder_on_the_cpu_takes_no_gpu_memory(model_dir: Path, examples: list[Example]) -> None:
+    model = make_tiny_plan(model_dir, 4, **LORA).model
+    on_gpu = replace(model, device="cuda", weights_dtype="bf16")
+    with_encoder_on_cpu = replace(on_gpu, encoder_device="cpu")
     encoder = model.spec.sizes.encoder.num_parameters
-    assert estimate_frozen_bytes(here) - estimate_frozen_bytes(there) == 2 * encoder
+    assert estimate_frozen_bytes(on_gpu) - estimate_frozen_bytes(with_encoder_on_cpu) == 2 * encoder
     assert estimate_frozen_bytes(replace(model, encoder_device="cpu")) == estimate_frozen_bytes(
         model
     )
 
 
-def test_packed_language_models_learn_on_a_stitched_base(
-    folder: Path, clips: list[Example]
-) -> None:
+def test_qlora_loss_falls_on_a_composed_model(model_dir: Path, examples: list[Example]) -> None:
     for bits in (4, 8):
-        run = taught(folder, clips, 8, adapter="qlora", bits=bits, learning_rate=1e-2)
-        losses = [each.loss for each in steps_of(run)]
+        setup = make_setup(model_dir, examples, 8, adapter="qlora", bits=bits, learning_rate=1e-2)
+        losses = [step.loss for step in train_steps(setup)]
         assert losses[-1] < losses[0] - 0.3
-        assert any(isinstance(each, LoraLayer) for each in run.model.modules())
+        assert any(isinstance(step, LoraLayer) for step in setup.model.modules())
 
 
-def test_a_row_without_labels_is_an_error_with_its_place(
-    folder: Path, clips: list[Example]
+def test_row_without_labels_is_refused_by_its_location(
+    model_dir: Path, examples: list[Example]
 ) -> None:
-    silent = Example((Message("assistant", ("",)),), "my.dlm:7", "text")
+    unlabeled = Example((Message("assistant", ("",)),), "my.dlm:7", "text")
     with pytest.raises(DataError, match=r"my\.dlm:7: none of its tokens carries loss"):
-        taught(folder, [*clips, silent])
+        make_setup(model_dir, [*examples, unlabeled])
 
 
-def test_norms_and_changes_are_told_by_role(folder: Path, clips: list[Example]) -> None:
-    run = taught(folder, clips, 12, learning_rate=1e-3)
-    last, told = {}, []
-    for event in run.iter_events():
-        now = {
-            name: each.detach().clone()
-            for name, each in get_trainable_parameters(run.model).items()
+def test_norms_and_update_ratios_by_parameter_group(
+    model_dir: Path, examples: list[Example]
+) -> None:
+    setup = make_setup(model_dir, examples, 12, learning_rate=1e-3)
+    before, steps = {}, []
+    for event in setup.iter_events():
+        after = {
+            name: step.detach().clone()
+            for name, step in get_trainable_parameters(setup.model).items()
         }
         if isinstance(event, StepCompleted):
-            told.append(event)
+            steps.append(event)
             assert event.component_grad_norms.keys() == {"lora", "projector"}
-            whole = sum(norm**2 for norm in event.component_grad_norms.values()) ** 0.5
-            assert event.grad_norm == pytest.approx(whole)
-            for role, share in event.update_ratios.items():
-                names = [name for name in now if get_param_group(name, run.model) == role]
-                moved = get_total_norm([now[name] - last[name] for name in names])
-                assert share == pytest.approx(
-                    float(moved / get_total_norm([now[name] for name in names])), rel=1e-3
+            norm = sum(norm**2 for norm in event.component_grad_norms.values()) ** 0.5
+            assert event.grad_norm == pytest.approx(norm)
+            for group, update_ratio in event.update_ratios.items():
+                names = [name for name in after if get_param_group(name, setup.model) == group]
+                update = get_total_norm([after[name] - before[name] for name in names])
+                assert update_ratio == pytest.approx(
+                    float(update / get_total_norm([after[name] for name in names])), rel=1e-3
                 )
-        last = now
-    assert [bool(each.update_ratios) for each in told] == [True, *[False] * 9, True, False]
+        before = after
+    assert [bool(step.update_ratios) for step in steps] == [True, *[False] * 9, True, False]
