@@ -188,8 +188,8 @@ def compose_model_spec(config: ComposedModelConfig, folder: Path) -> ModelSpec:
         ModelError: a component is missing, of another kind, or does not fit (`model.*`, `hub.*`).
     """
     config = inherit_components(config, folder)
-    encoders = tuple(build_encoder_component(encoder, folder) for encoder in config.encoders)
-    lm = build_lm_component(config.lm or LanguageModelConfig(), config.chat, folder)
+    encoders = tuple(_build_encoder_component(encoder, folder) for encoder in config.encoders)
+    lm = _build_lm_component(config.lm or LanguageModelConfig(), config.chat, folder)
     projector = _build_projector_component(config.projector, encoders, lm, folder)
     composition = CompositionSpec(
         encoders=tuple(encoder.component_ref for encoder in encoders),
@@ -248,20 +248,10 @@ def is_audio_lm_config(config: Mapping[str, Any]) -> bool:
     return get_model_family(dict(config)) in AUDIO_LM_FAMILIES
 
 
-def build_lm_component(
+def _build_lm_component(
     lm_config: LanguageModelConfig, chat_format: ChatFormat | None, folder: Path
 ) -> LanguageModelComponent:
-    """Return what the plan needs of a language model.
-
-    Args:
-        lm_config: as a document gives it.
-        chat_format: as a document gives it; None for the model's own.
-        folder: what paths are relative to.
-
-    Raises:
-        ModelError: it is no language model (`model.not_a_language_model`), or has no chat template
-            where one is needed (`model.no_chat_template`).
-    """
+    """The language model of a config, with its own chat format where `chat_format` is None."""
     model_ref = resolve_model_ref(lm_config.source, folder) if lm_config.source else None
     tokenizer_spec = _resolve_tokenizer(lm_config, model_ref, folder)
     lm = (
@@ -439,17 +429,8 @@ def _check_is_language_model(
         )
 
 
-def build_encoder_component(encoder_config: EncoderConfig, folder: Path) -> EncoderComponent:
-    """Return what the plan needs of an encoder.
-
-    Args:
-        encoder_config: as a document gives it.
-        folder: what paths are relative to.
-
-    Raises:
-        ModelError: it is no encoder (`model.not_an_encoder`), is not supported
-            (`model.unsupported_class`), or cannot be padded to 30 s (`model.bad_pad`).
-    """
+def _build_encoder_component(encoder_config: EncoderConfig, folder: Path) -> EncoderComponent:
+    """The encoder of a config, with its layer and its padding."""
     if encoder_config.from_scratch is not None:
         config = encoder_config.from_scratch
         where = f"from_scratch: {config['model_type']}"

@@ -413,7 +413,7 @@ def inherit_components(config: ComposedModelConfig, folder: Path) -> ComposedMod
     """
     if config.like is None:
         return config
-    inherited = get_composition_config(config.like, folder)
+    inherited = _get_composition_config(config.like, folder)
     given_fields = config.model_fields_set - {"like", "encoder", "projector", "lm"}
     changes = {field: value for field, value in config if field in given_fields}
     if isinstance(config.encoder, EncoderConfig) and isinstance(inherited.encoder, EncoderConfig):
@@ -440,8 +440,8 @@ def inherit_components(config: ComposedModelConfig, folder: Path) -> ComposedMod
     return complete
 
 
-def get_composition_config(name: str, folder: Path) -> ComposedModelConfig:
-    """Return a model as a config of its components; a path is relative to `folder`."""
+def _get_composition_config(name: str, folder: Path) -> ComposedModelConfig:
+    """A model as a config of its components."""
     if name in COMPOSED_MODEL_CONFIGS:
         return COMPOSED_MODEL_CONFIGS[name]
     spec = resolve_model_ref(name, folder).spec
