@@ -1,8 +1,11 @@
 """The pages of the documentation agree with the code, and their examples run."""
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,16 @@ def test_the_python_example_runs(
 def test_the_python_page_names_every_function() -> None:
     page = (DOCS / "api.md").read_text()
     assert [name for name in dlm.__all__ if f"dlm.{name}(" not in page] == []
+
+
+def test_the_python_page_has_the_parameters_and_defaults_of_each_function() -> None:
+    table = re.findall(r"^\| `dlm\..*? \|", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
+    calls = re.findall(r"`dlm\.(\w+\(.*?\))`", "\n".join(table))
+    assert len(calls) == len(dlm.__all__)
+    for text in calls:
+        call = ast.parse(text, mode="eval").body
+        parameters = inspect.signature(attrgetter(call.func.id)(dlm)).parameters
+        assert {name.id for name in call.args} <= parameters.keys(), text
+        for keyword in call.keywords:
+            default = parameters[keyword.arg].default
+            assert default == ast.literal_eval(keyword.value), f"{text}: {keyword.arg}"
