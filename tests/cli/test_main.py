@@ -26,6 +26,15 @@ try:
 finally:
     print("loaded:", *{"torch", "transformers", "peft", "accelerate"} & set(sys.modules))
 """
+RUN_HELP = """
+import sys
+from dlm.cli.main import main
+sys.argv = ["dlm", "--help"]
+try:
+    main()
+finally:
+    print("loaded:", *{"numpy", "pydantic", "yaml", "rich.console"} & set(sys.modules))
+"""
 
 
 def test_the_commands() -> None:
@@ -83,7 +92,13 @@ def run_and_print_imports(*args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_does_not_import_torch() -> None:
-    done = run_and_print_imports("--help")
+    done = run_and_print_imports("train", "--help")
+    assert "Usage:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+def test_the_list_of_commands_imports_no_library_but_typer() -> None:
+    done = subprocess.run([sys.executable, "-c", RUN_HELP], capture_output=True, text=True)
     assert "Usage:" in done.stdout
     assert done.stdout.splitlines()[-1] == "loaded:"
 

@@ -26,11 +26,6 @@ from dlm.commands.options import (
     ProgressFn,
     require_range,
 )
-from dlm.data.bad_examples import BadExampleCounter
-from dlm.data.load import attach_transcripts, find_missing_transcripts, iter_document_examples
-from dlm.data.readers.base import resolve_path
-from dlm.data.split import select_examples
-from dlm.data.streaming import open_stream_sources
 from dlm.data.types import AudioSegment, Example, Issue
 from dlm.errors import DataError, ModelError, StoreError, UsageError
 
@@ -43,6 +38,7 @@ if TYPE_CHECKING:
     from dlm.config.schema import TrainingConfig
     from dlm.data.audio_file import BinaryFile
     from dlm.data.audio_io import RecordingFn
+    from dlm.data.bad_examples import BadExampleCounter
     from dlm.data.types import Recording, RecordingKey
     from dlm.features.extractor import AugmentedExtractor, EncodeFn
     from dlm.inference.engine import InferenceEngine
@@ -210,6 +206,7 @@ def run_training(
         return
 
     from dlm.batching.mistral_chat import build_chat_encoder
+    from dlm.data.bad_examples import BadExampleCounter
     from dlm.inference.engine import InferenceEngine
     from dlm.models.load import load_model, load_tokenizer
     from dlm.training.distillation import DistillationTeacher
@@ -284,6 +281,8 @@ def build_staged_loader(
     from dlm.batching.samplers import BucketBatchSampler, build_batches
     from dlm.batching.staged_loader import StagedLoader
     from dlm.batching.stream_sampler import StreamBatchSampler, build_stream_batches
+    from dlm.data.split import select_examples
+    from dlm.data.streaming import open_stream_sources
 
     config = preflight.document.config.training
     sources = open_stream_sources(preflight.document) if config.uses_streaming else ()
@@ -313,6 +312,9 @@ def _make_stream_filter(
 
     With a teacher they get their transcripts.
     """
+    from dlm.data.load import attach_transcripts, find_missing_transcripts
+    from dlm.data.split import select_examples
+
     recordings = {
         segment.recording_key for example in held_out for segment in example.audio_segments
     }
@@ -435,7 +437,7 @@ class _StageExtractors:
 
 
 def _filter_encodable(
-    examples: Sequence[Example], chat_encoder: "ChatEncoder", bad_examples: BadExampleCounter
+    examples: Sequence[Example], chat_encoder: "ChatEncoder", bad_examples: "BadExampleCounter"
 ) -> tuple[Example, ...]:
     """The held-out examples that can be encoded: what is wrong shows before the run, not after."""
     encodable = []
@@ -449,7 +451,7 @@ def _filter_encodable(
 
 
 def _filter_decodable(
-    engine: "InferenceEngine", bad_examples: BadExampleCounter, examples: Sequence[Example]
+    engine: "InferenceEngine", bad_examples: "BadExampleCounter", examples: Sequence[Example]
 ) -> list[Example]:
     """The examples whose audio can be decoded now."""
     decodable = []
@@ -499,7 +501,7 @@ def _add_skip_events(
     events: "Iterator[TrainingEvent]",
     preflight: "Preflight",
     loader: "StagedLoader",
-    bad_examples: BadExampleCounter,
+    bad_examples: "BadExampleCounter",
 ) -> "Iterator[TrainingEvent]":
     """The events, with which examples were skipped: before the first step, and up to the last."""
     from dlm.training.events import ExamplesSkipped, TrainingFinished, TrainingStarted
@@ -606,6 +608,8 @@ def _add_shards(
     document: "Document", data_sha256: str, recordings: "tuple[RecordingHash, ...]"
 ) -> "tuple[str, tuple[RecordingHash, ...]]":
     """The data of a stream: the document's own recordings, and shards in place of all others."""
+    from dlm.data.load import iter_document_examples
+    from dlm.data.streaming import open_stream_sources
     from dlm.store.records import RecordingHash
 
     own_names = {
@@ -630,6 +634,8 @@ def _add_shards(
 
 def _fingerprint_shard(document: "Document", shard: str) -> str:
     """A sha256 of the size and the modification time of a shard; empty if it is not a file."""
+    from dlm.data.readers.base import resolve_path
+
     path = resolve_path(document, shard)
     if not path.is_file():
         return ""
