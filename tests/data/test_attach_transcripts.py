@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlm.data.load import attach_transcripts, find_missing_transcripts, load_examples
 from dlm.data.types import Example
-from tests.data.sounds import document, save
+from tests.data.recordings import document, save
 
 BODY = """
 ::audio path="a.wav" transcript="Die Faehre geht um halb." prompt="Translate."::

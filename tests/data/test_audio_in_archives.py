@@ -11,7 +11,7 @@ from dlm.data.audio_io import hash_recording, load_audio, read_audio_info
 from dlm.data.audio_scan import compute_audio_stats
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.sounds import RATE, noise, save
+from tests.data.recordings import RATE, noise, save
 
 BYTES_BEFORE, BYTES_AFTER = b"x" * 777, b"y" * 5000
 

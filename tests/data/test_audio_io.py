@@ -18,7 +18,7 @@ from dlm.data.audio_file import AudioInfo
 from dlm.data.audio_io import hash_recording, load_audio, read_audio_info
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.sounds import RATE, noise, save
+from tests.data.recordings import RATE, noise, save
 
 LOSSLESS = [".wav", ".flac"]
 LOSSY = [".ogg", ".mp3", ".opus"]

@@ -12,7 +12,7 @@ import soundfile
 from dlm.data.audio_scan import MAX_FULL_SCAN_SEGMENTS, fingerprint_recording
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import AudioError
-from tests.data.sounds import RATE, noise, save, spoken
+from tests.data.recordings import RATE, noise, save, spoken
 from tests.data.validation import list_issues, validate
 
 NUM_SPANS = MAX_FULL_SCAN_SEGMENTS + 50

@@ -16,7 +16,7 @@ from dlm.data.load import load_examples
 from dlm.data.types import Example, Issue
 from dlm.data.validate import validate_examples
 from dlm.errors import DataError
-from tests.data.sounds import RATE, document, noise, pair, save
+from tests.data.recordings import RATE, document, noise, pair, save
 
 CORPUS = "training:\n  sources: [corpus]\n"
 

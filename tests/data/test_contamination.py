@@ -11,7 +11,7 @@ from dlm.data.contamination import check_leakage, find_test_benchmark, is_test_s
 from dlm.data.load import LoadedData, load_examples
 from dlm.data.types import Example, Issue
 from dlm.data.validate import validate_examples
-from tests.data.sounds import RATE, document, noise, pair, save, spoken
+from tests.data.recordings import RATE, document, noise, pair, save, spoken
 
 
 @pytest.mark.parametrize(

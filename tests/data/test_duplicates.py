@@ -9,7 +9,7 @@ import soundfile
 
 from dlm.data.duplicates import MAX_REPORTED_TRANSCRIPTS, MIN_RATE_EXAMPLES, normalize_sentence
 from dlm.data.types import Example, Message
-from tests.data.sounds import RATE, noise, save, spoken
+from tests.data.recordings import RATE, noise, save, spoken
 from tests.data.validation import list_codes, list_issues
 
 SENTENCE = "we will meet again at nine"

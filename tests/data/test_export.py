@@ -14,7 +14,7 @@ from dlm.data.load import load_examples
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError
 from dlm.io import hash_tree
-from tests.data.sounds import RATE, document, noise, save
+from tests.data.recordings import RATE, document, noise, save
 
 EACH_FORMAT = pytest.mark.parametrize("export_format", EXPORT_FORMATS)
 

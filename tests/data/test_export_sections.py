@@ -11,7 +11,7 @@ from dlm.data.export import format_section
 from dlm.data.load import iter_document_examples
 from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.errors import DataError
-from tests.data.sounds import document, spoken
+from tests.data.recordings import document, spoken
 from tests.fuzz.mutations import PIECES
 
 

@@ -13,7 +13,7 @@ from dlm.data.audio_io import MAX_LOADED_SAMPLES, load_audio, read_audio_info
 from dlm.data.audio_scan import AudioStats, compute_audio_stats
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.sounds import RATE, noise, save, save_container
+from tests.data.recordings import RATE, noise, save, save_container
 
 THREE_HOURS = 3 * 3600 * RATE  # samples
 SUFFIXES = [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".au", ".caf"]

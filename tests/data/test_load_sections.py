@@ -8,7 +8,7 @@ import pytest
 from dlm.config.parser import Document, MessageBlock, QAPair, Section
 from dlm.data.load import LoadedData, load_examples
 from dlm.data.types import AudioSegment, Example, Message
-from tests.data.sounds import document, save
+from tests.data.recordings import document, save
 
 
 def make_document(folder: Path, *sections: Section, head: str = "") -> Document:

@@ -8,7 +8,7 @@ import pytest
 
 from dlm.data.load import LoadedData, SourceReport, load_examples
 from dlm.data.types import AudioSegment, Example
-from tests.data.sounds import document, pair, save
+from tests.data.recordings import document, pair, save
 
 CORPUS = "training:\n  sources:\n    - path: ./corpus\n"
 

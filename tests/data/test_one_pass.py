@@ -17,7 +17,7 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.load import load_model
 from dlm.plan.types import ModelPlan
 from tests.cli_runner import dlm
-from tests.data.sounds import RATE, noise, save, spoken
+from tests.data.recordings import RATE, noise, save, spoken
 from tests.tiny_models import DLM_ID, write_document, write_tiny_model
 
 NUM_CLIPS = 12

@@ -21,7 +21,7 @@ from dlm.data.audio_scan import compute_audio_stats
 from dlm.data.load import load_examples
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.sounds import RATE, document, noise, pair, save, save_container
+from tests.data.recordings import RATE, document, noise, pair, save, save_container
 
 M4A_HEAD = b"\0\0\0\x20ftypM4A " + bytes(200)
 CONTAINERS = [

@@ -14,7 +14,7 @@ from dlm.data.quality_checks import (
     find_repeated_phrase,
 )
 from dlm.data.types import LANGUAGE_CODE_RE, Example, Message
-from tests.data.sounds import RATE, noise, save, spoken
+from tests.data.recordings import RATE, noise, save, spoken
 from tests.data.validation import list_codes, list_issues
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dlm.data.segmentation import Segmentation, split_evenly, split_on_silence
 from dlm.data.types import AudioSegment
-from tests.data.sounds import RATE, save
+from tests.data.recordings import RATE, save
 
 
 def make_waveform(*stretches: tuple[float, float], noise_level: float = 1e-4) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dlm.data.load import load_examples
 from dlm.data.split import SplitKeyer, hash_contents, split_by_group, train_eval_split
 from dlm.data.types import AudioSegment, Example, Message
-from tests.data.sounds import document, noise, pair, save
+from tests.data.recordings import document, noise, pair, save
 
 
 def make_transcription(name: str, text: str = "", *, folder: str = "corpus") -> Example:

@@ -11,7 +11,7 @@ import pytest
 
 from dlm.data.stats import LENGTH_EDGES_SECONDS, LEVEL_EDGES_DB, CountDuration, Histogram
 from dlm.data.types import AudioSegment, Example, Message
-from tests.data.sounds import RATE, noise, save, spoken
+from tests.data.recordings import RATE, noise, save, spoken
 from tests.data.validation import list_issues, validate
 
 

@@ -24,7 +24,7 @@ from dlm.data.streaming import (
 from dlm.data.types import Example, Issue, Message
 from dlm.errors import DataError
 from tests.data.readers.format_fixtures import FORMAT_FIXTURES
-from tests.data.sounds import document, pair, save
+from tests.data.recordings import document, pair, save
 
 SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 NUM_WORKERS = st.integers(1, 6)

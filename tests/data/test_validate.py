@@ -11,7 +11,7 @@ from dlm.config.data_schema import AudioConfig
 from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.data.validate import validate_examples
-from tests.data.sounds import RATE, noise, save, spoken
+from tests.data.recordings import RATE, noise, save, spoken
 from tests.data.validation import list_codes, list_issues, validate
 
 TRANSCRIPT = "one two three four"

@@ -4,7 +4,7 @@ from dlm.config.data_schema import AudioConfig
 from dlm.data.load import LoadedData
 from dlm.data.types import Example, Issue
 from dlm.data.validate import ValidationReport, validate_examples
-from tests.data.sounds import RATE
+from tests.data.recordings import RATE
 
 
 def validate(*examples: Example, **options: object) -> ValidationReport:

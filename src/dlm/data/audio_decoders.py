@@ -3,7 +3,7 @@
     first bytes -> libsndfile knows them   -> AudioReader
                 -> container -> PyAV       -> AudioReader
 
-The first bytes of a file decide, never its suffix. PyAV is told which container a file is and reads
+The first bytes of a file decide, never its suffix. PyAV gets the name of the container, and reads
 the open file alone: no other file, playlist or network address is ever opened.
 
 A span holds the same samples as that part of the whole. Where a container gives exact times, a late
@@ -366,10 +366,10 @@ def _cut_blocks(
 ) -> Iterator[Waveform]:
     """Leave out samples at the beginning, and stop after `num_samples`."""
     for block in blocks:
-        kept = block[num_skipped:][:num_samples]
+        part = block[num_skipped:][:num_samples]
         num_skipped = max(num_skipped - len(block), 0)
-        num_samples -= len(kept)
-        yield kept
+        num_samples -= len(part)
+        yield part
         if num_samples <= 0:
             return
 

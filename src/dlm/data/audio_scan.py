@@ -4,7 +4,7 @@
     many            a sample is decoded; of the others the header is read, and nothing is hashed
 
 Statistics are peak, RMS, DC offset, silence, clipping, a hash of the samples, and an envelope by
-which a recording and its mp3 are found alike. Levels are fractions of full scale, of the mono mix;
+which a recording and its mp3 are recognised. Levels are fractions of full scale, of the mono mix;
 clipping is that of each channel. Results stand in columns, a few dozen bytes for each segment.
 """
 

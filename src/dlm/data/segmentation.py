@@ -84,7 +84,7 @@ def split_on_silence(
         mask = levels > levels.max() + SILENCE_THRESHOLD_DB
     merged = _merge_short_spans(_mask_to_spans(mask), int(max_merged_seconds / frame_seconds))
     max_frames = int(max_seconds / frame_seconds)
-    spans = [part for span in merged for part in _split_at_quietest(span, levels, max_frames)]
+    spans = [piece for span in merged for piece in _split_at_quietest(span, levels, max_frames)]
     return Segmentation(
         seconds,
         tuple((start * frame_seconds, min(end * frame_seconds, seconds)) for start, end in spans),
@@ -143,7 +143,7 @@ def _merge_short_spans(spans: list[FrameSpan], max_frames: int) -> list[FrameSpa
 
 
 def _split_at_quietest(span: FrameSpan, levels: FrameLevels, max_frames: int) -> list[FrameSpan]:
-    """Split a span at its quietest frame, away from its ends, until the parts fit."""
+    """Split a span at its quietest frame, away from its ends, until the pieces fit."""
     start, end = span
     if end - start <= max_frames:
         return [span]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.data.readers.recordings import RECORDINGS, TranscribedAudio
-from tests.data.sounds import RATE, save
+from tests.data.recordings import RATE, save
 
 YTIDS = ("-0Gj8-vB1q4", "a_b-c_d-e_f", "12345678901")
 

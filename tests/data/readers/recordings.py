@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.data.sounds import noise
+from tests.data.recordings import noise
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from dlm.data.load import LoadedData, load_examples
-from tests.data.sounds import document
+from tests.data.recordings import document
 
 
 def load_source(

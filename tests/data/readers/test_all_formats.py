@@ -12,7 +12,7 @@ from dlm.data.types import Example
 from tests.data.readers.format_fixtures import FORMAT_FIXTURES
 from tests.data.readers.recordings import RECORDINGS
 from tests.data.readers.source_loading import get_lines, load_source
-from tests.data.sounds import RATE
+from tests.data.recordings import RATE
 
 each_format = pytest.mark.parametrize("name", sorted(FORMAT_FIXTURES))
 

@@ -17,7 +17,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.sounds import save
+from tests.data.recordings import save
 
 FOLDER = {"path": "corpus"}
 

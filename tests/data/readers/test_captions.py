@@ -15,7 +15,7 @@ from dlm.data.readers.captions import (
 )
 from dlm.data.types import AudioSegment
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.sounds import document, noise, save
+from tests.data.recordings import document, noise, save
 
 SOURCE = {"path": "data/caps.csv"}
 MUSICCAPS_HEADER = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id"

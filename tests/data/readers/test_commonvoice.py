@@ -13,7 +13,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.sounds import save
+from tests.data.recordings import save
 
 HEADER = "client_id\tpath\tsentence\tup_votes\tlocale"
 CORPUS = {"path": "cv/sv-SE"}

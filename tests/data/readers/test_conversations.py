@@ -9,7 +9,7 @@ import pytest
 from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment, Message
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.sounds import save
+from tests.data.recordings import save
 
 SOURCE = {"path": "data/talk.json"}
 USER = {"from": "user", "value": "<audio>a.wav</audio> What is it?"}

@@ -8,7 +8,7 @@ import pytest
 from dlm.data.load import LoadedData
 from tests.data.readers.list_fixtures import format_json_lines, write_list
 from tests.data.readers.source_loading import get_issues, get_locations, load_source
-from tests.data.sounds import save
+from tests.data.recordings import save
 
 SOURCE = {"path": "data/fr_asr.jsonl", "audio": "sounds"}
 GOOD = {"utt_id": "a", "text": "Good.", "duration": 1.0, "source_lang": "fr", "target_lang": "fr"}

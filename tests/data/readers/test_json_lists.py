@@ -9,7 +9,7 @@ import pytest
 from dlm.data.load import LoadedData, load_examples
 from dlm.data.types import AudioSegment
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.sounds import document, save
+from tests.data.recordings import document, save
 
 SOURCE = {"path": "data/list.jsonl"}
 COLUMNS = {"audio": "rec", "text": "said", "start": "from", "end": "to", "prompt": "ask"}

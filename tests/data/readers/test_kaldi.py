@@ -12,7 +12,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.sounds import save
+from tests.data.recordings import save
 
 CORPUS = {"path": "corpus"}
 

@@ -9,7 +9,7 @@ from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment
 from tests.data.readers.list_fixtures import format_json_lines, write_list
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.sounds import noise, save
+from tests.data.recordings import noise, save
 
 FILE: dict[str, Any] = {"type": "file", "channels": [0], "source": "a.wav"}
 COMMAND = FILE | {"type": "command", "source": "touch ran"}

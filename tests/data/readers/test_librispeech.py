@@ -14,7 +14,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.sounds import noise, save
+from tests.data.recordings import noise, save
 
 CORPUS = {"path": "LibriSpeech"}
 TRANSCRIPT = "LibriSpeech/train-clean-100/84/121/84-121.trans.txt"

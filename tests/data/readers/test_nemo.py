@@ -20,7 +20,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.sounds import RATE, document, noise, save
+from tests.data.recordings import RATE, document, noise, save
 
 GOOD = {"audio_filepath": "a.wav", "text": "Good.", "duration": 1.0}
 TARRED = {"path": "data/manifest.jsonl"}

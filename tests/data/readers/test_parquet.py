@@ -21,7 +21,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.sounds import RATE, noise, save
+from tests.data.recordings import RATE, noise, save
 
 SOURCE = {"path": "rows.arrow"}
 

@@ -15,7 +15,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.sounds import noise, save
+from tests.data.recordings import noise, save
 
 SRT = """1
 00:00:00,500 --> 00:00:01,000

@@ -8,7 +8,7 @@ import pytest
 from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment
 from tests.data.readers.source_loading import get_issues, get_locations, load_source
-from tests.data.sounds import save
+from tests.data.recordings import save
 
 
 def load_table(folder: Path, text: str, *, name: str = "table.csv", **source: Any) -> LoadedData:

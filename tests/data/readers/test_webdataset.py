@@ -23,7 +23,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.sounds import RATE, save
+from tests.data.recordings import RATE, save
 
 SOURCE = {"path": "x.tar"}
 

@@ -1,4 +1,4 @@
-"""Recordings and documents that the tests of clips are made of."""
+"""Recordings and documents that tests are made of: noise in any format, examples, documents."""
 
 from pathlib import Path
 
