@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
 from dlm.data.types import AudioSegment, Example, Message
@@ -18,46 +18,46 @@ CHAT = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
 END = "<|im_end|>"
 
 
-def learned(row: EncodedExample) -> list[str]:
+def get_trained_texts(encoded: EncodedExample) -> list[str]:
     """Each stretch that carries loss, as text with its special tokens."""
     stretches: list[list[int]] = [[]]
-    for label in row.labels:
+    for label in encoded.labels:
         if label != IGNORE_INDEX:
             stretches[-1].append(label)
         elif stretches[-1]:
             stretches.append([])
-    return [written(each) for each in stretches if each]
+    return [decode_tokens(each) for each in stretches if each]
 
 
-def written(ids: list[int] | tuple[int, ...]) -> str:
+def decode_tokens(ids: list[int] | tuple[int, ...]) -> str:
     return make_tiny_tokenizer().decode(list(ids))
 
 
-def clip(*turns: Message, task: str = "answer") -> Example:
+def make_messages_example(*turns: Message, task: str = "answer") -> Example:
     return Example(turns, "my.dlm:7", task)
 
 
 def test_transcript_and_end_token_carry_loss() -> None:
-    row = CHAT.encode_example(make_example(SOUND.path, "Hello, Zoë!"))
-    assert learned(row) == [f"Hello, Zoë!{END}"]
-    assert row.audio_segments == (SOUND,)
-    assert written(row.input_ids) == (
+    encoded = CHAT.encode_example(make_example(SOUND.path, "Hello, Zoë!"))
+    assert get_trained_texts(encoded) == [f"Hello, Zoë!{END}"]
+    assert encoded.audio_segments == (SOUND,)
+    assert decode_tokens(encoded.input_ids) == (
         f"<|im_start|>user\n<|audio|>\nTranscribe.{END}\n<|im_start|>assistant\nHello, Zoë!{END}\n"
     )
 
 
 def test_labels_equal_their_input_ids() -> None:
-    row = CHAT.encode_example(make_example(SOUND.path, "hello"))
-    assert len(row.input_ids) == len(row.labels)
+    encoded = CHAT.encode_example(make_example(SOUND.path, "hello"))
+    assert len(encoded.input_ids) == len(encoded.labels)
     assert all(
         label in (IGNORE_INDEX, token)
-        for token, label in zip(row.input_ids, row.labels, strict=True)
+        for token, label in zip(encoded.input_ids, encoded.labels, strict=True)
     )
 
 
 def test_only_assistant_messages_carry_loss() -> None:
-    row = CHAT.encode_example(
-        clip(
+    encoded = CHAT.encode_example(
+        make_messages_example(
             Message("system", ("Be brief.",)),
             Message("user", (SOUND, "Which animal?")),
             Message("assistant", ("A cat.",)),
@@ -65,16 +65,18 @@ def test_only_assistant_messages_carry_loss() -> None:
             Message("assistant", ("A dog.",)),
         )
     )
-    assert learned(row) == [f"A cat.{END}", f"A dog.{END}"]
-    assert row.audio_segments == (SOUND, OTHER)
-    text = written(row.input_ids)
+    assert get_trained_texts(encoded) == [f"A cat.{END}", f"A dog.{END}"]
+    assert encoded.audio_segments == (SOUND, OTHER)
+    text = decode_tokens(encoded.input_ids)
     assert text.startswith(f"<|im_start|>system\nBe brief.{END}\n")
     assert "<|audio|>\nWhich animal?" in text and "And here? <|audio|>" in text
 
 
 def test_question_replaces_the_default_prompt() -> None:
-    asked = clip(Message("user", (SOUND, "Who speaks?")), Message("assistant", ("Ann.",)))
-    text = written(CHAT.encode_example(asked).input_ids)
+    question = make_messages_example(
+        Message("user", (SOUND, "Who speaks?")), Message("assistant", ("Ann.",))
+    )
+    text = decode_tokens(CHAT.encode_example(question).input_ids)
     assert "<|audio|>\nWho speaks?" in text and "Transcribe." not in text
 
 
@@ -83,41 +85,47 @@ def test_default_prompt_names_the_language_of_the_example(language: str | None, 
     chat = ChatEncoder(
         make_tiny_tokenizer(), replace(make_tiny_spec(), default_prompt="Write: <{language}>")
     )
-    heard = replace(make_example(SOUND.path, "Bonjour."), language=language)
-    assert f"Write: {word}{END}" in written(chat.encode_example(heard).input_ids)
-    assert f"Write: {word}{END}" in written(
-        chat.encode_prompt(heard.messages[:1], "a", language).input_ids
+    example = replace(make_example(SOUND.path, "Bonjour."), language=language)
+    assert f"Write: {word}{END}" in decode_tokens(chat.encode_example(example).input_ids)
+    assert f"Write: {word}{END}" in decode_tokens(
+        chat.encode_prompt(example.messages[:1], "a", language).input_ids
     )
 
 
 def test_answer_without_audio_carries_loss() -> None:
-    row = CHAT.encode_example(
-        clip(Message("user", ("1+1?",)), Message("assistant", ("2",)), task="text")
+    encoded = CHAT.encode_example(
+        make_messages_example(Message("user", ("1+1?",)), Message("assistant", ("2",)), task="text")
     )
-    assert learned(row) == [f"2{END}"] and row.audio_segments == ()
+    assert get_trained_texts(encoded) == [f"2{END}"] and encoded.audio_segments == ()
 
 
 def test_prose_carries_loss_everywhere() -> None:
-    row = CHAT.encode_example(clip(Message("assistant", ("Once upon a time.",)), task="text"))
-    assert written(row.input_ids) == f"Once upon a time.{END}"
-    assert row.labels == row.input_ids and row.audio_segments == ()
+    encoded = CHAT.encode_example(
+        make_messages_example(Message("assistant", ("Once upon a time.",)), task="text")
+    )
+    assert decode_tokens(encoded.input_ids) == f"Once upon a time.{END}"
+    assert encoded.labels == encoded.input_ids and encoded.audio_segments == ()
 
 
 def test_prompt_ends_where_the_assistant_begins() -> None:
     turns = (Message("user", (SOUND, "Who?")),)
-    row = CHAT.encode_prompt(turns, "here")
-    assert written(row.input_ids).endswith("Who?<|im_end|>\n<|im_start|>assistant\n")
-    assert set(row.labels) == {IGNORE_INDEX} and row.audio_segments == (SOUND,)
-    whole = CHAT.encode_example(clip(*turns, Message("assistant", ("Ann.",))))
-    assert whole.input_ids[: len(row.input_ids)] == row.input_ids, "asked as it was learned"
+    encoded = CHAT.encode_prompt(turns, "here")
+    assert decode_tokens(encoded.input_ids).endswith("Who?<|im_end|>\n<|im_start|>assistant\n")
+    assert set(encoded.labels) == {IGNORE_INDEX} and encoded.audio_segments == (SOUND,)
+    whole = CHAT.encode_example(make_messages_example(*turns, Message("assistant", ("Ann.",))))
+    assert whole.input_ids[: len(encoded.input_ids)] == encoded.input_ids, (
+        "prompts are encoded as in training"
+    )
 
 
-TEXT = some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 
 
 @given(text=TEXT)
 def test_any_text_round_trips_through_labels(text: str) -> None:
-    assert learned(CHAT.encode_example(make_example(SOUND.path, text))) == [f"{text}{END}"]
+    assert get_trained_texts(CHAT.encode_example(make_example(SOUND.path, text))) == [
+        f"{text}{END}"
+    ]
 
 
 @pytest.mark.parametrize("token", SPECIAL_TOKENS)
@@ -130,12 +138,14 @@ def test_special_token_in_text_is_refused_with_its_location(token: str, where: s
     }
     with pytest.raises(DataError) as caught:
         if where == "prose":
-            CHAT.encode_example(clip(Message("assistant", (f"some {token} prose",)), task="text"))
+            CHAT.encode_example(
+                make_messages_example(Message("assistant", (f"some {token} prose",)), task="text")
+            )
         elif where == "question":
             CHAT.encode_prompt((Message("user", (SOUND, f"a{token}b")),), "my.dlm:7")
         else:
             turns[where] = Message(turns[where].role, (*turns[where].content, f"x{token}y"))
-            CHAT.encode_example(clip(*turns.values()))
+            CHAT.encode_example(make_messages_example(*turns.values()))
     assert (caught.value.code, caught.value.where) == ("data.special_token", "my.dlm:7")
     assert token in caught.value.what
 
@@ -143,13 +153,15 @@ def test_special_token_in_text_is_refused_with_its_location(token: str, where: s
 def test_special_token_split_by_audio_is_refused() -> None:
     parts = ("<|au", SOUND, "dio|>")
     with pytest.raises(DataError) as caught:
-        CHAT.encode_example(clip(Message("user", parts), Message("assistant", ("x",))))
+        CHAT.encode_example(
+            make_messages_example(Message("user", parts), Message("assistant", ("x",)))
+        )
     assert caught.value.code == "data.special_token"
 
 
 def test_decode_drops_special_tokens() -> None:
-    row = CHAT.encode_example(make_example(SOUND.path, "hello"))
-    assert CHAT.decode([each for each in row.labels if each != IGNORE_INDEX]) == "hello"
+    encoded = CHAT.encode_example(make_example(SOUND.path, "hello"))
+    assert CHAT.decode([each for each in encoded.labels if each != IGNORE_INDEX]) == "hello"
 
 
 @pytest.mark.parametrize("lack", ["template", "placeholder", "end"])
@@ -174,5 +186,7 @@ def test_template_that_rewrites_earlier_turns_is_refused() -> None:
     )
     turns = [Message("user", ("a",)), Message("assistant", ("b",))]
     with pytest.raises(ModelError) as caught:
-        ChatEncoder(tokenizer, make_tiny_spec()).encode_example(clip(*turns, *turns))
+        ChatEncoder(tokenizer, make_tiny_spec()).encode_example(
+            make_messages_example(*turns, *turns)
+        )
     assert caught.value.code == "model.template_rewrites_turns"

@@ -18,7 +18,7 @@ LENGTHS = [1600, 8000, 9601, 20_000]
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     folder = tmp_path_factory.mktemp("clips")
     made = [
         make_example(
@@ -34,92 +34,96 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return [*made, both, prose]
 
 
-def batch_of(clips: list[Example], *, pad_left: bool = False, encoded: bool = False) -> Batch:
+def batch_of(examples: list[Example], *, pad_left: bool = False, encoded: bool = False) -> Batch:
     hear = (lambda mel, frames: mel.T[::2]) if encoded else None
-    ear = AudioFeatureExtractor(BASE, auto_resample=False, encode_fn=hear)
-    return collate([CHAT.encode_example(clip) for clip in clips], ear, padding(left=pad_left))
+    extractor = AudioFeatureExtractor(BASE, auto_resample=False, encode_fn=hear)
+    return collate(
+        [CHAT.encode_example(example) for example in examples], extractor, padding(left=pad_left)
+    )
 
 
 def padding(*, left: bool = False) -> PaddingSpec:
     return PaddingSpec(CHAT.pad_token_id, CHAT.audio_token_id, pad_left=left)
 
 
-def test_placeholders_match_the_audio_tokens(clips: list[Example]) -> None:
-    batch = batch_of(clips)
-    found = (batch.input_ids == CHAT.audio_token_id).sum(dim=1).tolist()
+def test_placeholders_match_the_audio_tokens(examples: list[Example]) -> None:
+    batch = batch_of(examples)
+    counts = (batch.input_ids == CHAT.audio_token_id).sum(dim=1).tolist()
     single = [count_audio_tokens(samples, BASE.audio_spec) for samples in LENGTHS]
-    assert found == [*single, single[0] + single[3], 0]
+    assert counts == [*single, single[0] + single[3], 0]
     assert batch.audio_token_counts.tolist() == [*single, single[0], single[3]]
     assert batch.windows_per_example == (1, 1, 1, 1, 2, 0)
     assert batch.locations[-2:] == ("two", "prose")
     assert batch.num_audio_samples == sum(LENGTHS) + LENGTHS[0] + LENGTHS[3]
 
 
-def test_placeholders_of_a_segment_are_contiguous(clips: list[Example]) -> None:
-    batch = batch_of(clips[4:5])
+def test_placeholders_of_a_segment_are_contiguous(examples: list[Example]) -> None:
+    batch = batch_of(examples[4:5])
     spots = (batch.input_ids[0] == CHAT.audio_token_id).int()
     assert int((spots.diff() == 1).sum()) == 2
 
 
-def test_log_mels_are_padded_with_zeros(clips: list[Example]) -> None:
-    batch = batch_of(clips[:4])
+def test_log_mels_are_padded_with_zeros(examples: list[Example]) -> None:
+    batch = batch_of(examples[:4])
     assert batch.audio_features.shape == (4, 80, count_mel_frames(20_000, BASE.audio_spec))
     assert batch.audio_lengths.tolist() == [
         count_mel_frames(samples, BASE.audio_spec) for samples in LENGTHS
     ]
-    for sound, frames in zip(batch.audio_features, batch.audio_lengths, strict=True):
-        assert not sound[:, frames:].any() and sound[:, :frames].any()
+    for segment, frames in zip(batch.audio_features, batch.audio_lengths, strict=True):
+        assert not segment[:, frames:].any() and segment[:, :frames].any()
     assert not batch.is_encoded
 
 
-def test_encoder_outputs_are_padded_with_zeros(clips: list[Example]) -> None:
-    batch = batch_of(clips[:4], encoded=True)
+def test_encoder_outputs_are_padded_with_zeros(examples: list[Example]) -> None:
+    batch = batch_of(examples[:4], encoded=True)
     assert batch.audio_features.shape == (4, count_encoder_frames(20_000, BASE.audio_spec), 80)
     assert batch.audio_lengths.tolist() == [
         count_encoder_frames(samples, BASE.audio_spec) for samples in LENGTHS
     ]
-    for sound, frames in zip(batch.audio_features, batch.audio_lengths, strict=True):
-        assert not sound[frames:].any() and sound[:frames].any()
+    for segment, frames in zip(batch.audio_features, batch.audio_lengths, strict=True):
+        assert not segment[frames:].any() and segment[:frames].any()
     assert batch.is_encoded
 
 
 @pytest.mark.parametrize("left", [False, True])
-def test_padding_is_on_one_side_and_masked(clips: list[Example], left: bool) -> None:
-    batch = batch_of(clips, pad_left=left)
-    for number, clip in enumerate(clips):
-        alone = batch_of([clip], pad_left=left)
+def test_padding_is_on_one_side_and_masked(examples: list[Example], left: bool) -> None:
+    batch = batch_of(examples, pad_left=left)
+    for number, example in enumerate(examples):
+        alone = batch_of([example], pad_left=left)
         length = alone.input_ids.shape[1]
-        kept = slice(-length, None) if left else slice(0, length)
-        assert torch.equal(batch.input_ids[number, kept], alone.input_ids[0])
-        assert torch.equal(batch.labels[number, kept], alone.labels[0])
+        columns = slice(-length, None) if left else slice(0, length)
+        assert torch.equal(batch.input_ids[number, columns], alone.input_ids[0])
+        assert torch.equal(batch.labels[number, columns], alone.labels[0])
         assert (
-            batch.attention_mask[number].sum() == length == batch.attention_mask[number, kept].sum()
+            batch.attention_mask[number].sum()
+            == length
+            == batch.attention_mask[number, columns].sum()
         )
         empty = batch.attention_mask[number] == 0
         assert (batch.input_ids[number, empty] == CHAT.pad_token_id).all()
         assert (batch.labels[number, empty] == IGNORE_INDEX).all()
 
 
-def test_placeholders_carry_no_loss(clips: list[Example]) -> None:
-    batch = batch_of(clips)
+def test_placeholders_carry_no_loss(examples: list[Example]) -> None:
+    batch = batch_of(examples)
     assert (batch.labels[batch.input_ids == CHAT.audio_token_id] == IGNORE_INDEX).all()
     assert not (batch.labels == CHAT.audio_token_id).any()
 
 
-def test_num_label_tokens_excludes_the_first_token(clips: list[Example]) -> None:
-    prose = batch_of(clips[5:])
+def test_num_label_tokens_excludes_the_first_token(examples: list[Example]) -> None:
+    prose = batch_of(examples[5:])
     assert prose.num_label_tokens == len("prose") + 1 - 1, "its first token has nothing before it"
-    assert batch_of(clips[:1]).num_label_tokens == len("xx") + 1
+    assert batch_of(examples[:1]).num_label_tokens == len("xx") + 1
 
 
-def test_batch_without_audio_has_no_features(clips: list[Example]) -> None:
-    batch = batch_of(clips[5:])
+def test_batch_without_audio_has_no_features(examples: list[Example]) -> None:
+    batch = batch_of(examples[5:])
     assert batch.audio_features is None and not batch.is_encoded
     assert batch.audio_lengths.tolist() == batch.audio_token_counts.tolist() == []
 
 
-def test_batch_moves_to_a_device(clips: list[Example]) -> None:
-    moved = batch_of(clips).to("meta")
+def test_batch_moves_to_a_device(examples: list[Example]) -> None:
+    moved = batch_of(examples).to("meta")
     tensors = [each for each in vars(moved).values() if isinstance(each, torch.Tensor)]
     assert len(tensors) == 6 and all(each.device.type == "meta" for each in tensors)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from transformers import VoxtralProcessor
 
 from dlm.batching.chat_template import (
@@ -51,39 +51,41 @@ def processor(folder: Path) -> VoxtralProcessor:
 
 
 @pytest.fixture(scope="module")
-def base(folder: Path) -> ModelSpec:
+def spec(folder: Path) -> ModelSpec:
     return replace(BASE, source=str(folder))
 
 
 @pytest.fixture(scope="module")
-def chat(folder: Path, base: ModelSpec) -> ChatEncoder:
-    return build_chat_encoder(load_pretrained_tokenizer(folder, base), base)
+def chat(folder: Path, spec: ModelSpec) -> ChatEncoder:
+    return build_chat_encoder(load_pretrained_tokenizer(folder, spec), spec)
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[AudioSegment]:
+def segments(tmp_path_factory: pytest.TempPathFactory) -> list[AudioSegment]:
     """One within a window of 30 s, one that needs two."""
-    place = tmp_path_factory.mktemp("sounds")
+    folder = tmp_path_factory.mktemp("sounds")
     return [
-        AudioSegment(write_tone(place / f"{n}.wav", hertz=n, seconds=n / 10)) for n in (15, 305)
+        AudioSegment(write_tone(folder / f"{n}.wav", hertz=n, seconds=n / 10)) for n in (15, 305)
     ]
 
 
-def written(chat: ChatEncoder, ids: list[int] | tuple[int, ...]) -> str:
+def decode_tokens(chat: ChatEncoder, ids: list[int] | tuple[int, ...]) -> str:
     return "".join(chat._tokenizer.convert_ids_to_tokens(list(ids)))
 
 
-def learned(chat: ChatEncoder, row: EncodedExample) -> list[str]:
+def get_trained_texts(chat: ChatEncoder, encoded: EncodedExample) -> list[str]:
     """Each stretch that carries loss, as text with its special tokens."""
-    marks = ["|" if label == IGNORE_INDEX else written(chat, [label]) for label in row.labels]
+    marks = [
+        "|" if label == IGNORE_INDEX else decode_tokens(chat, [label]) for label in encoded.labels
+    ]
     return [stretch for stretch in "".join(marks).split("|") if stretch]
 
 
-def spread(row: EncodedExample, chat: ChatEncoder, base: ModelSpec) -> list[int]:
-    """The row as the model sees it."""
+def expand_placeholders(encoded: EncodedExample, chat: ChatEncoder, spec: ModelSpec) -> list[int]:
+    """The token ids as the model gets them."""
     batch = collate(
-        [row],
-        AudioFeatureExtractor(base, auto_resample=False),
+        [encoded],
+        AudioFeatureExtractor(spec, auto_resample=False),
         PaddingSpec(chat.pad_token_id, chat.audio_token_id),
     )
     return batch.input_ids[0].tolist()
@@ -93,48 +95,57 @@ def spread(row: EncodedExample, chat: ChatEncoder, base: ModelSpec) -> list[int]
 @pytest.mark.parametrize("which", [0, 1], ids=["short", "over 30 s"])
 def test_transcription_request_equals_the_processor(
     chat: ChatEncoder,
-    base: ModelSpec,
+    spec: ModelSpec,
     processor: VoxtralProcessor,
-    sounds: list[AudioSegment],
+    segments: list[AudioSegment],
     language: str | None,
     which: int,
 ) -> None:
-    clip = replace(make_example(sounds[which].path, "Bonjour."), language=language)
-    samples = soundfile.read(sounds[which].path, dtype="float32")[0]
+    example = replace(make_example(segments[which].path, "Bonjour."), language=language)
+    samples = soundfile.read(segments[which].path, dtype="float32")[0]
     expected = processor.apply_transcription_request(
         audio=[samples], model_id="x", language=language, sampling_rate=SAMPLE_RATE, format=["WAV"]
     )["input_ids"][0].tolist()
-    assert spread(chat.encode_prompt(clip.messages[:1], "here", language), chat, base) == expected
-    row = chat.encode_example(clip)
-    assert spread(row, chat, base)[: len(expected)] == expected, "learned as it is asked"
-    assert learned(chat, row) == ["Bonjour.</s>"]
-    assert row.input_ids.count(chat.audio_token_id) == 1
+    assert (
+        expand_placeholders(chat.encode_prompt(example.messages[:1], "here", language), chat, spec)
+        == expected
+    )
+    encoded = chat.encode_example(example)
+    assert expand_placeholders(encoded, chat, spec)[: len(expected)] == expected, (
+        "training encodes as prompts do"
+    )
+    assert get_trained_texts(chat, encoded) == ["Bonjour.</s>"]
+    assert encoded.input_ids.count(chat.audio_token_id) == 1
 
 
-def test_language_is_in_the_request(chat: ChatEncoder, sounds: list[AudioSegment]) -> None:
-    turns = (Message("user", (sounds[0],)),)
-    asked = "<s>[INST][BEGIN_AUDIO][AUDIO][/INST]{}[TRANSCRIBE]"
-    assert written(chat, chat.encode_prompt(turns, "a").input_ids) == asked.format("")
-    assert written(chat, chat.encode_prompt(turns, "a", "de").input_ids) == asked.format("lang:de")
-    assert written(chat, chat.encode_prompt(turns, "a", "FR").input_ids) == asked.format("lang:fr")
+def test_language_is_in_the_request(chat: ChatEncoder, segments: list[AudioSegment]) -> None:
+    turns = (Message("user", (segments[0],)),)
+    question = "<s>[INST][BEGIN_AUDIO][AUDIO][/INST]{}[TRANSCRIBE]"
+    assert decode_tokens(chat, chat.encode_prompt(turns, "a").input_ids) == question.format("")
+    assert decode_tokens(chat, chat.encode_prompt(turns, "a", "de").input_ids) == question.format(
+        "lang:de"
+    )
+    assert decode_tokens(chat, chat.encode_prompt(turns, "a", "FR").input_ids) == question.format(
+        "lang:fr"
+    )
 
 
 def test_conversation_equals_the_processor(
-    chat: ChatEncoder, base: ModelSpec, processor: VoxtralProcessor, sounds: list[AudioSegment]
+    chat: ChatEncoder, spec: ModelSpec, processor: VoxtralProcessor, segments: list[AudioSegment]
 ) -> None:
     """Three sounds in two turns, one of them between words."""
     turns = (
-        Message("user", (sounds[0], sounds[1], "Which is longer?")),
+        Message("user", (segments[0], segments[1], "Which is longer?")),
         Message("assistant", ("The second one.",)),
-        Message("user", ("And ", sounds[0], " here?")),
+        Message("user", ("And ", segments[0], " here?")),
         Message("assistant", ("Neither.",)),
     )
-    kept = {s: base64.b64encode(s.path.read_bytes()).decode() for s in sounds}
+    encoded_audio = {s: base64.b64encode(s.path.read_bytes()).decode() for s in segments}
     parts = [
         [
             {"type": "text", "text": part}
             if isinstance(part, str)
-            else {"type": "audio", "base64": kept[part]}
+            else {"type": "audio", "base64": encoded_audio[part]}
             for part in turn.content
         ]
         for turn in turns
@@ -144,60 +155,62 @@ def test_conversation_equals_the_processor(
         for turn, each in zip(turns, parts, strict=True)
     ]
     expected = processor.apply_chat_template(messages[:3])["input_ids"][0].tolist()
-    assert spread(chat.encode_prompt(turns[:3], "here"), chat, base) == expected
-    row = chat.encode_example(Example(turns, "here", "answer"))
-    assert spread(row, chat, base)[: len(expected)] == expected
-    assert learned(chat, row) == ["The second one.</s>", "Neither.</s>"]
-    assert written(chat, row.input_ids) == (
+    assert expand_placeholders(chat.encode_prompt(turns[:3], "here"), chat, spec) == expected
+    encoded = chat.encode_example(Example(turns, "here", "answer"))
+    assert expand_placeholders(encoded, chat, spec)[: len(expected)] == expected
+    assert get_trained_texts(chat, encoded) == ["The second one.</s>", "Neither.</s>"]
+    assert decode_tokens(chat, encoded.input_ids) == (
         "<s>[INST][BEGIN_AUDIO][AUDIO][BEGIN_AUDIO][AUDIO]Which is longer?[/INST]The second one."
         "</s>[INST]And [BEGIN_AUDIO][AUDIO] here?[/INST]Neither.</s>"
     )
 
 
 def test_system_prompt_beside_audio_is_refused(
-    chat: ChatEncoder, sounds: list[AudioSegment]
+    chat: ChatEncoder, segments: list[AudioSegment]
 ) -> None:
-    system, asked = Message("system", ("Be brief.",)), Message("user", ("1+1?",))
-    row = chat.encode_example(Example((system, asked, *HELLO), "here", "text"))
+    system, question = Message("system", ("Be brief.",)), Message("user", ("1+1?",))
+    encoded = chat.encode_example(Example((system, question, *HELLO), "here", "text"))
     text = "[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]1+1?[/INST]"
-    assert written(chat, row.input_ids).startswith(f"<s>{text}")
-    heard = Example((system, Message("user", (sounds[0],)), *HELLO), "my.dlm:7", "transcribe")
+    assert decode_tokens(chat, encoded.input_ids).startswith(f"<s>{text}")
+    with_audio = Example(
+        (system, Message("user", (segments[0],)), *HELLO), "my.dlm:7", "transcribe"
+    )
     with pytest.raises(DataError) as caught:
-        chat.encode_example(heard)
+        chat.encode_example(with_audio)
     assert (caught.value.code, caught.value.where) == ("data.no_system_prompt", "my.dlm:7")
 
 
 def test_prose_carries_loss_everywhere(chat: ChatEncoder) -> None:
-    row = chat.encode_example(
+    encoded = chat.encode_example(
         Example((Message("assistant", ("Once upon a time.",)),), "here", "text")
     )
-    assert written(chat, row.input_ids) == "<s>Once upon a time.</s>"
-    assert row.labels == row.input_ids
+    assert decode_tokens(chat, encoded.input_ids) == "<s>Once upon a time.</s>"
+    assert encoded.labels == encoded.input_ids
 
 
 @pytest.mark.parametrize("language", ["english", "zz", ""])
 def test_unknown_language_is_refused(
-    chat: ChatEncoder, sounds: list[AudioSegment], language: str
+    chat: ChatEncoder, segments: list[AudioSegment], language: str
 ) -> None:
     with pytest.raises(DataError) as caught:
-        chat.encode_prompt((Message("user", (sounds[0],)),), "my.dlm:7", language)
+        chat.encode_prompt((Message("user", (segments[0],)),), "my.dlm:7", language)
     assert (caught.value.code, caught.value.where) == ("data.bad_language", "my.dlm:7")
 
 
-def test_turns_out_of_order_are_refused(chat: ChatEncoder, sounds: list[AudioSegment]) -> None:
-    turns = (Message("user", (sounds[0], "Who?")), *HELLO, *HELLO)
+def test_turns_out_of_order_are_refused(chat: ChatEncoder, segments: list[AudioSegment]) -> None:
+    turns = (Message("user", (segments[0], "Who?")), *HELLO, *HELLO)
     with pytest.raises(DataError) as caught:
         chat.encode_example(Example(turns, "my.dlm:7", "answer"))
     assert caught.value.code == "data.bad_turns"
     assert "my.dlm:7" in str(caught.value)
 
 
-@given(text=some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_any_text_round_trips_through_labels(chat: ChatEncoder, text: str) -> None:
-    row = chat.encode_example(make_example(Path("a.wav"), text))
-    said = [label for label in row.labels if label != IGNORE_INDEX]
-    assert said[-1] == chat.eos_token_id
-    assert chat.decode(said) == text
+    encoded = chat.encode_example(make_example(Path("a.wav"), text))
+    trained_labels = [label for label in encoded.labels if label != IGNORE_INDEX]
+    assert trained_labels[-1] == chat.eos_token_id
+    assert chat.decode(trained_labels) == text
 
 
 @pytest.mark.parametrize("token", ["</s>", "[INST]", "[AUDIO]", "[TRANSCRIBE]"])
@@ -208,7 +221,7 @@ def test_special_token_in_text_is_refused_with_its_location(chat: ChatEncoder, t
 
 
 def test_newer_tokenizers_take_a_system_prompt_beside_audio(
-    tmp_path: Path, sounds: list[AudioSegment]
+    tmp_path: Path, segments: list[AudioSegment]
 ) -> None:
     """The tokenizer's own version decides, not we."""
     chat = build_chat_encoder(
@@ -217,23 +230,23 @@ def test_newer_tokenizers_take_a_system_prompt_beside_audio(
         ),
         BASE,
     )
-    turns = (Message("system", ("Be brief.",)), Message("user", (sounds[0], "Who?")), *HELLO)
-    row = chat.encode_example(Example(turns, "here", "answer"))
-    assert learned(chat, row) == ["Hello, Zoë!</s>"]
+    turns = (Message("system", ("Be brief.",)), Message("user", (segments[0], "Who?")), *HELLO)
+    encoded = chat.encode_example(Example(turns, "here", "answer"))
+    assert get_trained_texts(chat, encoded) == ["Hello, Zoë!</s>"]
 
 
 def test_other_tokenizer_is_refused() -> None:
-    base = replace(make_tiny_spec(), chat_format="mistral")
+    spec = replace(make_tiny_spec(), chat_format="mistral")
     with pytest.raises(ModelError) as caught:
-        MistralChatEncoder(make_tiny_tokenizer(), base)
+        MistralChatEncoder(make_tiny_tokenizer(), spec)
     assert caught.value.code == "model.bad_tokenizer"
 
 
 def test_tokenizer_without_audio_tokens_is_refused(tmp_path: Path) -> None:
     path = write_tekken(tmp_path / "tekken.json")
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    del facts["audio"]
-    path.write_text(json.dumps(facts), encoding="utf-8")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["audio"]
+    path.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(ModelError) as caught:
         build_chat_encoder(load_pretrained_tokenizer(tmp_path, BASE), BASE)
     assert caught.value.code == "model.bad_tokenizer"
@@ -268,18 +281,18 @@ def test_missing_mistral_common_names_the_extra(folder: Path) -> None:
 
 
 def test_teacher_example_has_the_same_label_tokens(
-    chat: ChatEncoder, sounds: list[AudioSegment]
+    chat: ChatEncoder, segments: list[AudioSegment]
 ) -> None:
-    """A request to transcribe has no words of its own: who reads is asked to repeat them."""
-    heard = replace(sounds[0], transcript="Hello, Zoë!")
+    """A request to transcribe has no text: a teacher that reads is asked to repeat it."""
+    with_audio = replace(segments[0], transcript="Hello, Zoë!")
     first = chat.encode_with_teacher(
-        Example((Message("user", (heard,)), *HELLO), "a", "transcribe", "fr")
+        Example((Message("user", (with_audio,)), *HELLO), "a", "transcribe", "fr")
     )
-    asked = chat.encode_with_teacher(
-        Example((Message("user", (heard, "Who?")), *HELLO), "a", "answer")
+    second = chat.encode_with_teacher(
+        Example((Message("user", (with_audio, "Who?")), *HELLO), "a", "answer")
     )
-    for row, question in ((first, "Repeat this."), (asked, "Who?")):
-        assert row.teacher_example
+    for encoded, question in ((first, "Repeat this."), (second, "Who?")):
+        assert encoded.teacher_example
         form = f"<s>[INST]Hello, Zoë!\n{question}[/INST]Hello, Zoë!</s>"
-        assert chat.decode_raw(list(row.teacher_example.input_ids)) == form
-        assert row.teacher_example.label_ids == row.label_ids
+        assert chat.decode_raw(list(encoded.teacher_example.input_ids)) == form
+        assert encoded.teacher_example.label_ids == encoded.label_ids

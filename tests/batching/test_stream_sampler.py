@@ -1,4 +1,4 @@
-"""Streamed batches: every clip once in a pass, near in length, the same from any cursor."""
+"""Batches of a stream: each example once in an epoch, near in length, the same from any cursor."""
 
 import random
 from collections import Counter
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
 from dlm.batching.collator import Batch
@@ -30,131 +30,156 @@ from tests.batching.test_samplers import PAD, PLAN
 from tests.tiny_models import make_example, make_tiny_spec, make_tiny_tokenizer, write_tone_examples
 
 STREAM = replace(PLAN, skip_bad_examples=True)
-COUNTS = some.lists(some.integers(0, 14), min_size=1, max_size=9).filter(any)
+COUNTS = st.lists(st.integers(0, 14), min_size=1, max_size=9).filter(any)
 
 
-def clip(place: str) -> Example:
-    return Example((Message("assistant", ("a word",)),), place, "text")
+def make_text_example(location: str) -> Example:
+    return Example((Message("assistant", ("a word",)),), location, "text")
 
 
-def rows(name: str, count: int) -> Iterator[ReaderItem]:
-    yield from (clip(f"{name}/{row}") for row in range(count))
+def iter_examples(name: str, count: int) -> Iterator[ReaderItem]:
+    yield from (make_text_example(f"{name}/{row}") for row in range(count))
 
 
-def feed(counts: list[int], name: str = "feed", **more: object) -> StreamSource:
-    """Shards of so many clips each."""
+def make_source(counts: list[int], name: str = "feed", **more: object) -> StreamSource:
+    """Shards of so many examples each."""
     shards = [
-        SourceShard.from_iterable(f"{name} {at}", partial(rows, f"{name} {at}", count))
+        SourceShard.from_iterable(f"{name} {at}", partial(iter_examples, f"{name} {at}", count))
         for at, count in enumerate(counts)
     ]
-    return StreamSource(name, tuple(shards), lambda given: given, **more)
+    return StreamSource(name, tuple(shards), lambda item: item, **more)
 
 
-def sized(each: Example) -> tuple[EncodedExample, int]:
-    """A row without sound, as long as its place draws."""
+def encode_example(each: Example) -> tuple[EncodedExample, int]:
+    """An encoded text; its location decides its length."""
     length = random.Random(each.location).randint(5, 90)
     return EncodedExample((5,) * length, (5,) * length, (), each.location), length
 
 
-def made(
-    feeds: list[StreamSource], *, make: object = sized, listen: object = None, **plan: object
+def make_sampler(
+    sources: list[StreamSource],
+    *,
+    encode_fn: object = encode_example,
+    feature_fn: object = None,
+    **plan: object,
 ) -> StreamBatchSampler:
-    return StreamBatchSampler(feeds, replace(STREAM, **plan), make, feature_fn=listen, padding=PAD)
+    return StreamBatchSampler(
+        sources, replace(STREAM, **plan), encode_fn, feature_fn=feature_fn, padding=PAD
+    )
 
 
-def places(batches: list[Batch]) -> list[str]:
-    return [place for batch in batches for place in batch.locations]
+def get_locations(batches: list[Batch]) -> list[str]:
+    return [location for batch in batches for location in batch.locations]
 
 
-def passes(of: StreamBatchSampler, clips: int, share: RankSpec = (0, 1)) -> list[list[str]]:
-    """The places of each step until so many clips were seen."""
+def read_steps(
+    sampler: StreamBatchSampler, examples: int, rank_spec: RankSpec = (0, 1)
+) -> list[list[str]]:
+    """The locations of each step, until so many examples were seen."""
     steps, seen = [], 0
-    for batches in of.iter_batches(0, 1 << 20, share):
-        steps.append(places(batches))
+    for batches in sampler.iter_batches(0, 1 << 20, rank_spec):
+        steps.append(get_locations(batches))
         seen += len(steps[-1])
-        if seen >= clips:
+        if seen >= examples:
             break
     return steps
 
 
-def all_of(counts: list[int], name: str = "feed") -> list[str]:
+def list_locations(counts: list[int], name: str = "feed") -> list[str]:
     return sorted(f"{name} {at}/{row}" for at, many in enumerate(counts) for row in range(many))
 
 
-@given(counts=COUNTS, per_step=some.integers(1, 9), per_batch=some.integers(1, 9))
+@given(counts=COUNTS, per_step=st.integers(1, 9), per_batch=st.integers(1, 9))
 def test_stream_epoch_contains_every_example_once(
     counts: list[int], per_step: int, per_batch: int
 ) -> None:
-    of = made([feed(counts)], global_batch_size=per_step, micro_batch_size=per_batch)
-    steps = passes(of, 3 * sum(counts))
-    flat = [place for step in steps for place in step]
-    for turn in range(3):
-        assert sorted(flat[turn * sum(counts) : (turn + 1) * sum(counts)]) == all_of(counts)
+    sampler = make_sampler(
+        [make_source(counts)], global_batch_size=per_step, micro_batch_size=per_batch
+    )
+    steps = read_steps(sampler, 3 * sum(counts))
+    flat = [location for step in steps for location in step]
+    for epoch in range(3):
+        assert sorted(flat[epoch * sum(counts) : (epoch + 1) * sum(counts)]) == list_locations(
+            counts
+        )
     assert all(len(step) <= per_step for step in steps)
 
 
-@given(counts=some.lists(some.integers(1, 9), min_size=4, max_size=12))
+@given(counts=st.lists(st.integers(1, 9), min_size=4, max_size=12))
 def test_ranks_and_workers_share_an_epoch(counts: list[int]) -> None:
-    found = []
+    locations = []
     for rank in range(2):
-        mine = sum(1 for _ in hand_rows(counts, rank))
-        found += [each for step in passes(made([feed(counts)]), mine, (rank, 2)) for each in step]
-    assert sorted(found) == all_of(counts)
+        num_items = sum(1 for _ in iter_rank_items(counts, rank))
+        locations += [
+            each
+            for step in read_steps(make_sampler([make_source(counts)]), num_items, (rank, 2))
+            for each in step
+        ]
+    assert sorted(locations) == list_locations(counts)
 
 
-def hand_rows(counts: list[int], rank: int) -> Iterator[ReaderItem]:
-    """What the two workers of one rank of two have in the first pass."""
+def iter_rank_items(counts: list[int], rank: int) -> Iterator[ReaderItem]:
+    """The items of the two workers of one rank of two in the first epoch."""
     for number in (2 * rank, 2 * rank + 1):
         yield from (
-            each for _, each in feed(counts).iter_items(StreamWorker(number, 4), seed=STREAM.seed)
+            each
+            for _, each in make_source(counts).iter_items(StreamWorker(number, 4), seed=STREAM.seed)
         )
 
 
 @given(
-    counts=some.lists(some.integers(4, 60), min_size=2, max_size=8),
-    ranks=some.integers(1, 2),
-    per_step=some.integers(2, 9),
-    cut=some.integers(1, 29),
+    counts=st.lists(st.integers(4, 60), min_size=2, max_size=8),
+    ranks=st.integers(1, 2),
+    per_step=st.integers(2, 9),
+    cut=st.integers(1, 29),
 )
 def test_stream_resumes_from_any_step(
     counts: list[int], ranks: int, per_step: int, cut: int
 ) -> None:
-    several = [feed(counts), feed([9, 2], "other", weight=0.5)]
+    sources = [make_source(counts), make_source([9, 2], "other", weight=0.5)]
     for rank in range(ranks):
-        whole = made(several, global_batch_size=per_step)
-        walked, cursor = [], ()
+        whole = make_sampler(sources, global_batch_size=per_step)
+        first_run, cursor = [], ()
         for done, batches in enumerate(whole.iter_batches(0, 30, (rank, ranks)), start=1):
-            walked.append(places(batches))
+            first_run.append(get_locations(batches))
             if done == cut:
                 cursor = whole.get_cursor(done)
-        later = made(several, global_batch_size=per_step)
-        went_on = list(map(places, later.iter_batches(cut, 30, (rank, ranks), cursor)))
-        assert went_on == walked[cut:]
-        assert later.get_cursor(30) == whole.get_cursor(30)
-        assert later.num_bad_and_seen == whole.num_bad_and_seen
+        resumed = make_sampler(sources, global_batch_size=per_step)
+        resumed_run = list(map(get_locations, resumed.iter_batches(cut, 30, (rank, ranks), cursor)))
+        assert resumed_run == first_run[cut:]
+        assert resumed.get_cursor(30) == whole.get_cursor(30)
+        assert resumed.num_bad_and_seen == whole.num_bad_and_seen
 
 
 def test_stream_without_cursor_skips_earlier_steps() -> None:
-    walked = list(map(places, made([feed([20, 9])]).iter_batches(0, 9)))
-    assert list(map(places, made([feed([20, 9])]).iter_batches(5, 9))) == walked[5:]
-    assert list(made([feed([20, 9])]).iter_batches(3, 3)) == []
+    first_run = list(map(get_locations, make_sampler([make_source([20, 9])]).iter_batches(0, 9)))
+    assert (
+        list(map(get_locations, make_sampler([make_source([20, 9])]).iter_batches(5, 9)))
+        == first_run[5:]
+    )
+    assert list(make_sampler([make_source([20, 9])]).iter_batches(3, 3)) == []
 
 
 def test_sources_are_drawn_by_weight_without_duplicates_in_a_window() -> None:
-    large, small = feed([4000, 4000], "large", weight=3), feed([30], "small", weight=1)
-    even = feed([4000], "even", weight=2)
-    of = made([large, even, small])
-    steps = [places(batches) for batches in of.iter_batches(0, 3 * MIN_WINDOW_EXAMPLES // 8)]
-    names = Counter(place.split()[0] for step in steps for place in step)
+    large, small = (
+        make_source([4000, 4000], "large", weight=3),
+        make_source([30], "small", weight=1),
+    )
+    even = make_source([4000], "even", weight=2)
+    sampler = make_sampler([large, even, small])
+    steps = [
+        get_locations(batches) for batches in sampler.iter_batches(0, 3 * MIN_WINDOW_EXAMPLES // 8)
+    ]
+    names = Counter(location.split()[0] for step in steps for location in step)
     assert names["large"] / names["even"] == pytest.approx(1.5, rel=0.05)
-    first = Counter(place for step in steps[:40] for place in step)
+    first = Counter(location for step in steps[:40] for location in step)
     assert names["small"] >= 60 and max(first.values()) == 1
 
 
 def test_stream_padding_is_small_and_steps_are_not_sorted() -> None:
     used = padded = 0
     means = []
-    for batches in islice(made([feed([900] * 6)]).iter_batches(0, 400), 400):
+    for batches in islice(make_sampler([make_source([900] * 6)]).iter_batches(0, 400), 400):
         (batch,) = batches
         used, padded = used + int(batch.attention_mask.sum()), padded + batch.attention_mask.numel()
         means.append(float(batch.attention_mask.sum()))
@@ -164,23 +189,26 @@ def test_stream_padding_is_small_and_steps_are_not_sorted() -> None:
 
 
 def test_stream_reads_only_a_few_windows_ahead() -> None:
-    read = []
+    num_read = []
 
     def endless() -> Iterator[ReaderItem]:
         for row in range(1 << 40):
-            read.append(row)
-            yield clip(f"feed/{row}")
+            num_read.append(row)
+            yield make_text_example(f"feed/{row}")
 
-    of = made(
-        [StreamSource("feed", (SourceShard.from_iterable("feed", endless),), lambda given: given)]
+    sampler = make_sampler(
+        [StreamSource("feed", (SourceShard.from_iterable("feed", endless),), lambda item: item)]
     )
-    next(of.iter_batches(0, 1 << 30))
-    assert 0 < len(read) <= 4 * 2 * MIN_WINDOW_EXAMPLES
+    next(sampler.iter_batches(0, 1 << 30))
+    assert 0 < len(num_read) <= 4 * 2 * MIN_WINDOW_EXAMPLES
 
 
 def test_stream_order_follows_from_the_seed() -> None:
     one, other, same = (
-        [places(each) for each in made([feed([9] * 9)], seed=seed).iter_batches(0, 9)]
+        [
+            get_locations(each)
+            for each in make_sampler([make_source([9] * 9)], seed=seed).iter_batches(0, 9)
+        ]
         for seed in (1, 2, 1)
     )
     assert one == same != other
@@ -189,22 +217,22 @@ def test_stream_order_follows_from_the_seed() -> None:
 def bad(every: int, each: Example) -> tuple[EncodedExample, int]:
     if int(each.location.rpartition("/")[2]) % every == 0:
         raise DataError("unusable", where=each.location, code="data.no_labels")
-    return sized(each)
+    return encode_example(each)
 
 
 def test_unusable_stream_examples_are_left_out_and_counted() -> None:
-    of = made([feed([100, 100])], make=partial(bad, 50))
-    seen = [place for step in of.iter_batches(0, 25) for place in places(step)]
+    sampler = make_sampler([make_source([100, 100])], encode_fn=partial(bad, 50))
+    seen = [location for step in sampler.iter_batches(0, 25) for location in get_locations(step)]
     assert len(set(seen)) == len(seen) == 196
-    assert of.num_bad_and_seen == (4, 200)
-    assert len(list(of.iter_batches(0, 50))) == 50 and of.num_bad_and_seen == (8, 400)
-    (*_, last) = of.bad_examples.issues.values()
+    assert sampler.num_bad_and_seen == (4, 200)
+    assert len(list(sampler.iter_batches(0, 50))) == 50 and sampler.num_bad_and_seen == (8, 400)
+    (*_, last) = sampler.bad_examples.issues.values()
     assert last.code == "data.no_labels"
 
 
 def test_too_many_unusable_stream_examples_end_the_run() -> None:
     with pytest.raises(DataError) as caught:
-        list(made([feed([100, 100])], make=partial(bad, 10)).iter_batches(0, 9))
+        list(make_sampler([make_source([100, 100])], encode_fn=partial(bad, 10)).iter_batches(0, 9))
     assert caught.value.code == "data.too_many_bad"
     assert "feed " in str(caught.value)
 
@@ -212,111 +240,132 @@ def test_too_many_unusable_stream_examples_end_the_run() -> None:
 def test_first_unusable_stream_example_ends_a_strict_run() -> None:
     with pytest.raises(DataError) as caught:
         list(
-            made([feed([100, 100])], make=partial(bad, 50), skip_bad_examples=False).iter_batches(
-                0, 9
-            )
+            make_sampler(
+                [make_source([100, 100])], encode_fn=partial(bad, 50), skip_bad_examples=False
+            ).iter_batches(0, 9)
         )
     assert caught.value.code == "data.no_labels"
 
 
 def test_empty_stream_is_refused() -> None:
     with pytest.raises(DataError) as caught:
-        next(made([feed([0, 0])]).iter_batches(0, 1))
+        next(make_sampler([make_source([0, 0])]).iter_batches(0, 1))
     assert caught.value.code == "data.empty_stream"
     broken = SourceShard.from_iterable(
-        "list", lambda: [Issue("list:1", "not JSON", "mend it", fatal=True)]
+        "list", lambda: [Issue("list:1", "not JSON", "correct it", fatal=True)]
     )
-    with pytest.raises(DataError, match=r"list:1: not JSON; mend it"):
-        next(made([StreamSource("list", (broken,), lambda given: given)]).iter_batches(0, 1))
+    with pytest.raises(DataError, match=r"list:1: not JSON; correct it"):
+        next(make_sampler([StreamSource("list", (broken,), lambda item: item)]).iter_batches(0, 1))
 
 
 def test_cursor_of_other_sources_is_refused() -> None:
-    of = made([feed([9])])
-    next(of.iter_batches(0, 1))
+    sampler = make_sampler([make_source([9])])
+    next(sampler.iter_batches(0, 1))
     with pytest.raises(TrainingError) as caught:
-        next(made([feed([9]), feed([9], "more")]).iter_batches(1, 2, (0, 1), of.get_cursor(1)))
+        next(
+            make_sampler([make_source([9]), make_source([9], "more")]).iter_batches(
+                1, 2, (0, 1), sampler.get_cursor(1)
+            )
+        )
     assert caught.value.code == "training.other_sources"
 
 
-def heard(clips: list[Example], listen: object, **plan: object) -> StreamBatchSampler:
-    """Batches of clips with sound, by the real chat form."""
-    of = StreamSource(
-        "feed", (SourceShard.from_iterable("feed", lambda: clips),), lambda given: given
+def make_audio_sampler(
+    examples: list[Example], feature_fn: object, **plan: object
+) -> StreamBatchSampler:
+    """Batches of examples with audio, by the real chat encoder."""
+    sampler = StreamSource(
+        "feed", (SourceShard.from_iterable("feed", lambda: examples),), lambda item: item
     )
     chat = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
-    return build_stream_batches([of], replace(STREAM, **plan), chat, listen, lambda each: each)
+    return build_stream_batches(
+        [sampler], replace(STREAM, **plan), chat, feature_fn, lambda each: each
+    )
 
 
 def test_several_workers_give_the_same_features(tmp_path: Path) -> None:
-    clips = write_tone_examples(tmp_path, 9)
+    examples = write_tone_examples(tmp_path, 9)
     one, other = (
         list(
-            heard(
-                clips, AudioFeatureExtractor(make_tiny_spec(), auto_resample=False, memory_bytes=0)
+            make_audio_sampler(
+                examples,
+                AudioFeatureExtractor(make_tiny_spec(), auto_resample=False, memory_bytes=0),
             ).iter_batches(0, 6)
         )
         for _ in range(2)
     )
-    for mine, theirs in zip(one, other, strict=True):
-        for first, second in zip(mine, theirs, strict=True):
+    for num_items, theirs in zip(one, other, strict=True):
+        for first, second in zip(num_items, theirs, strict=True):
             assert first.locations == second.locations and torch.equal(
                 first.audio_features, second.audio_features
             )
-    assert {place for step in one for place in places(step)} == {each.location for each in clips}
+    assert {location for step in one for location in get_locations(step)} == {
+        each.location for each in examples
+    }
 
 
 def test_filtered_examples_do_not_come(tmp_path: Path) -> None:
-    clips = write_tone_examples(tmp_path, 6)
-    of = StreamSource(
-        "feed", (SourceShard.from_iterable("feed", lambda: clips),), lambda given: given
+    examples = write_tone_examples(tmp_path, 6)
+    sampler = StreamSource(
+        "feed", (SourceShard.from_iterable("feed", lambda: examples),), lambda item: item
     )
-    chat, ear = (
+    chat, extractor = (
         ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()),
         AudioFeatureExtractor(make_tiny_spec(), auto_resample=False),
     )
-    made = build_stream_batches(
-        [of], STREAM, chat, ear, lambda each: each if each.location != "2.wav" else None
+    make_sampler = build_stream_batches(
+        [sampler], STREAM, chat, extractor, lambda each: each if each.location != "2.wav" else None
     )
-    seen = [place for step in made.iter_batches(0, 3) for place in places(step)]
+    seen = [
+        location for step in make_sampler.iter_batches(0, 3) for location in get_locations(step)
+    ]
     assert sorted(set(seen)) == ["0.wav", "1.wav", "3.wav", "4.wav", "5.wav"]
-    assert made.num_bad_and_seen == (0, 15)
+    assert make_sampler.num_bad_and_seen == (0, 15)
 
 
 def failing(
-    names: set[str], ear: AudioFeatureExtractor, sound: AudioSegment
+    names: set[str], extractor: AudioFeatureExtractor, segment: AudioSegment
 ) -> tuple[AudioFeatures, ...]:
-    if sound.path.name in names:
-        raise DataError("it is damaged", where=sound.name, hint="copy it again")
-    return ear(sound)
+    if segment.path.name in names:
+        raise DataError("it is damaged", where=segment.name, hint="copy it again")
+    return extractor(segment)
 
 
 def test_undecodable_stream_example_is_left_out(tmp_path: Path) -> None:
-    clips, ear = (
+    examples, extractor = (
         write_tone_examples(tmp_path, 6),
         AudioFeatureExtractor(make_tiny_spec(), auto_resample=False),
     )
-    of = heard(clips, partial(failing, {"1.wav"}, ear), global_batch_size=4, micro_batch_size=2)
-    steps = [places(each) for each in of.iter_batches(0, 2)]
-    assert sorted(place for step in steps for place in step) == [
+    sampler = make_audio_sampler(
+        examples, partial(failing, {"1.wav"}, extractor), global_batch_size=4, micro_batch_size=2
+    )
+    steps = [get_locations(each) for each in sampler.iter_batches(0, 2)]
+    assert sorted(location for step in steps for location in step) == [
         "0.wav",
         "2.wav",
         "3.wav",
         "4.wav",
         "5.wav",
     ]
-    assert of.num_bad_and_seen == (1, 6) and "it is damaged" in str(of.bad_examples.issues["1.wav"])
-    again = heard(clips, partial(failing, {"1.wav"}, ear), global_batch_size=4, micro_batch_size=2)
-    assert (
-        list(map(places, again.iter_batches(2, 5, (0, 1), of.get_cursor(2))))
-        == list(map(places, of.iter_batches(0, 5)))[2:]
+    assert sampler.num_bad_and_seen == (1, 6) and "it is damaged" in str(
+        sampler.bad_examples.issues["1.wav"]
     )
-    assert again.num_bad_and_seen == of.num_bad_and_seen == (3, 18)
-    alone = heard([make_example(tmp_path / "1.wav", "one")], partial(failing, {"1.wav"}, ear))
+    resumed = make_audio_sampler(
+        examples, partial(failing, {"1.wav"}, extractor), global_batch_size=4, micro_batch_size=2
+    )
+    assert (
+        list(map(get_locations, resumed.iter_batches(2, 5, (0, 1), sampler.get_cursor(2))))
+        == list(map(get_locations, sampler.iter_batches(0, 5)))[2:]
+    )
+    assert resumed.num_bad_and_seen == sampler.num_bad_and_seen == (3, 18)
+    alone = make_audio_sampler(
+        [make_example(tmp_path / "1.wav", "one")], partial(failing, {"1.wav"}, extractor)
+    )
     ((batch,),) = alone.iter_batches(0, 1)
     assert batch.num_label_tokens == 0 and bool((batch.labels == IGNORE_INDEX).all())
     with pytest.raises(DataError, match="it is damaged"):
         list(
-            heard(clips, partial(failing, {"1.wav"}, ear), skip_bad_examples=False).iter_batches(
-                0, 2
-            )
+            make_audio_sampler(
+                examples, partial(failing, {"1.wav"}, extractor), skip_bad_examples=False
+            ).iter_batches(0, 2)
         )

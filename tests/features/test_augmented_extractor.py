@@ -49,10 +49,10 @@ def make_augmented(
     memory_bytes: int = 1 << 30,
     **extractor: object,
 ) -> AugmentedExtractor:
-    base = make_tiny_spec()
-    made = Augmenter(changes, base.audio_spec, seed)
+    spec = make_tiny_spec()
+    made = Augmenter(changes, spec.audio_spec, seed)
     return AugmentedExtractor(
-        AudioFeatureExtractor(base, auto_resample=False, **extractor),
+        AudioFeatureExtractor(spec, auto_resample=False, **extractor),
         made,
         WaveformCache(memory_bytes),
     )
@@ -99,9 +99,9 @@ def test_waveforms_are_cached_between_epochs(tmp_path: Path) -> None:
 def test_waveforms_beyond_the_memory_budget_are_decoded_again(tmp_path: Path) -> None:
     extractor = make_augmented(memory_bytes=1)
     one, other = (AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(2))
-    kept = variants(extractor, one, 2)
+    first = variants(extractor, one, 2)
     variants(extractor, other, 1)
-    assert variants(extractor, one, 2) == kept
+    assert variants(extractor, one, 2) == first
     variants(extractor, other, 1)
     one.path.unlink()
     with pytest.raises(DataError, match="0.wav"):
@@ -111,90 +111,97 @@ def test_waveforms_beyond_the_memory_budget_are_decoded_again(tmp_path: Path) ->
 def test_without_changes_features_equal_those_of_the_plain_extractor(tmp_path: Path) -> None:
     segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
     plain = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
-    heard = make_augmented(replace(CHANGES, probability=0.0)).for_epoch(3)(segment)
-    assert len(plain) == len(heard) == 3
-    assert all(torch.equal(one.values, two.values) for one, two in zip(plain, heard, strict=True))
+    augmented = make_augmented(replace(CHANGES, probability=0.0)).for_epoch(3)(segment)
+    assert len(plain) == len(augmented) == 3
+    assert all(
+        torch.equal(one.values, two.values) for one, two in zip(plain, augmented, strict=True)
+    )
 
 
 def test_variant_lengths_match_their_tokens_and_stay_below_the_planned_maximum(
     tmp_path: Path,
 ) -> None:
     lengths = (0.05, 0.4, 1.0, 1.7, 2.0, 3.1, 4.5)
-    base, extractor = make_tiny_spec(), make_augmented()
+    spec, extractor = make_tiny_spec(), make_augmented()
     for seconds in lengths:
         segment = AudioSegment(write_tone(tmp_path / f"{seconds}.wav", hertz=300, seconds=seconds))
-        foreseen = count_segment_tokens(segment, base.audio_spec, None, CHANGES)
-        found = [
+        foreseen = count_segment_tokens(segment, spec.audio_spec, None, CHANGES)
+        features = [
             sum(each.num_tokens for each in extractor.for_epoch(epoch)(segment))
             for epoch in range(12)
         ]
-        assert max(found) <= foreseen
-        assert seconds < 0.3 or len(set(found)) > 1
+        assert max(features) <= foreseen
+        assert seconds < 0.3 or len(set(features)) > 1
         windows = len(extractor.for_epoch(0)(segment))
         assert windows == 1 if seconds <= 2 else windows > 1
     assert len(make_augmented(max_windows=1).for_epoch(0)(segment)) == 1
 
 
 def batches(
-    clips: list[Example], listen: AugmentedExtractor, step: int, **plan: object
+    examples: list[Example], extractor: AugmentedExtractor, step: int, **plan: object
 ) -> list[Batch]:
     packed = build_batches(
-        clips, replace(PLAN, **plan), ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()), listen
+        examples,
+        replace(PLAN, **plan),
+        ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()),
+        extractor,
     )
     return packed.get_step_batches(step)
 
 
-def by_place(made: list[Batch]) -> dict[str, bytes]:
-    found = {}
+def by_location(made: list[Batch]) -> dict[str, bytes]:
+    features = {}
     for batch in made:
-        for place, segment, frames in zip(
+        for location, segment, frames in zip(
             batch.locations, batch.audio_features, batch.audio_lengths, strict=True
         ):
-            found[place] = segment[:, :frames].numpy().tobytes()
-    return found
+            features[location] = segment[:, :frames].numpy().tobytes()
+    return features
 
 
 def test_variants_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     """Other batches, other clips, another order, another step first: the same bytes."""
-    clips = write_tone_examples(tmp_path, 4)
-    whole = [by_place(batches(clips, make_augmented(), step)) for step in range(3)]
-    assert all(set(each) == {clip.location for clip in clips} for each in whole)
-    for place in whole[0]:
-        assert len({each[place] for each in whole}) == 3
+    examples = write_tone_examples(tmp_path, 4)
+    whole = [by_location(batches(examples, make_augmented(), step)) for step in range(3)]
+    assert all(set(each) == {clip.location for clip in examples} for each in whole)
+    for location in whole[0]:
+        assert len({each[location] for each in whole}) == 3
     alone = [
-        by_place(batches(clips, make_augmented(), step, micro_batch_size=1)) for step in (2, 1, 0)
+        by_location(batches(examples, make_augmented(), step, micro_batch_size=1))
+        for step in (2, 1, 0)
     ]
     assert alone == whole[::-1]
-    fewer = batches(clips[:2], make_augmented(), 1, global_batch_size=2)
-    assert by_place(fewer) == {place: whole[1][place] for place in ("0.wav", "1.wav")}
+    fewer = batches(examples[:2], make_augmented(), 1, global_batch_size=2)
+    assert by_location(fewer) == {location: whole[1][location] for location in ("0.wav", "1.wav")}
 
 
 def test_placeholders_of_a_batch_match_the_variants(tmp_path: Path) -> None:
     chat = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
-    clips, spans = write_tone_examples(tmp_path, 4), set()
+    examples, spans = write_tone_examples(tmp_path, 4), set()
     for step in range(4):
-        for batch in batches(clips, make_augmented(), step):
+        for batch in batches(examples, make_augmented(), step):
             assert not batch.is_encoded
-            found = (batch.input_ids == chat.audio_token_id).sum(dim=1)
-            assert torch.equal(found, batch.audio_token_counts)
+            features = (batch.input_ids == chat.audio_token_id).sum(dim=1)
+            assert torch.equal(features, batch.audio_token_counts)
             spans |= {int(each) for each in batch.audio_token_counts}
     assert len(spans) > 4
 
 
 def test_rows_are_refused_by_their_longest_variant(tmp_path: Path) -> None:
-    clips = [make_example(write_tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
-    listen = make_augmented()
+    examples = [make_example(write_tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
+    extractor = make_augmented()
     packed = build_batches(
-        clips,
+        examples,
         replace(PLAN, augmentation=None),
         chat := ChatEncoder(make_tiny_tokenizer(), make_tiny_spec()),
         AudioFeatureExtractor(make_tiny_spec(), auto_resample=False),
     )
     length = int(packed.get_step_batches(0)[0].attention_mask.sum())
-    build_batches(clips, replace(PLAN, augmentation=None, max_tokens=length), chat, listen)
+    build_batches(examples, replace(PLAN, augmentation=None, max_tokens=length), chat, extractor)
     with pytest.raises(DataError, match=f"{length + 8} tokens, and training.sequence_len"):
-        build_batches(clips, replace(PLAN, max_tokens=length), chat, listen)
+        build_batches(examples, replace(PLAN, max_tokens=length), chat, extractor)
     assert (
-        count_segment_tokens(clips[0].audio_segments[0], PLAN.spec.audio_spec, None, CHANGES) == 21
+        count_segment_tokens(examples[0].audio_segments[0], PLAN.spec.audio_spec, None, CHANGES)
+        == 21
     )
     assert SAMPLE_RATE / 0.6 < 21 * 1280 <= SAMPLE_RATE / 0.6 + 1280

@@ -34,7 +34,7 @@ from tests.tiny_models import (
 from tests.waveform_encoders import get_waveform_audio_spec
 
 
-def composition_of(layer: LayerSelection) -> CompositionSpec:
+def make_composition(layer: LayerSelection) -> CompositionSpec:
     """A composition whose encoder output is that of `layer`."""
     encoder = ComponentRef("hf:org/name", "1" * 40, {"model_type": "wav2vec2"}, layer)
     return CompositionSpec(
@@ -42,7 +42,7 @@ def composition_of(layer: LayerSelection) -> CompositionSpec:
     )
 
 
-def waveform_spec(**strides: object) -> ModelSpec:
+def make_waveform_spec(**strides: object) -> ModelSpec:
     """A spec whose encoder takes waveforms, in windows of two seconds."""
     fast = replace(
         get_waveform_audio_spec("wav2vec2"),
@@ -70,16 +70,16 @@ def segment(tmp_path: Path) -> AudioSegment:
 
 
 def test_without_an_encoder_features_are_the_log_mel(segment: AudioSegment) -> None:
-    (heard,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
-    assert heard.values.shape == (80, 60) and not heard.is_encoded
-    assert (heard.num_samples, heard.num_tokens) == (9600, 8)
+    (window,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
+    assert window.values.shape == (80, 60) and not window.is_encoded
+    assert (window.num_samples, window.num_tokens) == (9600, 8)
 
 
 def test_features_of_a_span_are_those_of_the_cut_audio(segment: AudioSegment) -> None:
-    (heard,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(
+    (window,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(
         AudioSegment(segment.path, 0.1, 0.35)
     )
-    assert (heard.num_samples, heard.num_tokens) == (4000, 4)
+    assert (window.num_samples, window.num_tokens) == (4000, 4)
 
 
 def test_second_call_is_served_from_memory(segment: AudioSegment) -> None:
@@ -90,18 +90,18 @@ def test_second_call_is_served_from_memory(segment: AudioSegment) -> None:
 
 
 def test_memory_budget_drops_the_least_recently_used(tmp_path: Path) -> None:
-    sounds = [AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(3)]
+    segments = [AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n)) for n in range(3)]
     encoder = CountingEncoder()
     size = 30 * 80 * 4  # bytes of one clip's features
     extractor = AudioFeatureExtractor(
         make_tiny_spec(), auto_resample=False, encode_fn=encoder, memory_bytes=2 * size
     )
-    for each in sounds:
+    for each in segments:
         extractor(each)
     assert encoder.calls == 3
-    extractor(sounds[2]), extractor(sounds[1])
+    extractor(segments[2]), extractor(segments[1])
     assert encoder.calls == 3, "the two newest are still there"
-    extractor(sounds[0])
+    extractor(segments[0])
     assert encoder.calls == 4, "the oldest had gone"
 
 
@@ -139,10 +139,10 @@ def test_changed_file_is_encoded_again(segment: AudioSegment, tmp_path: Path) ->
     extractor_with(make_tiny_spec(), CountingEncoder(), tmp_path)(segment)
     write_tone(segment.path, hertz=900)
     encoder = CountingEncoder()
-    (heard,) = extractor_with(make_tiny_spec(), encoder, tmp_path)(segment)
+    (window,) = extractor_with(make_tiny_spec(), encoder, tmp_path)(segment)
     assert encoder.calls == 1
     mel = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)[0].values
-    assert torch.equal(heard.values, mel.T[::2])
+    assert torch.equal(window.values, mel.T[::2])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_changed_file_is_encoded_again(segment: AudioSegment, tmp_path: Path) ->
         {"num_mel_bins": 128},
         {"encoder_input": "wave"},
         {"audio_spec": replace(make_tiny_spec().audio_spec, pad_mode="counted")},
-        {"composition": composition_of("last")},
+        {"composition": make_composition("last")},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -173,7 +173,7 @@ def test_features_of_another_encoder_layer_are_not_reused(
     encoder = CountingEncoder()
     for layer in ("last", 1, 2, "weighted_sum", "last"):
         extractor_with(
-            replace(make_tiny_spec(), composition=composition_of(layer)), encoder, tmp_path
+            replace(make_tiny_spec(), composition=make_composition(layer)), encoder, tmp_path
         )(segment)
     assert encoder.calls == 4
 
@@ -235,8 +235,8 @@ def test_other_sample_rate_is_refused_or_resampled(tmp_path: Path) -> None:
     segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, sample_rate=8000))
     with pytest.raises(DataError, match="8000 Hz"):
         AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
-    (heard,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=True)(segment)
-    assert abs(heard.num_samples - 9600) <= 1
+    (window,) = AudioFeatureExtractor(make_tiny_spec(), auto_resample=True)(segment)
+    assert abs(window.num_samples - 9600) <= 1
 
 
 def test_missing_recording_is_named(tmp_path: Path) -> None:
@@ -251,24 +251,24 @@ def test_cached_features_equal_encoding_in_training_mode(tmp_path: Path, dropout
     """Bit for bit, from memory and from disk, in the midst of training."""
     config = make_tiny_config()
     config["encoders"][0]["config"]["dropout"] = dropout
-    base = read_model_spec(write_tiny_model(tmp_path / "base", config=config))
-    model = load_base_model(base).requires_grad_(False)
+    spec = read_model_spec(write_tiny_model(tmp_path / "base", config=config))
+    model = load_base_model(spec).requires_grad_(False)
     model.projector.requires_grad_(True)
-    sounds = [
+    segments = [
         AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=200 + n, seconds=length / SAMPLE_RATE))
         for n, length in enumerate((1600, 8001, 9600, 32_000))
     ]
-    mels = [AudioFeatureExtractor(base, auto_resample=False)(segment)[0] for segment in sounds]
+    mels = [AudioFeatureExtractor(spec, auto_resample=False)(segment)[0] for segment in segments]
     expected = [model.encode_single(mel.values, mel.num_frames) for mel in mels]
     model.train()
-    extractor = extractor_with(base, model.encode_single, tmp_path)
-    again = extractor_with(base, CountingEncoder(), tmp_path)
-    for segment, want in zip(sounds, expected, strict=True):
+    extractor = extractor_with(spec, model.encode_single, tmp_path)
+    again = extractor_with(spec, CountingEncoder(), tmp_path)
+    for segment, want in zip(segments, expected, strict=True):
         assert torch.equal(extractor(segment)[0].values, want)
         assert torch.equal(again(segment)[0].values, want)
         samples = again(segment)[0].num_samples
-        assert want.shape == (count_encoder_frames(samples, base.audio_spec), 32)
-        assert again(segment)[0].num_tokens == count_audio_tokens(samples, base.audio_spec)
+        assert want.shape == (count_encoder_frames(samples, spec.audio_spec), 32)
+        assert again(segment)[0].num_tokens == count_audio_tokens(samples, spec.audio_spec)
 
 
 def test_trainable_encoder_applies_dropout() -> None:
@@ -284,30 +284,30 @@ def test_trainable_encoder_applies_dropout() -> None:
     assert not any(each.training for each in model.eval().modules())
 
 
-def extractor_with(base: ModelSpec, encoder: EncodeFn, folder: Path) -> AudioFeatureExtractor:
+def extractor_with(spec: ModelSpec, encoder: EncodeFn, folder: Path) -> AudioFeatureExtractor:
     return AudioFeatureExtractor(
-        base, auto_resample=False, encode_fn=encoder, cache_dir=folder / "features"
+        spec, auto_resample=False, encode_fn=encoder, cache_dir=folder / "features"
     )
 
 
 def test_long_segment_is_encoded_window_by_window(tmp_path: Path) -> None:
     """Its tokens stand one after the other; a span of it cut to a window has the same features."""
-    base = replace(make_tiny_spec(), mel_before_chunking=False)
+    spec = replace(make_tiny_spec(), mel_before_chunking=False)
     segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
-    extractor = AudioFeatureExtractor(base, auto_resample=False)
-    heard = extractor(segment)
-    assert [each.num_samples for each in heard] == [32_000, 32_000, 8_000]
+    extractor = AudioFeatureExtractor(spec, auto_resample=False)
+    windows = extractor(segment)
+    assert [each.num_samples for each in windows] == [32_000, 32_000, 8_000]
     assert (
-        sum(each.num_tokens for each in heard)
-        == count_audio_tokens(72_000, base.audio_spec)
+        sum(each.num_tokens for each in windows)
+        == count_audio_tokens(72_000, spec.audio_spec)
         == 25 + 25 + 7
     )
-    for number, each in enumerate(heard):
+    for number, each in enumerate(windows):
         (alone,) = extractor(AudioSegment(segment.path, 2.0 * number, min(2.0 * number + 2, 4.5)))
         assert torch.equal(each.values, alone.values)
     whole = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)(segment)
     assert [each.values.shape[1] for each in whole] == [200, 200, 50]
-    first = AudioFeatureExtractor(base, auto_resample=False, max_windows=1)(segment)
+    first = AudioFeatureExtractor(spec, auto_resample=False, max_windows=1)(segment)
     assert [each.num_samples for each in first] == [32_000]
 
 
@@ -327,34 +327,38 @@ def test_windows_of_a_long_segment_are_read_from_disk(tmp_path: Path) -> None:
 
 
 def test_waveform_encoder_gets_the_samples(segment: AudioSegment) -> None:
-    base = waveform_spec()
-    (heard,) = AudioFeatureExtractor(base, auto_resample=False)(segment)
+    spec = make_waveform_spec()
+    (window,) = AudioFeatureExtractor(spec, auto_resample=False)(segment)
     samples = load_audio(segment, sample_rate=SAMPLE_RATE, resample=False)
-    assert heard.values.dtype == torch.float32
-    assert torch.equal(heard.values, torch.from_numpy(samples)[None])
-    assert heard.num_frames == heard.num_samples == 9600 and not heard.is_encoded
+    assert window.values.dtype == torch.float32
+    assert torch.equal(window.values, torch.from_numpy(samples)[None])
+    assert window.num_frames == window.num_samples == 9600 and not window.is_encoded
     assert (
-        heard.num_tokens == count_audio_tokens(9600, base.audio_spec) == 8
+        window.num_tokens == count_audio_tokens(9600, spec.audio_spec) == 8
     )  # 29 frames of 320 samples
 
 
 def test_short_waveform_is_padded_to_one_frame(tmp_path: Path) -> None:
     short = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=0.01))
-    (heard,) = AudioFeatureExtractor(waveform_spec(), auto_resample=False)(short)
-    assert heard.values.shape == (1, 400) and heard.num_frames == heard.num_samples == 400
-    assert heard.num_tokens == 1
-    assert heard.values[0, :160].any() and not heard.values[0, 160:].any()
+    (window,) = AudioFeatureExtractor(make_waveform_spec(), auto_resample=False)(short)
+    assert window.values.shape == (1, 400) and window.num_frames == window.num_samples == 400
+    assert window.num_tokens == 1
+    assert window.values[0, :160].any() and not window.values[0, 160:].any()
 
 
 def test_long_waveform_is_cut_into_windows(tmp_path: Path) -> None:
     segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=4.5))
     samples = torch.from_numpy(load_audio(segment, sample_rate=SAMPLE_RATE, resample=False))
-    heard = AudioFeatureExtractor(waveform_spec(), auto_resample=False)(segment)
-    assert [each.num_frames for each in heard] == [32_000, 32_000, 8_000]
-    assert torch.equal(torch.cat([each.values[0] for each in heard]), samples)
-    (first,) = AudioFeatureExtractor(waveform_spec(), auto_resample=False, max_windows=1)(segment)
+    windows = AudioFeatureExtractor(make_waveform_spec(), auto_resample=False)(segment)
+    assert [each.num_frames for each in windows] == [32_000, 32_000, 8_000]
+    assert torch.equal(torch.cat([each.values[0] for each in windows]), samples)
+    (first,) = AudioFeatureExtractor(make_waveform_spec(), auto_resample=False, max_windows=1)(
+        segment
+    )
     assert torch.equal(first.values[0], samples[:32_000])
-    whole = AudioFeatureExtractor(waveform_spec(pad_mode="counted"), auto_resample=False)(segment)
+    whole = AudioFeatureExtractor(make_waveform_spec(pad_mode="counted"), auto_resample=False)(
+        segment
+    )
     assert (
         [each.values.shape[1] for each in whole]
         == [each.num_frames for each in whole]
@@ -362,18 +366,18 @@ def test_long_waveform_is_cut_into_windows(tmp_path: Path) -> None:
     )
     assert not whole[2].values[0, 8_000:].any()
     assert sum(each.num_tokens for each in whole) == count_audio_tokens(
-        72_000, waveform_spec(pad_mode="counted").audio_spec
+        72_000, make_waveform_spec(pad_mode="counted").audio_spec
     )
 
 
 def test_waveforms_of_a_batch_are_padded_with_silence(tmp_path: Path) -> None:
-    sounds = [
+    segments = [
         AudioSegment(write_tone(tmp_path / f"{n}.wav", hertz=300 + n, seconds=n / 4))
         for n in (1, 2, 3)
     ]
-    extractor = AudioFeatureExtractor(waveform_spec(), auto_resample=False)
+    extractor = AudioFeatureExtractor(make_waveform_spec(), auto_resample=False)
     batch = collate(
-        [EncodedExample((5, 9, 5), (5, 9, 5), (each,), "x") for each in sounds],
+        [EncodedExample((5, 9, 5), (5, 9, 5), (each,), "x") for each in segments],
         extractor,
         PaddingSpec(0, 9),
     )
@@ -384,22 +388,22 @@ def test_waveforms_of_a_batch_are_padded_with_silence(tmp_path: Path) -> None:
 
 def test_padding_to_the_window_equals_whisper_features(tmp_path: Path) -> None:
     """With pad: 30s the mel, and all that follows, are those of WhisperFeatureExtractor."""
-    base = read_model_spec(write_tiny_model(tmp_path / "base"))
-    base = replace(base, source=str(tmp_path / "base"), mel_before_chunking=False)
-    base = replace(base, audio_spec=replace(base.audio_spec, pad_mode="counted"))
-    model = load_base_model(base).requires_grad_(False)
+    spec = read_model_spec(write_tiny_model(tmp_path / "base"))
+    spec = replace(spec, source=str(tmp_path / "base"), mel_before_chunking=False)
+    spec = replace(spec, audio_spec=replace(spec.audio_spec, pad_mode="counted"))
+    model = load_base_model(spec).requires_grad_(False)
     segment = AudioSegment(write_tone(tmp_path / "a.wav", hertz=300, seconds=0.7))
-    (heard,) = AudioFeatureExtractor(base, auto_resample=False, encode_fn=model.encode_single)(
+    (window,) = AudioFeatureExtractor(spec, auto_resample=False, encode_fn=model.encode_single)(
         segment
     )
     samples = load_audio(segment, sample_rate=SAMPLE_RATE, resample=False)
     extractor = WhisperFeatureExtractor(80, chunk_length=2)
     mel = extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
     theirs = model.encoder(mel).last_hidden_state[0]
-    assert heard.values.shape == (100, 32) and heard.num_tokens == 25
-    assert torch.allclose(heard.values, theirs, atol=2e-5)
+    assert window.values.shape == (100, 32) and window.num_tokens == 25
+    assert torch.allclose(window.values, theirs, atol=2e-5)
     (wave,) = AudioFeatureExtractor(
-        replace(base, encoder_input="wave", audio_spec=_samples(base)), auto_resample=False
+        replace(spec, encoder_input="wave", audio_spec=_samples(spec)), auto_resample=False
     )(segment)
     ours = run_encoder(
         model.encoder,
@@ -411,9 +415,9 @@ def test_padding_to_the_window_equals_whisper_features(tmp_path: Path) -> None:
     assert torch.allclose(ours.hidden_states[0], theirs, atol=2e-5)
 
 
-def _samples(base: ModelSpec) -> AudioTokenizerSpec:
+def _samples(spec: ModelSpec) -> AudioTokenizerSpec:
     """The same rate, for an encoder that takes waveforms."""
-    strides = base.audio_spec
+    strides = spec.audio_spec
     return replace(
         strides, hop_length=1, encoder_stride=strides.hop_length * strides.encoder_stride
     )
