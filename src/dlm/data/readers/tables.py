@@ -23,6 +23,7 @@ from dlm.data.readers.columns import (
     get_column_text,
     get_seconds,
     get_speaker_and_language,
+    get_text,
     parse_seconds_cell,
     require_local_path,
 )
@@ -117,12 +118,11 @@ def _make_record_example(context: SourceContext, record: SourceRecord, location:
     if path is None:
         hint = f"give the path of a recording as audio: {JSON_RECORD_HINT}"
         raise DataError("no audio", hint=hint, code="data.no_audio")
-    text, prompt = (get_column_text(context, record, key) for key in ("text", "prompt"))
-    reject_audio_tag(text, find_record_column(context, record, "text"))
-    reject_audio_tag(prompt, find_record_column(context, record, "prompt"))
-    start, end = (
-        get_seconds(record, find_record_column(context, record, key)) for key in ("start", "end")
-    )
+    text_key, prompt_key = (find_record_column(context, record, key) for key in ("text", "prompt"))
+    text, prompt = get_text(record, text_key), get_text(record, prompt_key)
+    reject_audio_tag(text, text_key)
+    reject_audio_tag(prompt, prompt_key)
+    start, end = (get_seconds(record, context.column_name(key)) for key in ("start", "end"))
     segment = AudioSegment(
         get_audio_dir(context) / require_local_path(path), start, end, display_path=path
     )
