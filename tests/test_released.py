@@ -1,4 +1,4 @@
-"""Documents, stores and exports that released versions wrote open, score the same and resume.
+"""Documents, stores and exports of released versions open, score the same and resume.
 
 The folders of tests/released are written by tests/released/make.py at each release.
 """
@@ -17,14 +17,14 @@ from dlm.store.runs import list_runs, read_run_log
 from dlm.store.versions import open_store
 from dlm.training.events import StepCompleted
 
-RELEASED = sorted((Path(__file__).parent / "released").glob("v*"))
-CUT_ID = "01ARZ3NDEKTSV4RRFFQ69G5FA3"
+RELEASES = sorted((Path(__file__).parent / "released").glob("v*"))
+INTERRUPTED_ID = "01ARZ3NDEKTSV4RRFFQ69G5FA3"
 TOLERANCE = 2e-5  # of losses in fp32, from one machine to another
 
 
-@pytest.fixture(params=RELEASED, ids=lambda path: path.name)
+@pytest.fixture(params=RELEASES, ids=lambda path: path.name)
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of what a version wrote, which is where everything is kept."""
+    """A copy of what a release wrote, with its store in use, as the working directory."""
     copy = shutil.copytree(request.param, tmp_path / "released")
     monkeypatch.setenv("DLM_HOME", str(copy / "home"))
     monkeypatch.chdir(copy)
@@ -32,7 +32,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["stitched", "native"])
-def test_a_store_opens_and_its_versions_score_the_same(folder: Path, name: str) -> None:
+def test_versions_of_a_store_have_the_same_hashes_scores_and_answers(
+    folder: Path, name: str
+) -> None:
     expected = json.loads((folder / "expected.json").read_text())[name]
     document = folder / f"{name}.dlm"
     status = dlm.show(document)
@@ -40,13 +42,14 @@ def test_a_store_opens_and_its_versions_score_the_same(folder: Path, name: str) 
     assert status.current == "v0001"
     assert {version.name: version.sha256 for version in status.versions} == expected["sha256"]
     assert dlm.verify(document).differences == ()
-    assert status.versions[0].train_recordings and status.versions[0].audio_backends
+    first = status.versions[0]
+    assert first.train_recordings and first.audio_backends
+    assert first.base_model.startswith("tiny") and first.base_model_revision
     for version in ("v0001", "v0002"):
         scores = dlm.evaluate(document, version=version).scores
         assert scores == pytest.approx(expected[version], abs=TOLERANCE)
-    assert dlm.evaluate(document, bare=True).scores == pytest.approx(
-        expected["base"], abs=TOLERANCE
-    )
+    base_scores = dlm.evaluate(document, bare=True).scores
+    assert base_scores == pytest.approx(expected["base"], abs=TOLERANCE)
     answer = dlm.prompt(document, "What?", audio=(folder / "clips/1.wav",), max_tokens=5)
     assert "".join(answer) == expected["answer"]
     (run, *_) = list_runs(open_store(status.document.config.dlm_id))
@@ -59,19 +62,19 @@ def test_an_export_verifies(folder: Path, name: str) -> None:
     assert dlm.verify(folder / f"export-{name}").differences == ()
 
 
-def test_an_exported_base_scores_as_its_version(folder: Path) -> None:
+def test_an_exported_model_has_the_scores_of_its_version(folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())["stitched"]
     text = (folder / "stitched.dlm").read_text()
-    document = folder / "exported.dlm"
     text = text.replace("base_model: tiny-stitched", "base_model: export-stitched")
+    document = folder / "exported.dlm"
     document.write_text(text.replace("FA1", "FA9"))
     scores = dlm.evaluate(document, bare=True).scores
     assert scores == pytest.approx(expected["v0001"], abs=TOLERANCE)
 
 
-def test_a_run_resumes(folder: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_losses_and_weights(folder: Path) -> None:
     expected = json.loads((folder / "expected.json").read_text())["cut"]
-    (run,) = list_runs(open_store(CUT_ID))
+    (run,) = list_runs(open_store(INTERRUPTED_ID))
     assert (run.status, run.step) == ("unfinished", expected["steps_done"])
     preflight, *events, version = dlm.train(folder / "cut.dlm", steps=6, seed=7, resume=True)
     assert isinstance(preflight, Preflight)

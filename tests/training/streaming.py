@@ -36,7 +36,12 @@ from dlm.models.load import load_model
 from dlm.store.atomic_dirs import read_checkpoint_step, save_checkpoint
 from dlm.training.events import CheckpointSaved, StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
-from tests.killed import Place, finish, go, look
+from tests.kill_training import (
+    TrainingPaths,
+    hash_versions,
+    train_in_fork,
+    train_until_done,
+)
 from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 RANKS = 2
@@ -178,13 +183,13 @@ def tell(folder: Path) -> None:
     document = write_document(folder, base_model=base, training=TRAINING, num_clips=0)
     for name, kills in (("whole", {}), ("killed", KILLS)):
         print(json.dumps(shared(document, folder / name, kills)), flush=True)
-    alone, calls = Place(document, folder / "alone"), folder / "calls.json"
-    code = go(alone, resume=False, moment=None, calls=calls)
-    print(json.dumps({"codes": [code], "versions": look(alone)}), flush=True)
+    alone, calls = TrainingPaths(document, folder / "alone"), folder / "calls.json"
+    code = train_in_fork(alone, resume=False, kill_point=None, calls_path=calls)
+    print(json.dumps({"codes": [code], "versions": hash_versions(alone)}), flush=True)
     told = json.loads(calls.read_text())
     saved = [number for number, each in enumerate(told, 1) if each.endswith("/state")]
-    again = Place(document, folder / "again")
-    print(json.dumps(finish(again, [saved[1] + 1])), flush=True)
+    again = TrainingPaths(document, folder / "again")
+    print(json.dumps(train_until_done(again, [saved[1] + 1])), flush=True)
 
 
 if __name__ == "__main__":
