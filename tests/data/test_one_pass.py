@@ -101,6 +101,15 @@ def test_clips_that_no_step_used_are_copied_too(
     assert max(opens.values()) == 2 and len(list_blobs(home)) == NUM_CLIPS - 2
 
 
+def test_of_very_many_clips_only_those_trained_on_are_hashed_and_copied(
+    document: Path, opens: Counter[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlm.data.audio_scan.MAX_FULL_SCAN_SEGMENTS", 4)
+    assert dlm("train", document, "--steps", 6).code == 0
+    assert len(list_blobs(home)) == NUM_CLIPS - 2
+    assert max(opens.values()) == 3, "header, hash, features"
+
+
 def test_checking_opens_each_clip_once(document: Path, opens: Counter[str]) -> None:
     assert dlm("check", document).code == 0
     assert opens == {f"{number}.wav": 1 for number in range(NUM_CLIPS)}

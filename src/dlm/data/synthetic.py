@@ -74,13 +74,13 @@ class NoiseRecording:
         name: path within the folder of noise.
         segment: the recording.
         seconds: its length.
-        rate: its sample rate in Hz.
+        sample_rate: in Hz.
     """
 
     name: str
     segment: AudioSegment
     seconds: float
-    rate: int
+    sample_rate: int
 
 
 def list_noise_recordings(document: Document) -> tuple[NoiseRecording, ...]:

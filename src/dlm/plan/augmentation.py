@@ -31,7 +31,9 @@ def plan_augmentation(document: Document, spec: ModelSpec) -> AugmentationSpec |
     _check_masks(config, spec)
     try:
         noise_recordings = list_noise_recordings(document)
-        if config.speed or any(noise.rate != audio_spec.sample_rate for noise in noise_recordings):
+        if config.speed or any(
+            noise.sample_rate != audio_spec.sample_rate for noise in noise_recordings
+        ):
             choose_resampler()
     except DataError as error:
         where = error.where or _find_noise_location(document)
