@@ -394,7 +394,7 @@ def test_a_source_without_clips_cannot_be_evaluated_on(document: Path) -> None:
     text = "nothing: no clips to evaluate on"
     dlm(*evaluate, "nothing").refused(text, error="data.nothing_to_evaluate")
     Path("list.jsonl").write_text("{}\n")
-    dlm(*evaluate, "list.jsonl").refused("list.jsonl:1: no audio", error="data.no_audio")
+    dlm(*evaluate, "list.jsonl").refused("list.jsonl:1: no audio", error="data.no_audio_path")
     Path("list.jsonl").write_text('{"audio": "no.wav", "text": "one"}\n')
     text = "audio not found: no.wav"
     dlm(*evaluate, "list.jsonl").refused(text, error="audio.not_found")

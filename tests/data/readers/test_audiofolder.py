@@ -116,9 +116,9 @@ def test_a_split_that_is_not_there_is_an_error_with_those_that_are(tmp_path: Pat
         ({"file_name": "../a.wav", "text": "x"}, "data.outside_folder", "../a.wav"),
         ({"file_name": "/a.wav", "text": "x"}, "data.outside_folder", "/a.wav"),
         ({"file_name": "https://x.org/a.wav", "text": "x"}, "data.outside_folder", "x.org"),
-        ({"file_name": None, "text": "x"}, "data.no_audio", "file_name"),
-        ({"text": "x"}, "data.no_audio", "file_name"),
-        ({"file_name": [], "text": "x"}, "data.no_audio", "file_name"),
+        ({"file_name": None, "text": "x"}, "data.no_audio_path", "file_name"),
+        ({"text": "x"}, "data.no_audio_path", "file_name"),
+        ({"file_name": [], "text": "x"}, "data.no_audio_path", "file_name"),
         ({"file_name": 3, "text": "x"}, "data.not_text", "file_name"),
         ({"file_name": "b.wav", "text": " "}, "data.empty_transcript", ""),
         ({"file_name": "b.wav"}, "data.empty_transcript", ""),
@@ -174,7 +174,7 @@ def test_a_parquet_table_counts_rows_from_one(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "corpus/metadata.parquet")
     data = load_source(tmp_path, FOLDER)
     assert get_locations(data) == ["corpus/metadata.parquet:1"]
-    assert get_issues(data)[0] == ("corpus/metadata.parquet:2", "data.no_audio")
+    assert get_issues(data)[0] == ("corpus/metadata.parquet:2", "data.no_audio_path")
     write_table(tmp_path, b"PAR1 words", "metadata.parquet")
     data = load_source(tmp_path, FOLDER)
     assert get_issues(data) == [("corpus/metadata.parquet", "source.damaged")]

@@ -136,15 +136,31 @@ def test_records_may_follow_each_other_with_any_line_ends(
 SPOKEN_BY_ASSISTANT = {"from": "assistant", "value": USER["value"]}
 INLINE = {"type": "input_audio", "input_audio": {"data": "UklG"}}
 BROKEN = [
-    (make_user_conversation("What is it?"), "data.no_audio", "nothing is heard in it: no <audio>"),
-    (make_user_conversation("<audio></audio> What?"), "data.no_audio", "<audio></audio> names no"),
-    (make_user_conversation("<audio> What?"), "data.no_audio", "the tag <audio> names no file"),
+    (
+        make_user_conversation("What is it?"),
+        "data.no_audio_tag",
+        "nothing is heard in it: no <audio>",
+    ),
+    (
+        make_user_conversation("<audio></audio> What?"),
+        "data.no_audio_path",
+        "<audio></audio> names no",
+    ),
+    (
+        make_user_conversation("<audio> What?"),
+        "data.no_audio_path",
+        "the tag <audio> names no file",
+    ),
     (
         make_user_conversation("<audio>a.wav<audio>b.wav</audio>"),
-        "data.no_audio",
+        "data.no_audio_path",
         "the tag <audio>",
     ),
-    (make_user_conversation("a.wav</audio> What?"), "data.no_audio", "the tag </audio> names no"),
+    (
+        make_user_conversation("a.wav</audio> What?"),
+        "data.no_audio_path",
+        "the tag </audio> names no",
+    ),
     (
         make_user_conversation("<audio>a.wav</audio>") | {"audios": ["b.wav"]},
         "data.unused_audio",
@@ -178,14 +194,14 @@ BROKEN = [
     ),
     (make_messages([{"type": "audio", "url": "http://x.org/a"}]), "data.remote_audio", "x.org/a"),
     (make_messages("<audio>https://x.org/a.wav</audio>"), "data.remote_audio", "x.org/a.wav"),
-    (make_messages([{"type": "audio_url", "audio_url": {}}]), "data.no_audio", "content part"),
+    (make_messages([{"type": "audio_url", "audio_url": {}}]), "data.no_audio_path", "content part"),
     (make_messages([{"type": "audio", "audio": "A" * 9000}]), "data.bad_path", "9,000"),
     (make_messages([{"type": "image", "image": "a.png"}]), "data.bad_content_part", ""),
     (make_messages(["a.wav"]), "data.bad_content_part", ""),
     (make_messages([{"type": ["text"], "text": "x"}]), "data.bad_content_part", ""),
     (make_messages([]), "data.empty_message", "message 1"),
     (make_messages([make_text_part(5)]), "data.not_text", "text"),
-    ({"text": "x"}, "data.no_audio", ""),
+    ({"text": "x"}, "data.no_audio_path", ""),
     (["a.wav", "x"], "data.not_an_object", ""),
 ]
 

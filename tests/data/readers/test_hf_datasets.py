@@ -232,7 +232,7 @@ def test_a_streamed_row_without_a_recording_is_an_issue(tmp_path: Path) -> None:
     rows = [{"audio": {"bytes": None, "path": "/etc/a.wav"}, "text": "Hi."}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data/0.parquet")
     data = load_source(tmp_path, {"path": "data", "format": "hub", "stream": True})
-    assert get_issues(data) == [("data/train-0:1", "data.no_audio")]
+    assert get_issues(data) == [("data/train-0:1", "data.no_audio_path")]
     assert data.issues[0].hint == "leave `stream` out, so that its files are downloaded"
 
 

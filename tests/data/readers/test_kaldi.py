@@ -75,7 +75,7 @@ def test_a_command_is_never_run(tmp_path: Path, command: str) -> None:
     [
         ("wav", "a wav/a.wav\na wav/b.wav\n", ("wav.scp:2", "data.duplicate_id"), "the id a"),
         ("wav", "a raw.ark:1042\n", ("wav.scp:1", "data.unsupported_recording"), "archive"),
-        ("wav", "a wav/a.wav\nb\n", ("wav.scp:2", "data.no_audio"), "b has no file"),
+        ("wav", "a wav/a.wav\nb\n", ("wav.scp:2", "data.no_audio_path"), "b has no file"),
         ("wav", b"a wav/a.wav\n\xff x\n", ("wav.scp:2", "data.not_utf8"), ""),
         ("segments", "a a 0 1\na a 0 1\n", ("segments:2", "data.duplicate_id"), "the id a"),
         ("segments", "a a 0 one\n", ("segments:1", "data.bad_span"), "no span: a 0 one"),

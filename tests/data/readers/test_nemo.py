@@ -106,7 +106,7 @@ def test_a_source_names_the_column_and_the_folder(tmp_path: Path) -> None:
 
 BROKEN = [
     ("{\n", "data.not_json", ""),
-    ({"text": "x"}, "data.no_audio", "audio_filepath"),
+    ({"text": "x"}, "data.no_audio_path", "audio_filepath"),
     ({"audio_filepath": "a.wav"}, "data.empty_transcript", ""),
     (GOOD | {"text": 3}, "data.not_text", "text"),
     (GOOD | {"offset": "1"}, "data.bad_seconds", "offset"),
@@ -201,7 +201,7 @@ def test_broken_records_and_tars_of_a_tarred_manifest_are_issues(tmp_path: Path)
         ("data/manifest.jsonl:8", "data.not_json"),
         ("data/manifest.jsonl:2", "data.missing_tar_member"),
         ("audio_1.tar", "source.bad_tar_member"),
-        ("data/manifest.jsonl:6", "data.no_audio"),
+        ("data/manifest.jsonl:6", "data.no_audio_path"),
         ("data/manifest.jsonl:7", "data.empty_transcript"),
     ]
     whats = [issue.what for issue in data.issues]

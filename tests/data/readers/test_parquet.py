@@ -105,8 +105,8 @@ def test_a_row_may_name_a_file_beside_the_dataset(tmp_path: Path) -> None:
     data = load_source(tmp_path, SOURCE)
     assert [example.audio_segments[0].path for example in data.examples] == [path]
     assert get_issues(data) == [
-        ("rows.arrow:2", "data.no_audio"),
-        ("rows.arrow:3", "data.no_audio"),
+        ("rows.arrow:2", "data.no_audio_path"),
+        ("rows.arrow:3", "data.no_audio_path"),
         ("rows.arrow:4", "data.remote_audio"),
         ("rows.arrow:5", "data.empty_transcript"),
     ]

@@ -71,7 +71,7 @@ def test_a_missing_column_is_reported_once(
     ("row", "code", "words"),
     [
         ("a.wav,", "data.empty_transcript", ""),
-        (",x", "data.no_audio", ""),
+        (",x", "data.no_audio_path", ""),
         ("a.wav,x,y", "data.bad_cell_count", "3 cells, and the table has 2 columns"),
         ("a.wav,<audio>b.wav</audio>", "data.audio_tag_in_text", "text"),
         ("https://x.org/a.wav,x", "data.remote_audio", "https://x.org/a.wav"),

@@ -59,7 +59,7 @@ def parse_record_messages(record: SourceRecord, folder: Path) -> tuple[Message, 
         raise DataError(what, hint="put one before it", code="data.no_user_message")
     if not any(message.audio_segments for message in messages):
         what, hint = "nothing is heard in it: no <audio> tag", f"{AUDIO_TAG_HINT} in a user message"
-        raise DataError(what, hint=hint, code="data.no_audio")
+        raise DataError(what, hint=hint, code="data.no_audio_tag")
     require_assistant_reply(messages)
     return messages
 
@@ -126,7 +126,7 @@ def _parse_content(
             path = _get_part_path(part) or (pending_paths.pop(0) if pending_paths else None)
             if path is None:
                 what, hint = "a content part names no file", f"write {AUDIO_PART_EXAMPLE}"
-                raise DataError(what, hint=hint, code="data.no_audio")
+                raise DataError(what, hint=hint, code="data.no_audio_path")
             yield _make_segment(folder, path)
         else:
             hint = f'write {{"type": "text", "text": ...}} or {AUDIO_PART_EXAMPLE}'
@@ -166,7 +166,7 @@ def _split_audio_tags(text: str, folder: Path, pending_paths: list[str]) -> Iter
             path = pending_paths.pop(0)
         if not path or tag["unpaired"] not in (None, "<audio>"):
             what = f"the tag {tag[0]} names no file"
-            raise DataError(what, hint=AUDIO_TAG_HINT, code="data.no_audio")
+            raise DataError(what, hint=AUDIO_TAG_HINT, code="data.no_audio_path")
         yield _make_segment(folder, path)
         position = tag.end()
     if text[position:].strip():

@@ -340,7 +340,7 @@ def _require_kaldi_path(recording_id: str, path: str) -> None:
         )
     if not path:
         hint = "write its path behind it"
-        raise DataError(f"{recording_id} has no file", hint=hint, code="data.no_audio")
+        raise DataError(f"{recording_id} has no file", hint=hint, code="data.no_audio_path")
 
 
 def _read_segments(context: SourceContext, spans: dict[str, KaldiSpan]) -> Iterator[Issue]:

@@ -371,7 +371,7 @@ def _get_file_names(context: SourceContext, record: SourceRecord) -> list[str]:
     names = [name for value in values if (name := get_text({key: value}, key))]
     if not names:
         hint = "name the recording, relative to the table"
-        raise DataError(f"no {key}", hint=hint, code="data.no_audio")
+        raise DataError(f"no {key}", hint=hint, code="data.no_audio_path")
     return names
 
 

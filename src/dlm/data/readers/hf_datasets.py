@@ -181,7 +181,7 @@ def _save_recording(audio: object, location: str) -> AudioSegment:
     data = fields.get("bytes")
     if not isinstance(data, bytes) or not data:
         hint = "leave `stream` out, so that its files are downloaded"
-        raise DataError("no recording", hint=hint, code="data.no_audio")
+        raise DataError("no recording", hint=hint, code="data.no_audio_path")
     sha256 = hashlib.sha256(data).hexdigest()
     suffix = PurePosixPath(str(fields.get("path") or "")).suffix
     path = Path(config.HF_DATASETS_CACHE, STREAM_CACHE_DIR, sha256[:2], f"{sha256}{suffix}")

@@ -110,7 +110,7 @@ def _require_audio_path(context: SourceContext, record: SourceRecord) -> str:
     path = get_text(record, context.source.columns.get("audio", AUDIO_PATH_KEY))
     if path is None:
         hint = "write the path of the recording"
-        raise DataError(f"no {AUDIO_PATH_KEY}", hint=hint, code="data.no_audio")
+        raise DataError(f"no {AUDIO_PATH_KEY}", hint=hint, code="data.no_audio_path")
     return path
 
 
@@ -384,7 +384,7 @@ def _parse_granary_record(
         shown = ", ".join(map(clean_column_name, list(record)[:MAX_COLUMNS_SHOWN])) or "nothing"
         what = f"nothing in it names a recording: it has {shown}"
         hint = "say which column does with columns: {audio: ...}"
-        raise DataError(what, hint=hint, code="data.no_audio")
+        raise DataError(what, hint=hint, code="data.no_audio_path")
     check_unique_id(ids, record, "utt_id" if "utt_id" in record else "id")
     path = next((path for name in names if (path := recordings.find_recording(name))), None)
     if path is None:

@@ -142,7 +142,7 @@ def _make_path_segment(context: SourceContext, path: str | None) -> AudioSegment
     """A recording beside the file."""
     if not path:
         hint = "give its bytes or its path, or take the row out"
-        raise DataError("no recording", hint=hint, code="data.no_audio")
+        raise DataError("no recording", hint=hint, code="data.no_audio_path")
     if "://" in path:
         what, hint = f"{path} is not on this machine", "download the recording first"
         raise DataError(what, hint=hint, code="data.remote_audio")

@@ -117,7 +117,7 @@ def _make_record_example(context: SourceContext, record: SourceRecord, location:
     path = get_column_text(context, record, "audio")
     if path is None:
         hint = f"give the path of a recording as audio: {JSON_RECORD_HINT}"
-        raise DataError("no audio", hint=hint, code="data.no_audio")
+        raise DataError("no audio", hint=hint, code="data.no_audio_path")
     text_key, prompt_key = (find_record_column(context, record, key) for key in ("text", "prompt"))
     text, prompt = get_text(record, text_key), get_text(record, prompt_key)
     reject_audio_tag(text, text_key)
