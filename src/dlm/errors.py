@@ -34,7 +34,7 @@ class DlmError(Exception):
     exit_code = 1
 
     def __init__(
-        self, what: str, *, where: str | None = None, hint: str | None = None, code: str = ""
+        self, what: str, *, code: str, where: str | None = None, hint: str | None = None
     ) -> None:
         self.what, self.where, self.hint, self.code = what, where, hint, code
         line = what if where is None else f"{where}: {what}"

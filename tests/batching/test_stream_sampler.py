@@ -252,7 +252,7 @@ def test_empty_stream_is_refused() -> None:
         next(make_sampler([make_source([0, 0])]).iter_batches(0, 1))
     assert caught.value.code == "data.empty_stream"
     broken = SourceShard.from_iterable(
-        "list", lambda: [Issue("list:1", "not JSON", "correct it", fatal=True)]
+        "list", lambda: [Issue("list:1", "not JSON", "correct it", fatal=True, code="data.test")]
     )
     with pytest.raises(DataError, match=r"list:1: not JSON; correct it"):
         next(make_sampler([StreamSource("list", (broken,), lambda item: item)]).iter_batches(0, 1))
@@ -327,7 +327,7 @@ def failing(
     names: set[str], extractor: AudioFeatureExtractor, segment: AudioSegment
 ) -> tuple[AudioFeatures, ...]:
     if segment.path.name in names:
-        raise DataError("it is damaged", where=segment.name, hint="copy it again")
+        raise DataError("it is damaged", where=segment.name, hint="copy it again", code="data.test")
     return extractor(segment)
 
 

@@ -161,14 +161,14 @@ def test_a_source_that_gives_nothing_is_exhausted() -> None:
 def test_bad_examples_are_reported_and_the_rest_is_drawn(tmp_path: Path) -> None:
     def make(each: Example) -> str:
         if each.location == "0/1":
-            raise DataError("it cannot be learned", hint="mend it")
+            raise DataError("it cannot be learned", hint="mend it", code="data.test")
         return each.location
 
     def broken() -> Iterator[ReaderItem]:
         yield make_example("whole")
-        yield Issue("list:2", "not JSON", "mend it", fatal=True)
-        yield Issue("list:3", "odd", "look at it", fatal=False)
-        raise DataError("the file ends", where="list:4", hint="copy it again")
+        yield Issue("list:2", "not JSON", "mend it", fatal=True, code="data.test")
+        yield Issue("list:3", "odd", "look at it", fatal=False, code="data.test")
+        raise DataError("the file ends", where="list:4", hint="copy it again", code="data.test")
 
     shards = (*make_source([3]).shards, SourceShard.from_iterable("list", broken))
     drawn = StreamReader(

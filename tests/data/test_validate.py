@@ -94,7 +94,7 @@ def test_a_bad_span_leaves_the_other_spans_of_its_recording(tmp_path: Path) -> N
 
 
 def test_issues_of_loading_come_first(tmp_path: Path) -> None:
-    known = Issue("my.dlm:3", "what", "hint", fatal=True)
+    known = Issue("my.dlm:3", "what", "hint", fatal=True, code="data.test")
     report = validate_examples(
         LoadedData((spoken(tmp_path / "gone.wav"),), (), (known,)),
         sample_rate=RATE,

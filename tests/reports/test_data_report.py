@@ -53,7 +53,10 @@ def write_page(page: Path, report: ValidationReport, *issues: Issue) -> str:
 
 def list_audio_urls(page: Path, report: ValidationReport, *locations: str) -> list[str]:
     """The URLs of the players of a page, on which every location has an issue."""
-    issues = [Issue(location, "it is odd", "change it", fatal=False) for location in locations]
+    issues = [
+        Issue(location, "it is odd", "change it", fatal=False, code="data.test")
+        for location in locations
+    ]
     return re.findall(r'<audio [^>]*src="([^"]*)"', write_page(page, report, *issues))
 
 
@@ -117,7 +120,9 @@ def test_what_cannot_be_decoded_has_no_player(tmp_path: Path) -> None:
 def test_text_of_others_is_escaped(tmp_path: Path, field: str) -> None:
     html = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
     fields = {"where": "a.wav", "what": "odd", "hint": "change it"} | {field: html}
-    page = write_page(tmp_path / "page.html", validate(), Issue(**fields, fatal=True))
+    page = write_page(
+        tmp_path / "page.html", validate(), Issue(**fields, fatal=True, code="data.test")
+    )
     assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
     assert "default-src 'none'" in page
 

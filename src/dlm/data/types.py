@@ -187,7 +187,7 @@ class Issue:
     what: str
     hint: str
     fatal: bool
-    code: str = ""
+    code: str
 
     def __str__(self) -> str:
         return " ".join(f"{self.where}: {self.what}; {self.hint}".split())
