@@ -92,6 +92,22 @@ def test_an_unknown_version_is_refused(document: Path) -> None:
     done.refused("no version 'v7'; known: v0001, v0002", error="store.unknown_version")
 
 
+@pytest.mark.parametrize("command", ["prompt", "eval", "export"])
+def test_a_version_whose_weights_changed_on_the_disk_is_refused(
+    document: Path, trained: Path, tmp_path: Path, command: str
+) -> None:
+    (weights,) = trained.glob("home/store/*/adapter/versions/v0001/adapter_model.safetensors")
+    committed = weights.read_bytes()
+    weights.write_bytes(committed[:-1] + bytes([committed[-1] ^ 1]))
+    options = {"prompt": ("What?", "--audio", "clips/1.wav"), "export": ("--out", tmp_path / "out")}
+    try:
+        done = dlm(command, document, *options.get(command, ()))
+        done.refused("v0001/adapter_model.safetensors", error="store.version_changed")
+        assert dlm("verify", document).code == 1
+    finally:
+        weights.write_bytes(committed)
+
+
 def test_files_and_folders_are_transcribed(document: Path) -> None:
     done = dlm("transcribe", document, "clips")
     assert done.code == 0, done.err

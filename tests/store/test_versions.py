@@ -152,7 +152,7 @@ def test_a_version_with_a_changed_or_missing_file_is_not_used(store: Store, dama
     damage(version.path / "adapter.safetensors")
     with pytest.raises(StoreError, match="v0001/adapter.safetensors: is not as") as caught:
         require_unchanged(version)
-    assert caught.value.code == "store.changed"
+    assert caught.value.code == "store.version_changed"
 
 
 def test_a_commit_that_fails_leaves_nothing(store: Store) -> None:

@@ -75,7 +75,7 @@ class EvaluationReport:
         scores: loss, shuffled_loss, gap, wer, cer, as far as they could be measured.
         sources: the source the examples come from, if not from a document.
         normalizer: how texts are normalized before they are compared.
-        example_loss: of one example, token by token, where that was asked for.
+        example_loss: of one example, token by token; None without `--manual-loss`.
     """
 
     num_examples: int

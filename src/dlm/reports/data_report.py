@@ -1,8 +1,8 @@
 """Writes the page of `dlm check --page`: statistics of the clips, issues with players, transcripts.
 
-    sums        hours, sample rates, languages, speakers; histograms of durations and levels
-    dictation   what a model transcribed, the worst clips first, where that was asked for
-    problems    issues by their hint, with the clips that have them
+    statistics    hours, sample rates, languages, speakers; histograms of durations and levels
+    transcripts   what a model transcribed, the worst clips first, with `--listen`
+    issues        by their hint, with the clips that have them
 
 The beginnings of the first clips are within the page; others are played from their files, if those
 are below the page's own folder.

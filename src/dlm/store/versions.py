@@ -325,7 +325,7 @@ class Store:
 
 
 def require_unchanged(version: Version) -> None:
-    """Hash the files of a version before they are used. Raises StoreError (`store.changed`)."""
+    """Hash a version before its files are used. Raises StoreError (`store.version_changed`)."""
     hashes = hash_tree(version.path)
     for name, digest in version.hashes.items():
         if hashes.get(name) != digest:
@@ -333,7 +333,7 @@ def require_unchanged(version: Version) -> None:
                 "is not as it was committed",
                 where=f"{version.name}/{name}",
                 hint="`dlm verify` names every such file; use another version, or train again",
-                code="store.changed",
+                code="store.version_changed",
             )
 
 
