@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, starmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,8 +204,7 @@ class AudioScan:
     Attributes:
         segment_numbers: segments in the order in which examples name them.
         num_samples: samples per channel; 0 where a segment cannot be read.
-        sample_rates: in Hz.
-        num_channels: channels, before they are mixed to mono.
+        sample_rates: in Hz; 0 where a segment cannot be read.
         stats: statistics of the segments that were decoded.
         errors: why segments cannot be used.
         recordings: what each segment's recording is; None where its header cannot be read.
@@ -214,7 +213,6 @@ class AudioScan:
     segment_numbers: dict[AudioSegment, int]
     num_samples: "array[int]" = field(default_factory=lambda: array("q"))
     sample_rates: "array[int]" = field(default_factory=lambda: array("i"))
-    num_channels: "array[int]" = field(default_factory=lambda: array("i"))
     stats: dict[int, AudioStats] = field(default_factory=dict)
     errors: dict[int, DataError] = field(default_factory=dict)
     recordings: list[Recording | None] = field(default_factory=list)
@@ -238,9 +236,7 @@ class AudioScan:
         number = len(self.recordings)
         self.recordings.append(recording)
         self.num_samples.append(result.num_samples)
-        usable = recording if result.num_samples else None
-        self.sample_rates.append(usable.sample_rate if usable else 0)
-        self.num_channels.append(usable.num_channels if usable else 0)
+        self.sample_rates.append(recording.sample_rate if recording and result.num_samples else 0)
         if result.stats:
             self.stats[number] = result.stats
         if result.error:
@@ -303,15 +299,11 @@ def _scan_segments(
     pending: deque[Future[list[ScanResult]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
         while chunk := list(islice(requests, chunk_size)):
-            pending.append(pool.submit(_scan_chunk, chunk))
+            pending.append(pool.submit(lambda chunk: list(starmap(_scan_segment, chunk)), chunk))
             if len(pending) > 2 * num_threads:
                 yield from pending.popleft().result()
         for future in pending:
             yield from future.result()
-
-
-def _scan_chunk(requests: list[tuple[AudioSegment, bool, bool]]) -> list[ScanResult]:
-    return [_scan_segment(*request) for request in requests]
 
 
 def _scan_segment(segment: AudioSegment, should_decode: bool, should_hash: bool) -> ScanResult:
@@ -325,7 +317,7 @@ def _scan_segment(segment: AudioSegment, should_decode: bool, should_hash: bool)
                 info, num_samples = stream.info, stream.num_samples
                 stats = _compute_stream_stats(stream) if should_decode else None
     except DataError as error:
-        error.__traceback__ = None  # its frames hold blocks of samples
+        error.__traceback__ = error.__cause__ = error.__context__ = None  # frames hold samples
         return ScanResult(segment, info=info, error=error, sha256=sha256)
     num_samples = stats.num_samples if stats else num_samples
     return ScanResult(segment, num_samples, info, stats, None, sha256)
