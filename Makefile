@@ -1,17 +1,17 @@
-# Every target sets up what it needs. PYTHON=python3.12 make ... chooses the interpreter.
+# Every target installs what it needs. PYTHON=python3.12 make ... chooses the interpreter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup demo tones test check docs sparrow release-check clean
 
 help:
-	@echo "make demo     teach sparrow a voice it never heard, with every verb, in about five minutes"
-	@echo "make tones    teach a language model that knows nothing to hear five tones, in a minute or two"
+	@echo "make demo     fine-tune sparrow on a voice that is new to it, with every command, in about five minutes"
+	@echo "make tones    train a random language model to recognise five tones, in a minute or two"
 	@echo "make test     lint, types and tests"
 	@echo "make check    lint and types only"
 	@echo "make release-check  build the wheel and use it in an empty environment"
-	@echo "make docs     write the pages that are made from the code"
-	@echo "make sparrow  make the embedded base again, from nothing (hours)"
-	@echo "make clean    remove what make made here"
+	@echo "make docs     write the pages that are generated from the code"
+	@echo "make sparrow  make the model in the package again, from random weights (hours)"
+	@echo "make clean    remove what make created here"
 
 setup: .venv/ready
 
@@ -46,7 +46,7 @@ sparrow: setup
 	@missing=; for program in espeak-ng flite; do \
 		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
 	if [ -n "$$missing" ]; then \
-		echo "sparrow: the voices are missing; on Debian: apt-get install$$missing" >&2; exit 1; fi
+		echo "sparrow: the speech engines are missing; on Debian: apt-get install$$missing" >&2; exit 1; fi
 	.venv/bin/python recipes/sparrow/make.py --work .work/sparrow
 
 clean:

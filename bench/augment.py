@@ -1,9 +1,9 @@
-"""What each change to a sound costs: seconds of sound that a core changes in a second.
+"""Measure each augmentation: seconds of audio that one core augments per second.
 
     python bench/augment.py [--json]
 
-Clips of 2 to 14 s at 16 kHz, on one thread; each change is measured 3 times over all of them, and
-the median counts. Beside them: the mel of the same clips, and reading them from wav and flac.
+Clips of 2 to 14 s at 16 kHz, on one thread; each augmentation is measured 3 times over all of them,
+and the median counts. For comparison: their log-mels, and decoding them from WAV and FLAC.
 """
 
 import json
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,102 +22,110 @@ import torch
 
 from dlm.data.audio_io import load_audio
 from dlm.data.types import AudioSegment
-from dlm.features.augment import NOISE_GENERATORS, Augmenter, Rng
+from dlm.features.augment import NOISE_GENERATORS, Augmenter
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.types import AugmentationSpec, SpecAugmentMasks
 
-RUNS = 3
-BASE = MODEL_CATALOG["sparrow"]
-RATE = BASE.audio_spec.sample_rate
-SECONDS = np.tile(np.linspace(2, 14, 13), 6)
-SNR = {"noise": "synthetic", "snr_db": (5.0, 20.0)}
-WAVES: dict[str, dict[str, object]] = {
+NUM_RUNS = 3
+SPEC = MODEL_CATALOG["sparrow"]
+SAMPLE_RATE = SPEC.audio_spec.sample_rate
+DURATIONS = np.tile(np.linspace(2, 14, 13), 6)  # seconds
+NOISE = {"noise": "synthetic", "snr_db": (5.0, 20.0)}
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "speed": {"speed_percent": (90, 110)},
     "room": {"room_share": 1.0, "rt60_seconds": (0.2, 0.8)},
-    "noise, synthetic": SNR,
+    "noise, synthetic": NOISE,
     "gain": {"gain_db": (-6.0, 6.0)},
     "codec mulaw": {"codecs": ("mulaw",)},
     "codec telephone": {"codecs": ("telephone",)},
     "codec lowpass": {"codecs": ("lowpass",)},
 }
-ALL = {key: value for each in WAVES.values() for key, value in each.items()}
+ALL_OPTIONS = {key: value for options in AUGMENTATIONS.values() for key, value in options.items()}
 
 
 def main() -> None:
-    """Measure everything and say it."""
+    """Measure everything, and print the results."""
     torch.set_num_threads(1)
-    chance = np.random.Generator(np.random.PCG64(0))
-    waves = [0.1 * chance.standard_normal(round(s * RATE), dtype=np.float32) for s in SECONDS]
-    with tempfile.TemporaryDirectory() as folder:
-        rows = {name: speed(work, waves) for name, work in works(waves, Path(folder), chance)}
-    if "--json" in sys.argv[1:]:
-        print(json.dumps(rows, indent=2))
-        return
-    for name, times in rows.items():
-        print(f"{name:24} {times:10,.0f} x real time")
-
-
-def works(
-    waves: list[np.ndarray], folder: Path, chance: Rng
-) -> list[tuple[str, Callable[[], None]]]:
-    """Everything that is measured, by name: each goes over all clips once."""
-    ear = AudioFeatureExtractor(BASE, auto_resample=False)
-    mels = [(each.values, each.num_frames) for wave in waves for each in ear.extract_features(wave)]
-    found = [
-        (name, partial(change, waves, AugmentationSpec(1.0, **how))) for name, how in WAVES.items()
+    rng = np.random.Generator(np.random.PCG64(0))
+    waveforms = [
+        0.1 * rng.standard_normal(round(seconds * SAMPLE_RATE), dtype=np.float32)
+        for seconds in DURATIONS
     ]
-    found.append(("all of these", partial(change, waves, AugmentationSpec(1.0, **{**ALL, **SNR}))))
+    with tempfile.TemporaryDirectory() as folder:
+        results = {
+            name: measure_speed(run, waveforms)
+            for name, run in make_benchmarks(waveforms, Path(folder), rng).items()
+        }
+    if "--json" in sys.argv[1:]:
+        print(json.dumps(results, indent=2))
+        return
+    for name, speed in results.items():
+        print(f"{name:24} {speed:10,.0f} x real time")
+
+
+def make_benchmarks(
+    waveforms: list[np.ndarray], folder: Path, rng: np.random.Generator
+) -> dict[str, Callable[[], None]]:
+    """Return what is measured, by name; each function processes all clips once."""
+    extractor = AudioFeatureExtractor(SPEC, auto_resample=False)
+    mels = [
+        (window.values, window.num_frames)
+        for waveform in waveforms
+        for window in extractor.extract_features(waveform)
+    ]
     masks = AugmentationSpec(
         1.0, time_masks=SpecAugmentMasks(2, 100, 0.2), frequency_masks=SpecAugmentMasks(2, 27)
     )
-    found.append(("masks", partial(mask, mels, masks)))
-    for name, make in NOISE_GENERATORS.items():
-        found.append(
-            (
-                f"  noise, {name}",
-                partial(each_wave, waves, lambda wave, make=make: make(len(wave), RATE, chance)),
-            )
+    benchmarks: dict[str, Callable[[], None]] = {}
+    for name, options in (AUGMENTATIONS | {"all of these": ALL_OPTIONS}).items():
+        benchmarks[name] = partial(augment_waveforms, waveforms, AugmentationSpec(1.0, **options))
+    benchmarks["masks"] = partial(mask_mels, mels, masks)
+    for name, noise_fn in NOISE_GENERATORS.items():
+        benchmarks[f"  noise, {name}"] = partial(
+            run_on_all,
+            waveforms,
+            lambda waveform, noise_fn=noise_fn: noise_fn(len(waveform), SAMPLE_RATE, rng),
         )
-    found.append(("mel", partial(each_wave, waves, ear.extract_features)))
+    benchmarks["mel"] = partial(run_on_all, waveforms, extractor.extract_features)
     for suffix in ("wav", "flac"):
-        sounds = [AudioSegment(folder / f"{n}.{suffix}") for n in range(len(waves))]
-        for sound, wave in zip(sounds, waves, strict=True):
-            soundfile.write(sound.path, wave, RATE)
-        heard = partial(load_audio, sample_rate=RATE, resample=False)
-        found.append((f"decode {suffix}", partial(each_wave, sounds, heard)))
-    return found
+        segments = [AudioSegment(folder / f"{n}.{suffix}") for n in range(len(waveforms))]
+        for segment, waveform in zip(segments, waveforms, strict=True):
+            soundfile.write(segment.path, waveform, SAMPLE_RATE)
+        decode = partial(load_audio, sample_rate=SAMPLE_RATE, resample=False)
+        benchmarks[f"decode {suffix}"] = partial(run_on_all, segments, decode)
+    return benchmarks
 
 
-def change(waves: list[np.ndarray], changes: AugmentationSpec) -> None:
-    """Another version of every clip."""
-    augment = Augmenter(changes, BASE.audio_spec, "0")
-    for number, wave in enumerate(waves):
-        augment.augment_waveform(wave, str(number), 0)
+def augment_waveforms(waveforms: list[np.ndarray], augmentation: AugmentationSpec) -> None:
+    """Augment every waveform."""
+    augmenter = Augmenter(augmentation, SPEC.audio_spec, "0")
+    for number, waveform in enumerate(waveforms):
+        augmenter.augment_waveform(waveform, str(number), 0)
 
 
-def mask(mels: list[tuple[torch.Tensor, int]], changes: AugmentationSpec) -> None:
-    """Masks on every mel."""
-    augment = Augmenter(changes, BASE.audio_spec, "0")
-    for number, (mel, frames) in enumerate(mels):
-        augment.mask_mel(mel, frames, 0, audio_key=str(number), epoch=0)
+def mask_mels(mels: list[tuple[torch.Tensor, int]], augmentation: AugmentationSpec) -> None:
+    """Mask every log-mel."""
+    augmenter = Augmenter(augmentation, SPEC.audio_spec, "0")
+    for number, (mel, num_frames) in enumerate(mels):
+        augmenter.mask_mel(mel, num_frames, 0, audio_key=str(number), epoch=0)
 
 
-def each_wave(waves: list, work: Callable[..., object]) -> None:
-    """The same work on every clip."""
-    for wave in waves:
-        work(wave)
+def run_on_all(items: list[Any], run: Callable[[Any], object]) -> None:
+    """Call `run` with every item."""
+    for item in items:
+        run(item)
 
 
-def speed(work: Callable[[], None], waves: list[np.ndarray]) -> float:
-    """How many times faster than the clips last, by the median of RUNS."""
-    work()
+def measure_speed(run: Callable[[], None], waveforms: list[np.ndarray]) -> float:
+    """Return the median speed of NUM_RUNS, in seconds of audio per CPU second."""
+    run()
     seconds = []
-    for _ in range(RUNS):
-        began = time.process_time()
-        work()
-        seconds.append(time.process_time() - began)
-    return sum(map(len, waves)) / RATE / statistics.median(seconds)
+    for _ in range(NUM_RUNS):
+        start = time.process_time()
+        run()
+        seconds.append(time.process_time() - start)
+    return sum(map(len, waveforms)) / SAMPLE_RATE / statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,35 @@
-"""How fast clips are taken in, and how much memory each takes: lists, headers, sound.
+"""Measure reading a data set: clips per second and memory, for lists, headers and all checks.
 
     python bench/ingest.py [--counts 1000 10000 100000] [--json]
 
-Clips are made here: short wavs, a `metadata.csv` that names them all, and a `list.jsonl`. Each
-measurement is a process of its own, so that its memory is its own.
+The clips are made here: short WAV files, a `metadata.csv` and a `list.jsonl` that name them all.
+Each measurement is a process of its own.
 
-    list       gather what `list.jsonl` names: clips with turns, nothing opened
+    list       load `list.jsonl` to examples; no audio file is opened
     headers    and read the header of every recording
-    check      all of `dlm check`: of more than 2,000 clips a sample is heard whole
-    datasets   the same table through `datasets`, its rows one by one, paths alone
-    folder     `datasets`' own audio folder, where torchcodec is (0.12 goes with torch 2.13)
-    hear       decode 200 clips of 2 to 14 s and make their mel, on one core
+    check      all of `dlm check`; of more than 2,000 clips only a sample is decoded
+    datasets   the same table through `datasets`, row by row, paths alone
+    folder     `datasets`' audiofolder, if torchcodec is installed (0.12 fits torch 2.13)
+    log_mel    decode 200 clips of 2 to 14 s and compute their log-mels, on one core
 """
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+from isolation import run_isolated
 
-RATE, WAYS = 16_000, ["list", "headers", "check", "datasets"]
+SAMPLE_RATE = 16_000
+METHODS = ["list", "headers", "check", "datasets"]
 if find_spec("torchcodec"):
-    WAYS.append("folder")
-HEARD_CLIPS, SHORTEST, LONGEST = 200, 2.0, 14.0  # seconds
+    METHODS.append("folder")
+NUM_MEL_CLIPS, MIN_SECONDS, MAX_SECONDS = 200, 2.0, 14.0
 DOCUMENT = """---
 dlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV
 dlm_version: 15
@@ -41,136 +41,127 @@ training:
 
 
 def main() -> None:
-    """Measure, or do one measurement."""
+    """Measure all, or run one measurement in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", nargs="+", type=int, default=[1_000, 10_000, 100_000])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--one", choices=[*WAYS, "hear"], help=argparse.SUPPRESS)
+    parser.add_argument("--method", choices=MEASURE_FNS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(MEASURES[asked.one](asked.folder)))
+    args = parser.parse_args()
+    if args.method:
+        print(json.dumps(MEASURE_FNS[args.method](args.folder)))
         return
-    rows = {count: of_count(count) for count in asked.counts}
-    found = {"counts": rows, "hear": heard()}
-    print(json.dumps(found, indent=2) if asked.json else told(found))
+    results = {
+        "counts": {count: measure_count(count) for count in args.counts},
+        "log_mel": measure_log_mel(),
+    }
+    print(json.dumps(results, indent=2) if args.json else format_results(results))
 
 
-def told(found: dict) -> str:
-    """The figures, a line each, and how they grow."""
-    lines = []
-    for count, row in found["counts"].items():
-        for way, each in row.items():
-            rate, mega = count / each["seconds"], each["bytes"] / 1e6
-            lines.append(f"{count:>8,} {way:9} {rate:>9,.0f} clips/s {mega:>8.1f} MB at the most")
-    counts = sorted(found["counts"])
-    for way in WAYS if len(counts) > 1 else ():
-        least, most = found["counts"][counts[-2]][way], found["counts"][counts[-1]][way]
-        grown = (most["bytes"] - least["bytes"]) / (counts[-1] - counts[-2])
-        times = most["seconds"] / least["seconds"]
-        lines.append(f"{way:9} {counts[-1]:,} take {times:.1f} times as long as {counts[-2]:,}")
-        lines.append(f"{way:9} {grown:,.0f} bytes a clip")
-    lines.append(f"hear      {found['hear']['times']:,.0f} times real time on one core")
+def measure_count(count: int) -> dict[str, dict[str, float]]:
+    """Measure each method over `count` clips; the second of two runs counts, with files cached."""
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_clips(Path(folder), count)
+        for method in METHODS:
+            for _ in range(2):
+                results[method] = run_isolated(__file__, "--method", method, "--folder", folder)
+    return results
+
+
+def measure_log_mel() -> dict[str, float]:
+    """Measure decoding and log-mels on one core."""
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        for number, seconds in enumerate(np.linspace(MIN_SECONDS, MAX_SECONDS, NUM_MEL_CLIPS)):
+            noise = rng.normal(0, 0.1, int(seconds * SAMPLE_RATE)).astype("float32")
+            soundfile.write(Path(folder, f"{number}.wav"), noise, SAMPLE_RATE)
+        return run_isolated(__file__, "--method", "log_mel", "--folder", folder, one_core=True)
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """Format each measurement, and how time and memory grow."""
+    lines, by_count = [], results["counts"]
+    for count, by_method in by_count.items():
+        for method, result in by_method.items():
+            rate, megabytes = count / result["seconds"], result["bytes"] / 1e6
+            lines.append(f"{count:>8,} {method:9} {rate:>9,.0f} clips/s {megabytes:>8.1f} MB peak")
+    if len(by_count) > 1:
+        smaller, larger = sorted(by_count)[-2:]
+        for method in METHODS:
+            low, high = by_count[smaller][method], by_count[larger][method]
+            ratio = high["seconds"] / low["seconds"]
+            bytes_per_clip = (high["bytes"] - low["bytes"]) / (larger - smaller)
+            lines.append(f"{method:9} {larger:,} take {ratio:.1f} times as long as {smaller:,}")
+            lines.append(f"{method:9} {bytes_per_clip:,.0f} bytes per clip")
+    speed = results["log_mel"]["times_real_time"]
+    lines.append(f"log_mel   {speed:,.0f} times real time on one core")
     return "\n".join(lines)
 
 
-def of_count(count: int) -> dict[str, dict[str, float]]:
-    """Each way over so many clips; the second of two runs, when the files' pages are in memory."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_clips(folder, count)
-        return {way: [one(way, folder) for _ in range(2)][1] for way in WAYS}
-
-
-def heard() -> dict[str, float]:
-    """Decoding and mel, on one core."""
-    with tempfile.TemporaryDirectory() as name:
-        chance = np.random.default_rng(0)
-        for number, seconds in enumerate(np.linspace(SHORTEST, LONGEST, HEARD_CLIPS)):
-            wave = chance.normal(0, 0.1, int(seconds * RATE)).astype("float32")
-            soundfile.write(Path(name, f"{number}.wav"), wave, RATE)
-        return one("hear", Path(name))
-
-
-def one(way: str, folder: Path) -> dict[str, float]:
-    """One measurement, in a process of its own, on one core where that is what is asked."""
-    command = [sys.executable, __file__, "--one", way, "--folder", str(folder)]
-    with tempfile.TemporaryDirectory() as home:
-        world = {**os.environ, "HF_HOME": home, "DLM_HOME": home, "HF_DATASETS_OFFLINE": "1"}
-        if way == "hear":
-            world["OMP_NUM_THREADS"] = "1"
-            command = ["taskset", "-c", "0", *command]
-        done = subprocess.run(command, capture_output=True, text=True, env=world)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def listed(folder: Path) -> dict[str, float]:
-    """Gather alone."""
-    return gathered(folder, headers=False)
-
-
-def with_headers(folder: Path) -> dict[str, float]:
-    """Gather, and probe every recording."""
-    return gathered(folder, headers=True)
-
-
-def gathered(folder: Path, *, headers: bool) -> dict[str, float]:
-    """Gather the clips of the folder's document; what it held at the most is measured."""
+def measure_list(folder: Path, *, read_headers: bool = False) -> dict[str, float]:
+    """Measure loading the examples of the folder's document."""
     from dlm.config.parser import read_document
     from dlm.data.audio_io import read_audio_info
     from dlm.data.load import load_examples
 
     document = read_document(folder / "my.dlm")
-    before, began = most_held(), time.perf_counter()
-    found = load_examples(document)
-    lengths = np.zeros(len(found.examples))
-    if headers:
-        for number, clip in enumerate(found.examples):
-            lengths[number] = read_audio_info(clip.audio_segments[0].path).seconds
-    assert not found.issues and len(found.examples) > 0
-    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
+    bytes_before, start = read_peak_bytes(), time.perf_counter()
+    loaded = load_examples(document)
+    durations = np.zeros(len(loaded.examples))
+    if read_headers:
+        for index, example in enumerate(loaded.examples):
+            durations[index] = read_audio_info(example.audio_segments[0].path).seconds
+    assert not loaded.issues and len(loaded.examples) > 0
+    return make_result(start, bytes_before)
 
 
-def checked(folder: Path) -> dict[str, float]:
-    """All of `dlm check`, as a verb; what it held at the most is measured."""
+def measure_headers(folder: Path) -> dict[str, float]:
+    """Measure loading the examples, and reading the header of every recording."""
+    return measure_list(folder, read_headers=True)
+
+
+def measure_check(folder: Path) -> dict[str, float]:
+    """Measure all of `dlm check`."""
     import dlm
 
-    before, began = most_held(), time.perf_counter()
-    found = dlm.check(folder / "my.dlm")
-    assert found.validation.num_examples > 0 and not found.fatal_issues
-    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
+    bytes_before, start = read_peak_bytes(), time.perf_counter()
+    result = dlm.check(folder / "my.dlm")
+    assert result.validation.num_examples > 0 and not result.fatal_issues
+    return make_result(start, bytes_before)
 
 
-def with_datasets(folder: Path) -> dict[str, float]:
-    """The same folder through `datasets`, which needs no decoder for paths alone."""
-    from datasets import Audio, load_dataset
+def measure_datasets(folder: Path) -> dict[str, float]:
+    """Measure the table through `datasets`, which needs no decoder for paths alone."""
+    from datasets import load_dataset
 
-    before, began = most_held(), time.perf_counter()
+    bytes_before, start = read_peak_bytes(), time.perf_counter()
     rows = load_dataset("csv", data_files=str(folder / "clips/metadata.csv"), split="train").map(
         lambda row: {"audio": str(folder / "clips" / row["file_name"])}
     )
+    count_datasets_rows(rows)
+    return make_result(start, bytes_before)
+
+
+def measure_audiofolder(folder: Path) -> dict[str, float]:
+    """Measure the folder through `datasets`' audiofolder."""
+    from datasets import load_dataset
+
+    bytes_before, start = read_peak_bytes(), time.perf_counter()
+    count_datasets_rows(load_dataset("audiofolder", data_dir=str(folder / "clips"), split="train"))
+    return make_result(start, bytes_before)
+
+
+def count_datasets_rows(rows: Any) -> None:
+    """Read every row of a `datasets` table, paths and texts, without decoding."""
+    from datasets import Audio
+
     rows = rows.cast_column("audio", Audio(decode=False))
-    taken = sum(1 for row in rows if row["audio"]["path"] and row["text"])
-    assert taken > 0
-    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
+    assert sum(1 for row in rows if row["audio"]["path"] and row["text"]) > 0
 
 
-def with_audiofolder(folder: Path) -> dict[str, float]:
-    """The folder and its table as `datasets` has them, its rows one by one, paths alone."""
-    from datasets import Audio, load_dataset
-
-    before, began = most_held(), time.perf_counter()
-    rows = load_dataset("audiofolder", data_dir=str(folder / "clips"), split="train")
-    rows = rows.cast_column("audio", Audio(decode=False))
-    taken = sum(1 for row in rows if row["audio"]["path"] and row["text"])
-    assert taken > 0
-    return {"seconds": time.perf_counter() - began, "bytes": most_held() - before}
-
-
-def hear(folder: Path) -> dict[str, float]:
-    """Decode and make the mel of every clip, as training does."""
+def measure_features(folder: Path) -> dict[str, float]:
+    """Measure decoding and the log-mel of every clip, as in training; five clips warm up."""
     import torch
 
     from dlm.data.types import AudioSegment
@@ -178,50 +169,62 @@ def hear(folder: Path) -> dict[str, float]:
     from dlm.plan.model_spec import MODEL_CATALOG
 
     torch.set_num_threads(1)
-    ear = AudioFeatureExtractor(MODEL_CATALOG["qwen2-audio-7b-instruct"], auto_resample=False)
-    sounds = [AudioSegment(path) for path in sorted(folder.glob("*.wav"))]
-    for sound in sounds[:5]:
-        ear(sound)
-    began = time.perf_counter()
-    samples = sum(each.num_samples for sound in sounds[5:] for each in ear(sound))
-    return {"times": samples / RATE / (time.perf_counter() - began)}
+    spec = MODEL_CATALOG["qwen2-audio-7b-instruct"]
+    extractor = AudioFeatureExtractor(spec, auto_resample=False)
+    segments = [AudioSegment(path) for path in sorted(folder.glob("*.wav"))]
+    for segment in segments[:5]:
+        extractor(segment)
+    start = time.perf_counter()
+    num_samples = sum(
+        window.num_samples for segment in segments[5:] for window in extractor(segment)
+    )
+    return {"times_real_time": num_samples / SAMPLE_RATE / (time.perf_counter() - start)}
 
 
-def most_held() -> int:
-    """Bytes of memory this process held at the most so far."""
+def make_result(start: float, bytes_before: int) -> dict[str, float]:
+    """Return the seconds since `start`, and by how many bytes the peak memory grew."""
+    return {"seconds": time.perf_counter() - start, "bytes": read_peak_bytes() - bytes_before}
+
+
+def read_peak_bytes() -> int:
+    """Return the peak memory of this process so far."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
     raise OSError("no VmHWM in /proc/self/status")
 
 
-MEASURES = {
-    "list": listed,
-    "headers": with_headers,
-    "check": checked,
-    "datasets": with_datasets,
-    "folder": with_audiofolder,
-    "hear": hear,
+MEASURE_FNS = {
+    "list": measure_list,
+    "headers": measure_headers,
+    "check": measure_check,
+    "datasets": measure_datasets,
+    "folder": measure_audiofolder,
+    "log_mel": measure_features,
 }
 
 
 def write_clips(folder: Path, count: int) -> None:
-    """Half-second wavs in folders of 1,000, a list and a table of them, and a document."""
-    clips = folder / "clips"
-    clips.mkdir()
-    wave = np.random.default_rng(0).normal(0, 0.1, RATE // 2).astype("float32")
-    soundfile.write(clips / "one.wav", wave, RATE)
-    whole = (clips / "one.wav").read_bytes()
-    (clips / "one.wav").unlink()
-    with (clips / "list.jsonl").open("w") as lines, (clips / "metadata.csv").open("w") as table:
+    """Write WAV files of half a second in folders of 1,000, a list, a table and a document."""
+    clips_dir = folder / "clips"
+    clips_dir.mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE // 2).astype("float32")
+    soundfile.write(clips_dir / "template.wav", noise, SAMPLE_RATE)
+    wav = (clips_dir / "template.wav").read_bytes()
+    (clips_dir / "template.wav").unlink()
+    with (
+        (clips_dir / "list.jsonl").open("w") as jsonl,
+        (clips_dir / "metadata.csv").open("w") as table,
+    ):
         table.write("file_name,text\n")
         for number in range(count):
-            name, said = f"{number // 1000:03}/{number:06}.wav", f"this is clip number {number}"
+            name, text = f"{number // 1000:03}/{number:06}.wav", f"this is clip number {number}"
             if number % 1000 == 0:
-                (clips / name).parent.mkdir()
-            (clips / name).write_bytes(whole[:44] + number.to_bytes(4, "little") + whole[48:])
-            lines.write(json.dumps({"audio": name, "text": said}) + "\n")
-            table.write(f"{name},{said}\n")
+                (clips_dir / name).parent.mkdir()
+            # the number makes the samples of each file different
+            (clips_dir / name).write_bytes(wav[:44] + number.to_bytes(4, "little") + wav[48:])
+            jsonl.write(json.dumps({"audio": name, "text": text}) + "\n")
+            table.write(f"{name},{text}\n")
     (folder / "my.dlm").write_text(DOCUMENT)
 
 

@@ -1,10 +1,14 @@
-"""Questions about a clip whose answers its manifest line knows, in several phrasings."""
+"""Examples of synthesized clips: transcriptions, and questions that the manifest answers."""
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
-PROMPT = "Transcribe the audio."
-COUNTS = (
+from dlm.data.types import AudioSegment, Example, Message
+from synthesize_speech import ManifestRow
+
+TRANSCRIBE_PROMPT = "Transcribe the audio."
+NUMBER_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty"
 )
@@ -41,27 +45,35 @@ PHRASINGS = {
         "Where is the accent from?",
     ),
 }
-ANSWERS: dict[str, Callable[[dict[str, str]], str]] = {
-    "count": lambda line: _number(len(line["text"].split())),
-    "first": lambda line: line["text"].split()[0],
-    "last": lambda line: line["text"].split()[-1],
-    "gender": lambda line: line["gender"],
-    "pace": lambda line: line["pace"],
-    "accent": lambda line: line["accent"],
+ANSWERS: dict[str, Callable[[ManifestRow], str]] = {
+    "count": lambda row: _spell_number(len(row["text"].split())),
+    "first": lambda row: row["text"].split()[0],
+    "last": lambda row: row["text"].split()[-1],
+    "gender": lambda row: row["gender"],
+    "pace": lambda row: row["pace"],
+    "accent": lambda row: row["accent"],
 }
 
 
-def questions(line: dict[str, str], *, seed: int) -> list[tuple[str, str]]:
-    """One (question, answer) of every kind for a manifest line, each phrased at random."""
-    chance = random.Random(f"{seed}:{line['path']}")
-    return [(chance.choice(PHRASINGS[kind]), answer(line)) for kind, answer in ANSWERS.items()]
+def make_questions(row: ManifestRow, *, seed: int) -> list[tuple[str, str]]:
+    """Return a question of every kind with its answer, each in a random phrasing."""
+    rng = random.Random(f"{seed}:{row['path']}")
+    return [(rng.choice(PHRASINGS[kind]), answer_fn(row)) for kind, answer_fn in ANSWERS.items()]
 
 
-def ask(line: dict[str, str], *, seed: int) -> tuple[str, str]:
-    """One (question, answer) of a random kind for a manifest line."""
-    return random.Random(f"{seed}:ask:{line['path']}").choice(questions(line, seed=seed))
+def draw_question(row: ManifestRow, *, seed: int) -> tuple[str, str]:
+    """Return a question of a random kind with its answer."""
+    rng = random.Random(f"{seed}:ask:{row['path']}")
+    return rng.choice(make_questions(row, seed=seed))
 
 
-def _number(count: int) -> str:
-    numbers = COUNTS.split()
-    return numbers[count] if count < len(numbers) else str(count)
+def make_example(work_dir: Path, row: ManifestRow, answer: str, question: str = "") -> Example:
+    """Make an example of the clip, the question if there is one, and the answer."""
+    segment = AudioSegment(work_dir / row["path"])
+    user = Message("user", (segment, question) if question else (segment,))
+    return Example((user, Message("assistant", (answer,))), row["path"], "transcribe")
+
+
+def _spell_number(number: int) -> str:
+    words = NUMBER_WORDS.split()
+    return words[number] if number < len(words) else str(number)

@@ -1,4 +1,7 @@
-"""The everyday words sparrow is taught, grouped by the place they take in a sentence."""
+"""The words of sparrow's grammar, by their use in a sentence, and irregular verbs.
+
+Names of lists and verb groups are slots of grammar.txt.
+"""
 
 NUMBERS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -166,8 +169,8 @@ LITTLE = (
     "tomorrow tonight toward under until up us well were what when where which while who whole "
     "whom whose why will with without would yes yesterday yet you your yourself goodbye sorry"
 )
-# base, past, participle; the -s and -ing forms follow from the base.
-_IRREGULAR = (
+# base form, past, participle
+_IRREGULAR_FORMS = (
     "eat ate eaten, drink drank drunk, buy bought bought, make made made, bring brought "
     "brought, find found found, lose lost lost, sell sold sold, break broke broken, hide hid "
     "hidden, keep kept kept, forget forgot forgotten, leave left left, throw threw thrown, "
@@ -185,8 +188,9 @@ _IRREGULAR = (
     "burnt burnt, learn learned learned, have had had, do did done, freeze froze frozen, shake "
     "shook shaken, become became become, hit hit hit"
 )
-IRREGULAR = {
-    base: (past, done) for base, past, done in (row.split() for row in _IRREGULAR.split(", "))
+IRREGULAR_VERBS = {
+    verb: (past, participle)
+    for verb, past, participle in (forms.split() for forms in _IRREGULAR_FORMS.split(", "))
 }
 VERBS = {
     "food": "eat cook buy order make like love want need try bring share finish taste prepare "
