@@ -258,7 +258,9 @@ def _read_unassigned_records(
 
 def _reject_unassigned_record(record: SourceRecord, location: str) -> Iterator[ReaderItem]:
     shard_id = _get_shard_id(record)
-    what = "no shard_id" if shard_id is None else f"the tar of shard_id {shard_id} is not there"
+    what = "no shard_id"
+    if shard_id is not None:
+        what = f"the tar of shard_id {shard_id} is not there"
     hint = "put the tar beside the others, or take the record out"
     raise DataError(what, hint=hint, code="data.missing_tar")
 
