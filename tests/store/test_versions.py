@@ -225,6 +225,14 @@ def test_exports_are_recorded(store: Store, home: Path, tmp_path: Path) -> None:
     assert exports[0].hashes == {"README.md": sha256(b"read me").hexdigest()}
     names = {path.name[:-14] for path in store.layout.exports_dir.glob("*.json")}
     assert names == {"hf-audio-snapshot", "odd-name"}
+    (older_record,) = store.layout.exports_dir.glob("odd-name-*.json")
+    older_record.rename(older_record.with_name(f"{outside.name}-1.json"))
+    store.record_export(outside, kind="hf_snapshot", version_name="v0003")
+    exports = store.list_exports()
+    assert [(export.path.name, export.version) for export in exports] == [
+        (inside.name, "v0002"),
+        (outside.name, "v0003"),
+    ], "a folder is listed once"
 
 
 def test_a_path_that_leads_out_of_the_store_is_refused(

@@ -203,7 +203,9 @@ class Store:
                 export = replace(export, path=layout.require_inside(layout.root / export.path))
             if export is not None:
                 exports.append(export)
-        return tuple(sorted(exports, key=lambda export: export.created_at))
+        exports.sort(key=lambda export: export.created_at)
+        newest = {export.path: export for export in exports}  # one record for each folder
+        return tuple(export for export in exports if newest[export.path] is export)
 
     def compute_size_bytes(self) -> int:
         """Return the bytes of the store on disk."""
