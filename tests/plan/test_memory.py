@@ -1,5 +1,4 @@
-"""The plan's arithmetic against what real, tiny models hold: bytes of weights, of what learns, and
-of what a batch leaves behind for its gradients."""
+"""The memory estimate against tiny models: weights, optimizer state, activations, generation."""
 
 from dataclasses import replace
 from functools import cache
@@ -38,7 +37,7 @@ from tests.pretrained_twins import TWIN_BUILDERS, write_pretrained_twin
 from tests.tiny_models import make_tiny_config, write_tiny_model
 
 FAMILIES = ("stitched", *TWIN_BUILDERS)
-EVERYWHERE = ("encoder", "projector", "lm")
+ALL_COMPONENTS = ("encoder", "projector", "lm")
 TRAINING = TrainingPlan(
     num_steps=1,
     learning_rate=1e-3,
@@ -57,44 +56,44 @@ TRAINING = TrainingPlan(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def folders(tmp_path_factory: pytest.TempPathFactory):
-    """A base of each family, made when it is first asked for."""
+def get_spec(tmp_path_factory: pytest.TempPathFactory):
+    """The spec of a model of each family, made when it is first used."""
 
     @cache
-    def base(family: str) -> ModelSpec:
+    def make_spec(family: str) -> ModelSpec:
         folder = tmp_path_factory.mktemp(family)
         if family == "stitched":
-            return _stitched(write_tiny_model(folder, config=_wide()))
+            return read_composed_spec(write_tiny_model(folder, config=make_wide_config()))
         return resolve_model_spec(str(write_pretrained_twin(family, folder)), Path())
 
-    return base
+    return make_spec
 
 
-def _wide() -> dict:
-    """The tiny stitched base, wide enough that what it passes on outweighs what is fixed."""
-    wide = make_tiny_config()
-    wide["encoders"][0]["config"] |= {"d_model": 64, "encoder_ffn_dim": 256, "encoder_layers": 2}
-    wide["lm"] |= {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2}
-    return wide
+def make_wide_config() -> dict:
+    """The tiny composed model, wide enough that activations outweigh what is fixed."""
+    config = make_tiny_config()
+    config["encoders"][0]["config"] |= {"d_model": 64, "encoder_ffn_dim": 256, "encoder_layers": 2}
+    config["lm"] |= {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2}
+    return config
 
 
-def _stitched(folder: Path) -> ModelSpec:
-    """The row of a stitched base, with the sizes it really has."""
-    model, shape = load_base_model(read_model_spec(folder)), _wide()
-    lm, ear = shape["lm"], shape["encoders"][0]["config"]
-    words = model.embed_tokens.weight.numel()
+def read_composed_spec(folder: Path) -> ModelSpec:
+    """The spec of a composed model, with the sizes it really has."""
+    model, config = load_base_model(read_model_spec(folder)), make_wide_config()
+    lm, encoder_config = config["lm"], config["encoders"][0]["config"]
+    num_embedding = model.embed_tokens.weight.numel()
     sizes = ParameterCounts(
         encoder=TransformerShape(
-            count(model.encoder),
+            count_parameters(model.encoder),
             num_layers=2,
             hidden_size=64,
             intermediate_size=256,
             num_heads=2,
             num_kv_heads=2,
         ),
-        projector=count(model.projector),
+        projector=count_parameters(model.projector),
         lm=TransformerShape(
-            count(model.decoder) - words,
+            count_parameters(model.decoder) - num_embedding,
             num_layers=lm["num_hidden_layers"],
             hidden_size=lm["hidden_size"],
             intermediate_size=lm["intermediate_size"],
@@ -102,25 +101,27 @@ def _stitched(folder: Path) -> ModelSpec:
             num_kv_heads=1,
             head_dim=16,
         ),
-        embedding=words,
+        embedding=num_embedding,
         vocab_size=lm["vocab_size"],
     )
-    assert ear["d_model"] == sizes.encoder.hidden_size
+    assert encoder_config["d_model"] == sizes.encoder.hidden_size
     return replace(read_model_spec(folder), source=str(folder), sizes=sizes)
 
 
-def count(module: nn.Module) -> int:
-    return sum(each.numel() for each in module.parameters())
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
-def plan(base: ModelSpec, kind: str = "lora", *where: str, **changes: object) -> ModelPlan:
-    adapter = AdapterSpec(kind, 8, 16, 0.05, where or ("lm",), None)
+def make_model_plan(
+    spec: ModelSpec, adapter_kind: str = "lora", *components: str, **changes: object
+) -> ModelPlan:
+    adapter = AdapterSpec(adapter_kind, 8, 16, 0.05, components or ("lm",), None)
     fields = {name: changes.pop(name) for name in list(changes) if name in vars(adapter)}
-    return ModelPlan(base, replace(adapter, **fields), "cpu", "fp32", "fp32", 0, **changes)
+    return ModelPlan(spec, replace(adapter, **fields), "cpu", "fp32", "fp32", 0, **changes)
 
 
 @pytest.mark.parametrize(
-    ("family", "kind", "where", "changes"),
+    ("family", "adapter_kind", "components", "changes"),
     [
         *((family, "dora", ("lm", "projector"), {"rank": 3}) for family in FAMILIES),
         ("stitched", "lora", ("lm",), {}),
@@ -128,148 +129,181 @@ def plan(base: ModelSpec, kind: str = "lora", *where: str, **changes: object) ->
         ("qwen2_audio", "projector", ("projector",), {}),
     ],
 )
-def test_weights_and_what_learns_are_counted_to_the_byte(
-    folders, family: str, kind: str, where: tuple[str, ...], changes: dict
+def test_weights_and_optimizer_state_are_counted_to_the_byte(
+    get_spec, family: str, adapter_kind: str, components: tuple[str, ...], changes: dict
 ) -> None:
-    drawn = plan(folders(family), kind, *where, **changes)
-    model = load_model(drawn)
-    learns = get_trainable_parameters(model)
-    assert count_trainable_parameters(drawn) == sum(each.numel() for each in learns.values())
-    stays = [each for name, each in model.named_parameters() if name not in learns]
-    assert estimate_frozen_bytes(drawn) == sum(each.nbytes for each in stays)
-    assert held(model) == estimate_memory(drawn, SequenceLengths(8, 4, 2), 1).trainable
+    plan = make_model_plan(get_spec(family), adapter_kind, *components, **changes)
+    model = load_model(plan)
+    trainable = get_trainable_parameters(model)
+    assert count_trainable_parameters(plan) == sum(
+        parameter.numel() for parameter in trainable.values()
+    )
+    frozen = [parameter for name, parameter in model.named_parameters() if name not in trainable]
+    assert estimate_frozen_bytes(plan) == sum(parameter.nbytes for parameter in frozen)
+    assert (
+        measure_trainable_bytes(model)
+        == estimate_memory(plan, SequenceLengths(8, 4, 2), 1).trainable
+    )
 
 
 @pytest.mark.parametrize("family", ["stitched", "qwen2_audio", "audioflamingo3"])
-def test_the_encoder_learns_by_its_own_shapes(folders, family: str) -> None:
-    drawn = plan(folders(family), "dora", "encoder", "lm")
-    assert count_trainable_parameters(drawn) == sum(
-        each.numel() for each in get_trainable_parameters(load_model(drawn)).values()
+def test_lora_of_the_encoder_is_counted(get_spec, family: str) -> None:
+    plan = make_model_plan(get_spec(family), "dora", "encoder", "lm")
+    assert count_trainable_parameters(plan) == sum(
+        parameter.numel() for parameter in get_trainable_parameters(load_model(plan)).values()
     )
 
 
 @pytest.mark.parametrize("family", ["stitched", "qwen2_audio"])
-def test_all_of_a_base_but_its_fixed_positions(folders, family: str) -> None:
-    drawn = plan(folders(family), "full", *EVERYWHERE)
-    model = load_model(drawn)
-    fixed = [each for name, each in model.named_parameters() if "embed_positions" in name]
-    learns = sum(each.numel() for each in get_trainable_parameters(model).values())
-    assert count_trainable_parameters(drawn) == learns + sum(each.numel() for each in fixed)
-    assert estimate_frozen_bytes(drawn) == 0
+def test_full_training_counts_all_but_fixed_positions(get_spec, family: str) -> None:
+    plan = make_model_plan(get_spec(family), "full", *ALL_COMPONENTS)
+    model = load_model(plan)
+    positions = [
+        parameter for name, parameter in model.named_parameters() if "embed_positions" in name
+    ]
+    trainable = sum(parameter.numel() for parameter in get_trainable_parameters(model).values())
+    assert count_trainable_parameters(plan) == trainable + sum(
+        parameter.numel() for parameter in positions
+    )
+    assert estimate_frozen_bytes(plan) == 0
 
 
-def held(model) -> int:
-    """Bytes of what learns, of its gradients and of Adam's moments, after a step."""
-    optimizer, learns = build_optimizer(model, TRAINING), get_trainable_parameters(model)
-    for each in learns.values():
-        each.grad = torch.zeros_like(each)
+def measure_trainable_bytes(model) -> int:
+    """Bytes of trained parameters, gradients and Adam's moments after a step."""
+    optimizer, trainable = build_optimizer(model, TRAINING), get_trainable_parameters(model)
+    for parameter in trainable.values():
+        parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     moments = [
         state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")
     ]
-    grads = [each.grad for each in learns.values()]
-    return sum(each.nbytes for each in (*learns.values(), *grads, *moments))
+    grads = [parameter.grad for parameter in trainable.values()]
+    return sum(parameter.nbytes for parameter in (*trainable.values(), *grads, *moments))
 
 
 @pytest.mark.parametrize("family", ["stitched", "qwen2_audio"])
-def test_bf16_halves_what_stays(folders, family: str) -> None:
-    drawn = replace(plan(folders(family)), weights_dtype="bf16")
-    model = load_model(drawn)
-    learns = get_trainable_parameters(model)
-    stays = [each for name, each in model.named_parameters() if name not in learns]
-    assert estimate_frozen_bytes(drawn) == sum(each.nbytes for each in stays)
-    joins = {id(each) for each in model.projector.parameters()} if family == "stitched" else set()
-    assert {each.dtype for each in stays if id(each) not in joins} == {torch.bfloat16}
+def test_frozen_weights_in_bf16_are_counted_to_the_byte(get_spec, family: str) -> None:
+    plan = replace(make_model_plan(get_spec(family)), weights_dtype="bf16")
+    model = load_model(plan)
+    trainable = get_trainable_parameters(model)
+    frozen = [parameter for name, parameter in model.named_parameters() if name not in trainable]
+    assert estimate_frozen_bytes(plan) == sum(parameter.nbytes for parameter in frozen)
+    projector_ids = (
+        {id(parameter) for parameter in model.projector.parameters()}
+        if family == "stitched"
+        else set()
+    )
+    assert {parameter.dtype for parameter in frozen if id(parameter) not in projector_ids} == {
+        torch.bfloat16
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("bits", [4, 8])
-def test_packed_weights_are_counted_to_the_byte(folders, family: str, bits: int) -> None:
-    drawn = plan(folders(family), bits=bits)
-    model = load_model(drawn)
-    learns = get_trainable_parameters(model)
-    stays = [each for name, each in model.named_parameters() if name not in learns]
-    assert estimate_frozen_bytes(drawn) == sum(map(packed, stays))
+def test_quantized_weights_are_counted_to_the_byte(get_spec, family: str, bits: int) -> None:
+    plan = make_model_plan(get_spec(family), bits=bits)
+    model = load_model(plan)
+    trainable = get_trainable_parameters(model)
+    frozen = [parameter for name, parameter in model.named_parameters() if name not in trainable]
+    assert estimate_frozen_bytes(plan) == sum(map(count_quantized_bytes, frozen))
 
 
-def packed(weights: nn.Parameter) -> int:
-    """Bytes of a parameter and of the scales beside it."""
-    about = vars(weights)
-    if about.get("quant_state") is not None:
-        state = about["quant_state"]
+def count_quantized_bytes(weights: nn.Parameter) -> int:
+    """Bytes of a parameter with its scales."""
+    attributes = vars(weights)
+    if attributes.get("quant_state") is not None:
+        state = attributes["quant_state"]
         inner = state.state2
-        beside = (state.absmax, state.code, state.offset, inner.absmax, inner.code)
-        return weights.nbytes + sum(each.nbytes for each in beside)
-    return weights.nbytes + (about["SCB"].nbytes if about.get("SCB") is not None else 0)
+        scales = (state.absmax, state.code, state.offset, inner.absmax, inner.code)
+        return weights.nbytes + sum(tensor.nbytes for tensor in scales)
+    return weights.nbytes + (attributes["SCB"].nbytes if attributes.get("SCB") is not None else 0)
 
 
-def test_packed_bytes() -> None:
+def test_bytes_of_a_quantized_matrix() -> None:
     assert compute_quantized_bytes(4096 * 4096, 4096, 8) == 4096 * 4096 + 4 * 4096
-    per_weight = compute_quantized_bytes(4096 * 4096, 4096, 4) / 4096**2
-    assert 0.5156 < per_weight < 0.516  # 4.127 bits (Dettmers et al. 2023, section 3)
+    bytes_per_weight = compute_quantized_bytes(4096 * 4096, 4096, 4) / 4096**2
+    assert 0.5156 < bytes_per_weight < 0.516  # 4.127 bits (Dettmers et al. 2023, section 3)
     assert compute_quantized_bytes(1, 1, 4) == 1 + 1 + 4 + 1092
 
 
-def batch_of(model, tokens: int, sound: int, labels: int, rows: int) -> Batch:
-    """Rows of just these sizes, with mels or, where the encoder is frozen, features."""
-    strides, windows = model.spec.audio_spec, rows
-    ids = torch.full((rows, tokens), 5)
-    ids[:, :sound] = model.audio_token_id
-    marks = torch.full((rows, tokens), -100)
-    marks[:, tokens - labels :] = 5
-    frames = sound * strides.projector_stride
-    learns = any(
+def make_batch(
+    model, num_tokens: int, num_audio_tokens: int, num_labels: int, num_rows: int
+) -> Batch:
+    """Rows of these lengths, with log-mels or, where the encoder is frozen, its output."""
+    audio_spec, num_windows = model.spec.audio_spec, num_rows
+    input_ids = torch.full((num_rows, num_tokens), 5)
+    input_ids[:, :num_audio_tokens] = model.audio_token_id
+    labels = torch.full((num_rows, num_tokens), -100)
+    labels[:, num_tokens - num_labels :] = 5
+    num_frames = num_audio_tokens * audio_spec.projector_stride
+    encoder_trained = any(
         name.startswith(model.param_prefixes["encoder"]) for name in get_trainable_parameters(model)
     )
-    mel = frames * strides.encoder_stride
-    bins, width = model.spec.num_mel_bins, model.spec.sizes.encoder.hidden_size
-    shape = (windows, bins, mel + strides.right_context) if learns else (windows, frames, width)
-    steps = mel if learns else sound if strides.floor_tokens else frames
+    num_mel_frames = num_frames * audio_spec.encoder_stride
+    num_mel_bins, hidden_size = model.spec.num_mel_bins, model.spec.sizes.encoder.hidden_size
+    shape = (
+        (num_windows, num_mel_bins, num_mel_frames + audio_spec.right_context)
+        if encoder_trained
+        else (num_windows, num_frames, hidden_size)
+    )
+    length = (
+        num_mel_frames
+        if encoder_trained
+        else num_audio_tokens
+        if audio_spec.floor_tokens
+        else num_frames
+    )
     return Batch(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        labels=marks,
+        input_ids=input_ids,
+        attention_mask=torch.ones_like(input_ids),
+        labels=labels,
         audio_features=torch.zeros(shape),
-        audio_lengths=torch.full((windows,), steps),
-        audio_token_counts=torch.full((windows,), sound),
-        is_encoded=not learns,
-        locations=("x",) * rows,
-        windows_per_example=(1,) * rows,
+        audio_lengths=torch.full((num_windows,), length),
+        audio_token_counts=torch.full((num_windows,), num_audio_tokens),
+        is_encoded=not encoder_trained,
+        locations=("x",) * num_rows,
+        windows_per_example=(1,) * num_rows,
         num_audio_samples=0,
-        teacher_examples=(None,) * rows,
+        teacher_examples=(None,) * num_rows,
     )
 
 
-class Meter(TorchDispatchMode):
-    """Watches every tensor that is made, and keeps the most bytes that were alive at once."""
+class PeakMemoryMeter(TorchDispatchMode):
+    """Records the most bytes of tensors that were alive at once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.most = 0
+        self.live_storages: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak_bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        self.alive = {key: each for key, each in self.alive.items() if not each[0].expired()}
-        given = {each.untyped_storage()._cdata for each in tree_leaves(args) if is_tensor(each)}
-        for each in filter(is_tensor, tree_leaves(made)):
-            storage = each.untyped_storage()
-            if storage._cdata not in given:
-                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.most = max(self.most, sum(count for _, count in self.alive.values()))
-        return made
+        outputs = func(*args, **(kwargs or {}))
+        self.live_storages = {
+            key: value for key, value in self.live_storages.items() if not value[0].expired()
+        }
+        input_storages = {
+            value.untyped_storage()._cdata for value in tree_leaves(args) if is_tensor(value)
+        }
+        for value in filter(is_tensor, tree_leaves(outputs)):
+            storage = value.untyped_storage()
+            if storage._cdata not in input_storages:
+                self.live_storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak_bytes = max(
+            self.peak_bytes, sum(num_bytes for _, num_bytes in self.live_storages.values())
+        )
+        return outputs
 
 
-def peak(model, batch: Batch, *, mixed: bool) -> int:
-    """The most bytes alive at once on the way forward and back, weights and gradients apart."""
-    for each in get_trainable_parameters(model).values():
-        each.grad = torch.zeros_like(each)
+def measure_peak_bytes(model, batch: Batch, *, use_bf16: bool) -> int:
+    """The most bytes alive at once in a step, without weights and their gradients."""
+    for parameter in get_trainable_parameters(model).values():
+        parameter.grad = torch.zeros_like(parameter)
     model.train()
-    with Meter() as meter:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+    with PeakMemoryMeter() as meter:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=use_bf16):
             loss = AudioLMLoss(model)(batch).total_loss.sum()
         loss.backward()
-    return meter.most
+    return meter.peak_bytes
 
 
 CASES = [
@@ -277,153 +311,182 @@ CASES = [
     ("lora", ("lm",), {"dropout": 0.0}, 1.25),
     ("lora", ("lm",), {"precision": "bf16"}, 1.25),
     ("lora", ("lm",), {"precision": "bf16", "bits": 4}, 1.25),
-    ("full", EVERYWHERE, {"precision": "bf16"}, 1.25),
+    ("full", ALL_COMPONENTS, {"precision": "bf16"}, 1.25),
     ("lora", ("encoder", "lm"), {}, 1.25),
     ("dora", ("lm",), {}, 1.25),
     ("projector", ("projector",), {}, 1.25),
     ("lora", ("lm",), {"bits": 4}, 1.25),
     ("lora", ("lm",), {"bits": 8}, 1.25),
-    ("full", EVERYWHERE, {}, 1.25),
+    ("full", ALL_COMPONENTS, {}, 1.25),
     ("lora", ("lm",), {"gradient_checkpointing": True}, 1.25),
     ("lora", ("lm",), {"gradient_checkpointing": True, "bits": 8}, 1.25),
     ("dora", ("lm",), {"gradient_checkpointing": True}, 1.25),
     (
         "full",
-        EVERYWHERE,
+        ALL_COMPONENTS,
         {"gradient_checkpointing": True},
         1.7,
-    ),  # a layer of each tower, one after the other
+    ),  # a layer of each transformer, one after the other
 ]
 
 
 @pytest.mark.parametrize(
-    ("kind", "where", "changes", "factor"), CASES, ids=lambda each: str(each).replace(" ", "")
+    ("adapter_kind", "components", "changes", "max_ratio"),
+    CASES,
+    ids=lambda parameter: str(parameter).replace(" ", ""),
 )
-def test_what_a_batch_leaves_behind(
-    folders, kind: str, where: tuple[str, ...], changes: dict, factor: float
+def test_activations_are_bounded(
+    get_spec, adapter_kind: str, components: tuple[str, ...], changes: dict, max_ratio: float
 ) -> None:
-    """Never less than what was alive at once, and at most so many times as much."""
+    """The estimate is never below the measured peak, and at most `max_ratio` times as much."""
     fields = {name: value for name, value in changes.items() if name != "precision"}
-    drawn = plan(folders("stitched"), kind, *where, **fields)
+    plan = make_model_plan(get_spec("stitched"), adapter_kind, *components, **fields)
     precision = changes.get("precision", "fp32")
-    drawn = replace(
-        drawn, precision=precision, weights_dtype=choose_frozen_dtype(drawn.adapter, precision)
+    plan = replace(
+        plan, precision=precision, weights_dtype=choose_frozen_dtype(plan.adapter, precision)
     )
-    row, rows = SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40), 2
-    model = load_model(drawn)
-    found = peak(
+    lengths, num_rows = SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40), 2
+    model = load_model(plan)
+    measured = measure_peak_bytes(
         model,
-        batch_of(model, row.num_tokens, row.num_audio_tokens, row.num_labels, rows),
-        mixed=drawn.precision == "bf16",
+        make_batch(
+            model, lengths.num_tokens, lengths.num_audio_tokens, lengths.num_labels, num_rows
+        ),
+        use_bf16=plan.precision == "bf16",
     )
-    told = estimate_activation_bytes(drawn, row, rows)
-    assert found <= told <= factor * found
+    estimate = estimate_activation_bytes(plan, lengths, num_rows)
+    assert measured <= estimate <= max_ratio * measured
 
 
-def test_what_answers_hold(folders) -> None:
-    """Keys and values, and a layer at work: told from above, at most twice as much."""
-    drawn, rows, size_of = (
-        plan(folders("stitched")),
+def test_memory_of_generation_is_bounded(get_spec) -> None:
+    """Keys, values and a layer's activations: never underestimated, at most doubled."""
+    plan, num_rows, lengths = (
+        make_model_plan(get_spec("stitched")),
         4,
         SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=0),
     )
-    model = load_model(drawn).eval()
-    with torch.inference_mode(), Meter() as meter:
-        embedded = torch.zeros(rows, size_of.num_tokens, model.spec.sizes.lm.hidden_size)
-        attention = torch.ones(rows, size_of.num_tokens, dtype=torch.long)
-        model.compute_next_logits(embedded, attention, DynamicCache())
-    takes = estimate_frozen_bytes(drawn) + estimate_memory(drawn, size_of, 1).trainable
-    told = (
+    model = load_model(plan).eval()
+    with torch.inference_mode(), PeakMemoryMeter() as meter:
+        embeddings = torch.zeros(num_rows, lengths.num_tokens, model.spec.sizes.lm.hidden_size)
+        attention_mask = torch.ones(num_rows, lengths.num_tokens, dtype=torch.long)
+        model.compute_next_logits(embeddings, attention_mask, DynamicCache())
+    fixed_bytes = estimate_frozen_bytes(plan) + estimate_memory(plan, lengths, 1).trainable
+    estimate = (
         next(
-            room
-            for room in range(takes, takes + 8 * meter.most, meter.most // 50)
-            if choose_eval_batch_size(drawn, size_of, 16, room) == rows
+            available_bytes
+            for available_bytes in range(
+                fixed_bytes, fixed_bytes + 8 * meter.peak_bytes, meter.peak_bytes // 50
+            )
+            if choose_eval_batch_size(plan, lengths, 16, available_bytes) == num_rows
         )
-        - takes
+        - fixed_bytes
     )
-    assert meter.most <= told <= 2 * meter.most
+    assert meter.peak_bytes <= estimate <= 2 * meter.peak_bytes
 
 
-def test_checkpointing_saves_memory(folders) -> None:
-    base, row = (
-        folders("stitched"),
+def test_gradient_checkpointing_saves_memory(get_spec) -> None:
+    spec, lengths = (
+        get_spec("stitched"),
         SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40),
     )
-    found = {}
-    for way in (False, True):
-        model = load_model(plan(base, gradient_checkpointing=way))
-        found[way] = peak(model, batch_of(model, 200, 25, 40, 2), mixed=False)
-    assert found[True] < 0.85 * found[False]
-    told = [
-        estimate_activation_bytes(plan(base, gradient_checkpointing=way), row, 2)
-        for way in (False, True)
+    measured = {}
+    for checkpointing in (False, True):
+        model = load_model(make_model_plan(spec, gradient_checkpointing=checkpointing))
+        measured[checkpointing] = measure_peak_bytes(
+            model, make_batch(model, 200, 25, 40, 2), use_bf16=False
+        )
+    assert measured[True] < 0.85 * measured[False]
+    estimate = [
+        estimate_activation_bytes(
+            make_model_plan(spec, gradient_checkpointing=checkpointing), lengths, 2
+        )
+        for checkpointing in (False, True)
     ]
-    assert told[1] < 0.9 * told[0]
+    assert estimate[1] < 0.9 * estimate[0]
 
 
-def test_each_thing_that_grows_is_counted(folders) -> None:
-    base = folders("stitched")
-    drawn, row = plan(base), SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40)
-    once = estimate_activation_bytes(drawn, row, 1)
-    assert estimate_activation_bytes(drawn, row, 2) > 1.9 * once - 1_000_000
-    for larger in (
-        replace(row, num_tokens=400),
-        replace(row, num_labels=80),
-        replace(row, num_audio_tokens=50),
-    ):
-        assert estimate_activation_bytes(drawn, larger, 1) > once
-    again = replace(drawn, gradient_checkpointing=True)  # which feeds the last layer all positions
-    more = [estimate_activation_bytes(again, replace(row, num_labels=each), 1) for each in (40, 41)]
-    assert more[1] - more[0] == base.sizes.vocab_size * 12
-    assert (
-        estimate_activation_bytes(drawn, replace(row, num_labels=41), 1) - once
-        > base.sizes.vocab_size * 12
+def test_activations_grow_with_rows_and_lengths(get_spec) -> None:
+    spec = get_spec("stitched")
+    plan, lengths = (
+        make_model_plan(spec),
+        SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40),
     )
-    assert estimate_memory(drawn, row, 1).runtime == 0
-    assert estimate_memory(replace(drawn, device="cuda"), row, 1).runtime > 0
+    one_row = estimate_activation_bytes(plan, lengths, 1)
+    assert estimate_activation_bytes(plan, lengths, 2) > 1.9 * one_row - 1_000_000
+    for larger in (
+        replace(lengths, num_tokens=400),
+        replace(lengths, num_labels=80),
+        replace(lengths, num_audio_tokens=50),
+    ):
+        assert estimate_activation_bytes(plan, larger, 1) > one_row
+    checkpointed = replace(
+        plan, gradient_checkpointing=True
+    )  # whose last layer runs on all positions
+    estimates = [
+        estimate_activation_bytes(checkpointed, replace(lengths, num_labels=num_labels), 1)
+        for num_labels in (40, 41)
+    ]
+    assert estimates[1] - estimates[0] == spec.sizes.vocab_size * 12
+    assert (
+        estimate_activation_bytes(plan, replace(lengths, num_labels=41), 1) - one_row
+        > spec.sizes.vocab_size * 12
+    )
+    assert estimate_memory(plan, lengths, 1).runtime == 0
+    assert estimate_memory(replace(plan, device="cuda"), lengths, 1).runtime > 0
 
 
-def test_experts_are_not_packed() -> None:
-    """They lie in one tensor, which bitsandbytes leaves as it is."""
-    base = find_catalog_spec("qwen3-omni-30b-a3b")
-    dense, packed = (
-        estimate_frozen_bytes(replace(plan(base, bits=bits), weights_dtype="bf16"))
+def test_experts_are_not_quantized() -> None:
+    """They are one tensor, which bitsandbytes does not quantize."""
+    spec = find_catalog_spec("qwen3-omni-30b-a3b")
+    dense, quantized = (
+        estimate_frozen_bytes(replace(make_model_plan(spec, bits=bits), weights_dtype="bf16"))
         for bits in (None, 4)
     )
-    assert 0.9 * dense < packed < dense
+    assert 0.9 * dense < quantized < dense
 
 
-def clip(*texts: str, sounds: int = 1) -> Example:
-    heard = (AudioSegment(Path("a.wav")),) * sounds
-    turns = [Message("user", (*heard, texts[0]) if sounds else (texts[0],))]
-    return Example((*turns, Message("assistant", (texts[1],))), "my.dlm:3", "transcribe")
+def make_example(*texts: str, num_segments: int = 1) -> Example:
+    segments = (AudioSegment(Path("a.wav")),) * num_segments
+    messages = [Message("user", (*segments, texts[0]) if num_segments else (texts[0],))]
+    return Example((*messages, Message("assistant", (texts[1],))), "my.dlm:3", "transcribe")
 
 
 @pytest.mark.parametrize("key", ["qwen2-audio-7b-instruct", "voxtral-mini-3b", "qwen3-asr-1.7b"])
-def test_any_row_has_room_for_half_a_minute(key: str) -> None:
-    base = find_catalog_spec(key)
-    short = estimate_sequence_lengths(base, 2048, [clip("?", "yes")], {"my.dlm:3": (0.5,)})
-    assert short == estimate_sequence_lengths(base, 2048)
-    assert short.num_audio_tokens == round(30 * base.audio_spec.tokens_per_second)
-    assert short.num_tokens == short.num_audio_tokens + 256
-
-
-def test_a_long_row_is_counted_from_its_clips() -> None:
-    base = find_catalog_spec("qwen2-audio-7b-instruct")
-    long = clip("", "word " * 400)
-    row = estimate_sequence_lengths(base, 4096, [clip("?", "yes"), long], {"my.dlm:3": (45.0,)})
-    assert (row.num_audio_tokens, row.num_labels) == (45 * 25, 1000 + 64)
-    assert row.num_tokens == row.num_audio_tokens + row.num_labels
-    assert estimate_sequence_lengths(base, 1024, [long], {"my.dlm:3": (45.0,)}).num_tokens == 1024
-    voxtral = find_catalog_spec("voxtral-mini-3b")
-    both = estimate_sequence_lengths(
-        voxtral, 8192, [clip("", "yes", sounds=3)], {"my.dlm:3": (1.0, 2.0, 31.0)}
+def test_short_rows_count_as_half_a_minute(key: str) -> None:
+    spec = find_catalog_spec(key)
+    short_row = estimate_sequence_lengths(
+        spec, 2048, [make_example("?", "yes")], {"my.dlm:3": (0.5,)}
     )
-    assert both.num_audio_tokens == (1 + 1 + 2) * 375, "silence that fills a window counts"
+    assert short_row == estimate_sequence_lengths(spec, 2048)
+    assert short_row.num_audio_tokens == round(30 * spec.audio_spec.tokens_per_second)
+    assert short_row.num_tokens == short_row.num_audio_tokens + 256
 
 
-def test_sizes_are_readable() -> None:
-    assert [format_bytes(count) for count in (1, 5 << 20, 100 << 20, GIB, 17 * GIB + GIB // 2)] == [
+def test_long_rows_are_bounded_by_their_examples() -> None:
+    spec = find_catalog_spec("qwen2-audio-7b-instruct")
+    long_example = make_example("", "word " * 400)
+    lengths = estimate_sequence_lengths(
+        spec, 4096, [make_example("?", "yes"), long_example], {"my.dlm:3": (45.0,)}
+    )
+    assert (lengths.num_audio_tokens, lengths.num_labels) == (45 * 25, 1000 + 64)
+    assert lengths.num_tokens == lengths.num_audio_tokens + lengths.num_labels
+    assert (
+        estimate_sequence_lengths(spec, 1024, [long_example], {"my.dlm:3": (45.0,)}).num_tokens
+        == 1024
+    )
+    voxtral = find_catalog_spec("voxtral-mini-3b")
+    three_segments = estimate_sequence_lengths(
+        voxtral, 8192, [make_example("", "yes", num_segments=3)], {"my.dlm:3": (1.0, 2.0, 31.0)}
+    )
+    assert three_segments.num_audio_tokens == (1 + 1 + 2) * 375, (
+        "padding that fills a window counts"
+    )
+
+
+def test_bytes_are_formatted() -> None:
+    assert [
+        format_bytes(num_bytes) for num_bytes in (1, 5 << 20, 100 << 20, GIB, 17 * GIB + GIB // 2)
+    ] == [
         "1 MiB",
         "5 MiB",
         "100 MiB",

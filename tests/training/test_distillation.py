@@ -21,7 +21,7 @@ from dlm.plan.types import AdapterSpec, DistillationPlan, Plan
 from dlm.training.distillation import DistillationTeacher, TopKProbs, compute_kl_divergence
 from dlm.training.events import StepCompleted
 from dlm.training.loss import AudioLMLoss
-from tests.plan.test_memory import Meter
+from tests.plan.test_memory import PeakMemoryMeter
 from tests.tiny_models import (
     TrainingSetup,
     make_tiny_plan,
@@ -369,12 +369,12 @@ def test_memory_of_distillation_is_estimated(model_dir: Path) -> None:
     hidden_states, embeddings = torch.randn(50, 8, requires_grad=True), torch.randn(8, 2000)
     measured = []
     for with_teacher in (False, True):
-        with Meter() as meter:
+        with PeakMemoryMeter() as meter:
             logits = hidden_states @ embeddings
             loss = cross_entropy(logits, teacher_probs.token_ids[:, 0])
             if with_teacher:
                 loss = loss + compute_kl_divergence(logits, teacher_probs, 2.0).sum()
             del logits
             loss.backward()
-        measured.append(meter.most / (50 * 2000))
+        measured.append(meter.peak_bytes / (50 * 2000))
     assert measured[1] - measured[0] == pytest.approx(estimated, rel=0.1)
