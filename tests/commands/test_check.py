@@ -125,7 +125,9 @@ def test_issues_with_the_same_hint_are_counted_above_a_limit(document: Path) -> 
     done = dlm("check", document, "--set", "training.bad_clips=error")
     assert done.code == 1
     assert done.err.count("audio not found") == MAX_ISSUES_PER_HINT
-    assert "and 5 more (put the file there or mend the path): `dlm check --json` names" in done.err
+    assert (
+        "and 5 more (put the file there or correct the path): `dlm check --json` names" in done.err
+    )
     assert f"{MAX_ISSUES_PER_HINT + 5} problems would stop training" in done.err
     done = dlm("check", document, "--json", "--set", "training.bad_clips=error")
     num_fatal = sum(issue["fatal"] for issue in json.loads(done.out)["problems"])
@@ -168,9 +170,9 @@ def test_the_page_opens_in_a_browser_without_requests(
 ) -> None:
     folder, result = voice
     assert result["page"] == str(folder / "page.html")
-    visited = open_page(folder / "page.html", tmp_path, width=420, height=2000)
-    assert visited.requests == () and visited.console == ()
-    assert len(visited.screenshot.read_bytes()) > 50_000, "the page is all but empty"
+    window = open_page(folder / "page.html", tmp_path, width=420, height=2000)
+    assert window.requests == () and window.console == ()
+    assert len(window.screenshot.read_bytes()) > 50_000, "the page is all but empty"
 
 
 class Page(HTMLParser):
@@ -212,7 +214,7 @@ def test_the_page_shows_what_would_stop_training(document: Path, tmp_path: Path)
     assert done.code == 1 and "open out/page.html in a browser" in done.err
     page = Page(Path("out/page.html"))
     assert "Training would stop: 1 kind of problem must be corrected first." in page.text
-    assert "1 stop training: put the file there or mend the path" in page.text
+    assert "1 stop training: put the file there or correct the path" in page.text
     assert "my.dlm:10 audio not found: clips/0.wav" in page.text
     assert len(page.audio_sources) == 1  # of the copy: a missing recording has no player
 
