@@ -292,7 +292,7 @@ def test_listen_needs_a_clip_that_can_be_transcribed(document: Path) -> None:
     for path in Path("clips").iterdir():
         path.unlink()
     done = dlm("check", document, "--listen")
-    text = "my.dlm: no clip to listen to; mend what is wrong"
+    text = "my.dlm: no clip to listen to; correct what is wrong"
     done.refused(text, error="data.nothing_to_transcribe")
 
 

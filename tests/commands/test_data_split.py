@@ -16,7 +16,7 @@ from dlm.store.records import RunRecord
 from dlm.store.versions import open_store
 from dlm.training.events import ExamplesSkipped, TrainingStarted
 from tests.cli_runner import CommandResult, dlm
-from tests.data.sounds import document, noise, save
+from tests.data.recordings import document, noise, save
 from tests.tiny_models import TRANSCRIPTS, write_tiny_model, write_tone
 
 FRONTMATTER = (

@@ -126,7 +126,7 @@ def _check_transcripts(
         raise DataError(
             "no clip to listen to",
             where=str(preflight.document.path),
-            hint="mend what is wrong with them, or add clips with a transcript",
+            hint="correct what is wrong with them, or add clips with a transcript",
             code="data.nothing_to_transcribe",
         )
 

@@ -89,7 +89,7 @@ class SourceImport:
         where = str(self.path)
         if not self.num_added:
             what = f"{self.preview.source.path} gives no clip"
-            hint = "mend it, or name another source"
+            hint = "correct it, or name another source"
             raise DataError(what, where=where, hint=hint, code="source.empty")
         if self.path.read_bytes() != self.old_bytes:
             hint = "import it again"
