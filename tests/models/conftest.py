@@ -1,4 +1,4 @@
-"""Models and clips, built once for each module of tests."""
+"""A tiny composed model and examples, made once for each module of tests."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ from tests.tiny_models import write_tiny_model
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("base"))
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> ComposedAudioLM:
+def model(model_dir: Path) -> ComposedAudioLM:
     """A model that no test changes."""
-    return load_composed_model(folder).requires_grad_(False)
+    return load_composed_model(model_dir).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    return write_examples(tmp_path_factory.mktemp("clips"))
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    return write_examples(tmp_path_factory.mktemp("examples"))

@@ -1,4 +1,4 @@
-"""What a model says: alone or together, as a stream or at once, greedy or drawn."""
+"""Generation: single prompts and batches, streamed or not, greedy or sampled."""
 
 import math
 from collections import Counter
@@ -21,159 +21,206 @@ DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A model that says much, and questions for it."""
+class GenerationSetup:
+    """A model with long answers, and prompts for it."""
 
     model: ComposedAudioLM
-    chat: ChatEncoder
-    ear: AudioFeatureExtractor
-    rows: list[EncodedExample]
+    chat_encoder: ChatEncoder
+    extractor: AudioFeatureExtractor
+    encoded_examples: list[EncodedExample]
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory, clips: list[Example]) -> Asked:
-    """Its head is its own and its weights are large: what it says depends on all it heard."""
+def setup(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> GenerationSetup:
+    """With an untied head and large weights, so that answers depend on the whole prompt."""
     config = make_tiny_config()
     config["lm"]["tie_word_embeddings"] = False
     folder = write_tiny_model(tmp_path_factory.mktemp("loud"), seed=3, config=config)
     model = load_composed_model(folder).requires_grad_(False)
-    for each in model.lm.parameters():
-        if each.ndim > 1:
-            each.mul_(10.0)
-    chat = ChatEncoder(model.tokenizer, model.spec)
-    questions = [
-        (Message("user", (*clip.audio_segments, "?" * (1 + 3 * n))),)
-        for n, clip in enumerate(clips)
+    for parameter in model.lm.parameters():
+        if parameter.ndim > 1:
+            parameter.mul_(10.0)
+    chat_encoder = ChatEncoder(model.tokenizer, model.spec)
+    conversations = [
+        (Message("user", (*example.audio_segments, "?" * (1 + 3 * n))),)
+        for n, example in enumerate(examples)
     ]
-    rows = [chat.encode_prompt(turns, f"row {n}") for n, turns in enumerate(questions)]
-    return Asked(model, chat, AudioFeatureExtractor(model.spec, auto_resample=False), rows)
-
-
-def told(asked: Asked, rows: list[EncodedExample], **how: object) -> list[str]:
-    return generate(
-        asked.model, asked.chat, rows, asked.ear, GenerationConfig(**{"max_new_tokens": 24, **how})
+    encoded_examples = [
+        chat_encoder.encode_prompt(messages, f"row {n}") for n, messages in enumerate(conversations)
+    ]
+    return GenerationSetup(
+        model,
+        chat_encoder,
+        AudioFeatureExtractor(model.spec, auto_resample=False),
+        encoded_examples,
     )
 
 
-def pieces(asked: Asked, row: EncodedExample, **how: object) -> list[str]:
-    how = GenerationConfig(**{"max_new_tokens": 24, **how})
-    return list(generate_stream(asked.model, asked.chat, row, asked.ear, how))
+def generate_answers(
+    setup: GenerationSetup, encoded_examples: list[EncodedExample], **config: object
+) -> list[str]:
+    return generate(
+        setup.model,
+        setup.chat_encoder,
+        encoded_examples,
+        setup.extractor,
+        GenerationConfig(**{"max_new_tokens": 24, **config}),
+    )
 
 
-def test_answers_together_are_those_alone(asked: Asked) -> None:
-    together = told(asked, asked.rows)
-    assert together == [told(asked, [row])[0] for row in asked.rows]
-    assert len(set(together)) > 3, "a test of constant answers would tell nothing"
+def stream_answer(setup: GenerationSetup, encoded: EncodedExample, **config: object) -> list[str]:
+    config = GenerationConfig(**{"max_new_tokens": 24, **config})
+    return list(generate_stream(setup.model, setup.chat_encoder, encoded, setup.extractor, config))
 
 
-def test_it_is_what_transformers_generates(asked: Asked) -> None:
-    padding = PaddingSpec(asked.chat.pad_token_id, asked.chat.audio_token_id, pad_left=True)
-    for row in asked.rows:
-        batch = collate([row], asked.ear, padding)
-        theirs = asked.model.lm.generate(
-            inputs_embeds=asked.model.merge_audio_embeddings(batch),
+def test_answers_of_a_batch_equal_those_of_single_prompts(setup: GenerationSetup) -> None:
+    answers = generate_answers(setup, setup.encoded_examples)
+    assert answers == [generate_answers(setup, [encoded])[0] for encoded in setup.encoded_examples]
+    assert len(set(answers)) > 3, "constant answers would show nothing"
+
+
+def test_answers_equal_those_of_transformers(setup: GenerationSetup) -> None:
+    padding = PaddingSpec(
+        setup.chat_encoder.pad_token_id, setup.chat_encoder.audio_token_id, pad_left=True
+    )
+    for encoded in setup.encoded_examples:
+        batch = collate([encoded], setup.extractor, padding)
+        expected = setup.model.lm.generate(
+            inputs_embeds=setup.model.merge_audio_embeddings(batch),
             attention_mask=batch.attention_mask,
             max_new_tokens=24,
             do_sample=False,
-            eos_token_id=asked.chat.eos_token_id,
-            pad_token_id=asked.chat.pad_token_id,
+            eos_token_id=setup.chat_encoder.eos_token_id,
+            pad_token_id=setup.chat_encoder.pad_token_id,
         )
-        assert told(asked, [row]) == [asked.chat.decode(theirs[0].tolist()).strip()]
+        assert generate_answers(setup, [encoded]) == [
+            setup.chat_encoder.decode(expected[0].tolist()).strip()
+        ]
 
 
-def test_a_batch_is_what_transformers_generates(asked: Asked) -> None:
+def test_answers_of_a_batch_equal_those_of_transformers(setup: GenerationSetup) -> None:
     batch = collate(
-        asked.rows, asked.ear, PaddingSpec(asked.chat.pad_token_id, asked.chat.audio_token_id, True)
+        setup.encoded_examples,
+        setup.extractor,
+        PaddingSpec(setup.chat_encoder.pad_token_id, setup.chat_encoder.audio_token_id, True),
     )
-    theirs = asked.model.lm.generate(
-        inputs_embeds=asked.model.merge_audio_embeddings(batch),
+    expected = setup.model.lm.generate(
+        inputs_embeds=setup.model.merge_audio_embeddings(batch),
         attention_mask=batch.attention_mask,
         max_new_tokens=24,
         do_sample=False,
-        eos_token_id=asked.chat.eos_token_id,
-        pad_token_id=asked.chat.pad_token_id,
+        eos_token_id=setup.chat_encoder.eos_token_id,
+        pad_token_id=setup.chat_encoder.pad_token_id,
     )
-    assert told(asked, asked.rows) == [asked.chat.decode(each.tolist()).strip() for each in theirs]
+    assert generate_answers(setup, setup.encoded_examples) == [
+        setup.chat_encoder.decode(parameter.tolist()).strip() for parameter in expected
+    ]
 
 
-@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 5}])
-def test_the_pieces_of_a_stream_are_what_is_said(asked: Asked, how: dict) -> None:
-    for row in asked.rows:
-        assert "".join(pieces(asked, row, **how)) == told(asked, [row], **how)[0]
+@pytest.mark.parametrize("config", [{}, {"temperature": 1.0, "seed": 5}])
+def test_streamed_pieces_make_up_the_answer(setup: GenerationSetup, config: dict) -> None:
+    for encoded in setup.encoded_examples:
+        assert (
+            "".join(stream_answer(setup, encoded, **config))
+            == generate_answers(setup, [encoded], **config)[0]
+        )
 
 
-def test_a_character_is_never_cut(asked: Asked) -> None:
-    """Drawn from hot random bytes, many of them pieces of characters."""
-    cut = 0
+def test_a_stream_never_splits_a_character(setup: GenerationSetup) -> None:
+    """With random bytes, many of which are parts of characters."""
+    num_broken = 0
     for seed in range(12):
-        got = pieces(asked, asked.rows[1], temperature=3.0, seed=seed)
-        assert not any(piece.endswith("\ufffd") for piece in got[:-1])
-        assert "".join(got) == told(asked, [asked.rows[1]], temperature=3.0, seed=seed)[0]
-        cut += sum("\ufffd" in piece for piece in got)
-    assert cut, "some bytes were no characters"
+        pieces = stream_answer(setup, setup.encoded_examples[1], temperature=3.0, seed=seed)
+        assert not any(piece.endswith("\ufffd") for piece in pieces[:-1])
+        assert (
+            "".join(pieces)
+            == generate_answers(setup, [setup.encoded_examples[1]], temperature=3.0, seed=seed)[0]
+        )
+        num_broken += sum("\ufffd" in piece for piece in pieces)
+    assert num_broken, "some bytes are no characters"
 
 
-def test_it_stops_at_the_end_of_its_turn(asked: Asked) -> None:
-    """The end token, made the likeliest, ends it at once and is not told."""
-    model = deepcopy(asked.model)
-    heard = Asked(model, asked.chat, asked.ear, asked.rows)
+def test_generation_stops_at_the_end_token(setup: GenerationSetup) -> None:
+    """The end token, made the likeliest, ends the answer at once and is not part of it."""
+    model = deepcopy(setup.model)
+    changed_setup = GenerationSetup(
+        model, setup.chat_encoder, setup.extractor, setup.encoded_examples
+    )
     batch = collate(
-        asked.rows[:1],
-        asked.ear,
-        PaddingSpec(asked.chat.pad_token_id, asked.chat.audio_token_id, True),
+        setup.encoded_examples[:1],
+        setup.extractor,
+        PaddingSpec(setup.chat_encoder.pad_token_id, setup.chat_encoder.audio_token_id, True),
     )
     with torch.no_grad():
         hidden = model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)[0, -1]
-        model.lm_head.weight[asked.chat.eos_token_id] = 50 * hidden
-    assert told(heard, asked.rows[:1]) == [""]
-    assert "".join(pieces(heard, asked.rows[0])) == ""
+        model.lm_head.weight[setup.chat_encoder.eos_token_id] = 50 * hidden
+    assert generate_answers(changed_setup, setup.encoded_examples[:1]) == [""]
+    assert "".join(stream_answer(changed_setup, setup.encoded_examples[0])) == ""
 
 
-@pytest.mark.parametrize("most", [1, 5])
-def test_no_more_than_asked_for(asked: Asked, most: int) -> None:
-    for row in asked.rows:
-        assert len(told(asked, [row], max_new_tokens=most)[0].encode()) <= 3 * most
+@pytest.mark.parametrize("max_new_tokens", [1, 5])
+def test_answers_are_no_longer_than_max_new_tokens(
+    setup: GenerationSetup, max_new_tokens: int
+) -> None:
+    for encoded in setup.encoded_examples:
+        assert (
+            len(generate_answers(setup, [encoded], max_new_tokens=max_new_tokens)[0].encode())
+            <= 3 * max_new_tokens
+        )
 
 
-def test_a_seed_draws_the_same_words(asked: Asked) -> None:
-    row = asked.rows[2]
-    drawn = [told(asked, [row], temperature=1.5, seed=seed)[0] for seed in (1, 1, 2, 3)]
-    assert drawn[0] == drawn[1]
-    assert len(set(drawn)) == 3
+def test_the_same_seed_draws_the_same_tokens(setup: GenerationSetup) -> None:
+    encoded = setup.encoded_examples[2]
+    counts = [
+        generate_answers(setup, [encoded], temperature=1.5, seed=seed)[0] for seed in (1, 1, 2, 3)
+    ]
+    assert counts[0] == counts[1]
+    assert len(set(counts)) == 3
 
 
-def test_a_tiny_nucleus_is_greedy(asked: Asked) -> None:
-    row = asked.rows[2]
-    greedy = told(asked, [row])
-    assert told(asked, [row], temperature=1.5, top_p=1e-9, seed=4) == greedy
-    assert told(asked, [row], temperature=1e-4, seed=4) == greedy
-    assert told(asked, [row], temperature=1.5, seed=4) != greedy
+def test_a_tiny_top_p_or_temperature_is_greedy(setup: GenerationSetup) -> None:
+    encoded = setup.encoded_examples[2]
+    greedy = generate_answers(setup, [encoded])
+    assert generate_answers(setup, [encoded], temperature=1.5, top_p=1e-9, seed=4) == greedy
+    assert generate_answers(setup, [encoded], temperature=1e-4, seed=4) == greedy
+    assert generate_answers(setup, [encoded], temperature=1.5, seed=4) != greedy
 
 
-def test_a_nucleus_holds_the_likeliest_words(asked: Asked) -> None:
-    """The first token drawn lies among the fewest words that reach the share."""
-    row = asked.rows[2]
+def test_top_p_keeps_the_likeliest_tokens(setup: GenerationSetup) -> None:
+    """The first token is one of the fewest that reach the probability."""
+    encoded = setup.encoded_examples[2]
     batch = collate(
-        [row], asked.ear, PaddingSpec(asked.chat.pad_token_id, asked.chat.audio_token_id, True)
+        [encoded],
+        setup.extractor,
+        PaddingSpec(setup.chat_encoder.pad_token_id, setup.chat_encoder.audio_token_id, True),
     )
-    hidden = asked.model.forward_lm(asked.model.merge_audio_embeddings(batch), batch.attention_mask)
-    likely, order = (
-        (asked.model.compute_logits(hidden[:, -1])[0] / 4.0).softmax(-1).sort(descending=True)
+    hidden = setup.model.forward_lm(setup.model.merge_audio_embeddings(batch), batch.attention_mask)
+    probs, token_ids = (
+        (setup.model.compute_logits(hidden[:, -1])[0] / 4.0).softmax(-1).sort(descending=True)
     )
-    few = int((likely.cumsum(0) < 0.5).sum()) + 1
-    allowed = {asked.chat.decode([word]).strip() for word in order[:few].tolist()}
-    how = {"temperature": 4.0, "max_new_tokens": 1}
-    assert {told(asked, [row], **how, top_p=0.5, seed=n)[0] for n in range(40)} <= allowed
-    assert not {told(asked, [row], **how, seed=n)[0] for n in range(40)} <= allowed
+    nucleus_size = int((probs.cumsum(0) < 0.5).sum()) + 1
+    allowed = {
+        setup.chat_encoder.decode([token_id]).strip()
+        for token_id in token_ids[:nucleus_size].tolist()
+    }
+    config = {"temperature": 4.0, "max_new_tokens": 1}
+    assert {
+        generate_answers(setup, [encoded], **config, top_p=0.5, seed=n)[0] for n in range(40)
+    } <= allowed
+    assert (
+        not {generate_answers(setup, [encoded], **config, seed=n)[0] for n in range(40)} <= allowed
+    )
 
 
 @pytest.fixture(scope="module")
-def die(asked: Asked) -> tuple[Asked, list[float]]:
-    """A model that says one of eight letters first, and the logits of these; no other word."""
-    model = deepcopy(asked.model)
-    row = asked.rows[0]
+def letter_setup(setup: GenerationSetup) -> tuple[GenerationSetup, list[float]]:
+    """A model whose first token is one of eight letters, and their logits."""
+    model = deepcopy(setup.model)
+    encoded = setup.encoded_examples[0]
     batch = collate(
-        [row], asked.ear, PaddingSpec(asked.chat.pad_token_id, asked.chat.audio_token_id, True)
+        [encoded],
+        setup.extractor,
+        PaddingSpec(setup.chat_encoder.pad_token_id, setup.chat_encoder.audio_token_id, True),
     )
     logits = [2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -1.5]
     with torch.no_grad():
@@ -181,13 +228,13 @@ def die(asked: Asked) -> tuple[Asked, list[float]]:
         unit = hidden / hidden.square().sum()
         model.lm_head.weight.copy_(-40.0 * unit)
         for letter, logit in zip(LETTERS, logits, strict=True):
-            (word,) = model.tokenizer(letter, add_special_tokens=False)["input_ids"]
-            model.lm_head.weight[word] = logit * unit
-    return Asked(model, asked.chat, asked.ear, [row]), logits
+            (token_id,) = model.tokenizer(letter, add_special_tokens=False)["input_ids"]
+            model.lm_head.weight[token_id] = logit * unit
+    return GenerationSetup(model, setup.chat_encoder, setup.extractor, [encoded]), logits
 
 
 @pytest.mark.parametrize(
-    "how",
+    "config",
     [
         {"temperature": 1.0},
         {"temperature": 2.0},
@@ -198,32 +245,50 @@ def die(asked: Asked) -> tuple[Asked, list[float]]:
         {"temperature": 2.0, "top_k": 4, "top_p": 0.8},
     ],
 )
-def test_words_are_drawn_by_their_shares(
-    die: tuple[Asked, list[float]], how: dict[str, float]
+def test_tokens_are_drawn_by_their_probabilities(
+    letter_setup: tuple[GenerationSetup, list[float]], config: dict[str, float]
 ) -> None:
-    """Multinomial sampling against the shares by their definition, within four deviations."""
-    asked, logits = die
-    shares = [math.exp(logit / how["temperature"]) for logit in logits]
-    shares = [share * (place < how.get("top_k", 8)) for place, share in enumerate(shares)]
-    before = [sum(shares[:place]) / sum(shares) for place in range(8)]
-    shares = [s if b < how.get("top_p", 1.0) else 0.0 for s, b in zip(shares, before, strict=True)]
-    drawn = Counter[str]()
+    """Frequencies against the probabilities by definition, within four standard deviations."""
+    setup, logits = letter_setup
+    probabilities = [math.exp(logit / config["temperature"]) for logit in logits]
+    probabilities = [
+        probability * (rank < config.get("top_k", 8))
+        for rank, probability in enumerate(probabilities)
+    ]
+    probability_before = [sum(probabilities[:rank]) / sum(probabilities) for rank in range(8)]
+    probabilities = [
+        kept_probability if before < config.get("top_p", 1.0) else 0.0
+        for kept_probability, before in zip(probabilities, probability_before, strict=True)
+    ]
+    counts = Counter[str]()
     for seed in range(DRAWS // 500):
-        drawn.update(told(asked, asked.rows * 500, **how, seed=seed, max_new_tokens=1))
-    assert drawn.keys() == {letter for letter, s in zip(LETTERS, shares, strict=True) if s}
-    for letter, share in zip(LETTERS, shares, strict=True):
-        expected = share / sum(shares)
+        counts.update(
+            generate_answers(
+                setup, setup.encoded_examples * 500, **config, seed=seed, max_new_tokens=1
+            )
+        )
+    assert counts.keys() == {
+        letter
+        for letter, kept_probability in zip(LETTERS, probabilities, strict=True)
+        if kept_probability
+    }
+    for letter, probability in zip(LETTERS, probabilities, strict=True):
+        expected = probability / sum(probabilities)
         error = math.sqrt(expected * (1 - expected) / DRAWS)
-        assert abs(drawn[letter] / DRAWS - expected) <= 4 * error, (letter, how)
+        assert abs(counts[letter] / DRAWS - expected) <= 4 * error, (letter, config)
 
 
-def test_the_likeliest_of_one_is_greedy(asked: Asked) -> None:
-    row = asked.rows[2]
-    assert told(asked, [row], temperature=3.0, top_k=1, seed=7) == told(asked, [row])
+def test_top_k_of_one_is_greedy(setup: GenerationSetup) -> None:
+    encoded = setup.encoded_examples[2]
+    assert generate_answers(setup, [encoded], temperature=3.0, top_k=1, seed=7) == generate_answers(
+        setup, [encoded]
+    )
 
 
-def test_another_sound_makes_another_answer(asked: Asked, clips: list[Example]) -> None:
-    def of(sound: AudioSegment) -> str:
-        return told(asked, [asked.chat.encode_prompt((Message("user", (sound, "?")),), "q")])[0]
+def test_the_answer_depends_on_the_audio(setup: GenerationSetup, examples: list[Example]) -> None:
+    def of(segment: AudioSegment) -> str:
+        return generate_answers(
+            setup, [setup.chat_encoder.encode_prompt((Message("user", (segment, "?")),), "q")]
+        )[0]
 
-    assert of(clips[1].audio_segments[0]) != of(clips[3].audio_segments[0])
+    assert of(examples[1].audio_segments[0]) != of(examples[3].audio_segments[0])
