@@ -222,12 +222,12 @@ class CursorSource:
     """Batches with a cursor, as those of a stream."""
 
     def __init__(self, batches: BucketBatchSampler) -> None:
-        self.batches, self.asked = batches, []
+        self.batches, self.requests = batches, []
 
     def iter_batches(
         self, start_step: int, stop_step: int, rank_spec: RankSpec, cursor: DataCursor
     ) -> Iterator[list[Batch]]:
-        self.asked.append((start_step, cursor))
+        self.requests.append((start_step, cursor))
         return self.batches.iter_batches(start_step, stop_step, rank_spec, cursor)
 
     def get_cursor(self, num_steps: int) -> DataCursor:
@@ -247,7 +247,7 @@ def test_stream_resumes_from_its_cursor(
             resume_dir=checkpoint
         )
     )
-    assert (source.asked, resumed.asked) == ([(0, ())], [(4, (7, 4))])
+    assert (source.requests, resumed.requests) == ([(0, ())], [(4, (7, 4))])
 
 
 def test_checkpoint_of_more_processes_is_refused(

@@ -80,7 +80,7 @@ def init(
         ),
     ] = None,
     force: Annotated[bool, ParamInfo("Overwrite a document that is there.")] = False,
-    multimodal: Annotated[bool, ParamInfo("Images are not heard.", hidden=True)] = False,
+    multimodal: Annotated[bool, ParamInfo("Images are not supported.", hidden=True)] = False,
 ) -> "Document":
     """Write a new document to fill in, and make its store."""
     from dlm.config.editor import render_new_document
@@ -628,8 +628,8 @@ def _add_shards(
     spelled = tuple(f"Recording(path={shard.path!r}, sha256={shard.sha256!r})" for shard in shards)
     tail = "," if len(spelled) == 1 else ""
     text = f"({data_sha256!r}, ({', '.join(spelled)}{tail}))"
-    kept = tuple(recording for recording in recordings if recording.path in own_names)
-    return hashlib.sha256(text.encode()).hexdigest(), kept + shards
+    own_recordings = tuple(recording for recording in recordings if recording.path in own_names)
+    return hashlib.sha256(text.encode()).hexdigest(), own_recordings + shards
 
 
 def _fingerprint_shard(document: "Document", shard: str) -> str:

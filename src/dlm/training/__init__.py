@@ -1,1 +1,1 @@
-"""How it learns."""
+"""Training: loop, loss, distillation, optimizer, checkpoints, events."""
