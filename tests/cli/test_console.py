@@ -72,7 +72,8 @@ def test_missing_files_with_hostile_names_are_escaped_in_errors(document: Path) 
     done = dlm("transcribe", document, f"{HOSTILE}.wav", "--base")
     done.refused("audio not found: \\u001b[31mone", error="usage.audio_not_found", code=2)
     assert not CONTROL_RE.search(done.err)
-    dlm(f"{RED}check").refused("No such command '\\x1b[31mcheck'", code=2)
+    text = "No such command '\\x1b[31mcheck'"
+    dlm(f"{RED}check").refused(text, error="usage.arguments", code=2)
 
 
 @pytest.mark.parametrize("terminal", [False, True])

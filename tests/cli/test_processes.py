@@ -79,8 +79,8 @@ def test_a_second_training_is_refused_and_ctrl_c_saves(document: Path) -> None:
         err = process.stderr.read()
         assert process.wait() == 130, err
     holder = f"another dlm (pid {process.pid}, since"
-    second_training.refused(holder, "kill", "is training this document; wait")
-    use_version.refused("is training this document")
+    second_training.refused(holder, "kill", "is training this document; wait", error="store.locked")
+    use_version.refused("is training this document", error="store.locked")
     assert "stopping after this step; the run can go on with --resume" in err
     assert "stopped, to go on with --resume, after step" in err
     assert "Traceback" not in err

@@ -210,7 +210,8 @@ def test_audio_longer_than_a_window_is_refused_where_the_document_says(
     long_clips = "  held_out: 0\n  audio:\n    long_clips: error\n"
     replace_text(document, "  held_out: 0\n", long_clips)
     done = dlm("train", document)
-    done.refused(f"my.dlm:12: {text}; give spans", "training.audio.long_clips: split")
+    texts = (f"my.dlm:12: {text}; give spans", "training.audio.long_clips: split")
+    done.refused(*texts, error="audio.too_long")
     assert not home.exists()
     prompt = ("prompt", document, "--base", "--max-tokens", 2, "--audio", RECORDING, "What?")
     dlm(*prompt).refused(text, error="audio.too_long")
@@ -241,7 +242,7 @@ BAD_DOCUMENTS = {
     "unknown key": ("  held_out: 0", "  held_uot: 0", "held_out", "document.unknown_key"),
     "wrong value": ("  held_out: 0", "  held_out: 1.5", "my.dlm:7", "document.bad_value"),
     "unknown section": ("::audio", "::video", "my.dlm:10:1", "document.unknown_section"),
-    "wrong case": ("::audio", "::Audio", "my.dlm:10:1", ""),
+    "wrong case": ("::audio", "::Audio", "my.dlm:10:1", "document.unknown_section"),
     "no frontmatter": ("---\n", "", "my.dlm:1", "document.no_frontmatter"),
 }
 
@@ -342,7 +343,7 @@ WRONG_COMMAND_LINES = {
     ),
     "prompt --base --audio clips/0.wav <|audio|><|audio|>": (
         "2 <|audio|>, and there are 1 --audio",
-        "",
+        "usage.placeholder_count",
     ),
     "transcribe --base clips/no.wav": ("not found: clips/no.wav", "usage.audio_not_found"),
     "transcribe --base clips --srt --vtt": ("--srt and --vtt exclude", "usage.exclusive_options"),

@@ -81,7 +81,7 @@ def test_a_subset_without_clips_and_bad_clips_write_nothing() -> None:
     done = dlm("export-data", "my.dlm", "out", "--part", "held-out")
     done.refused("my.dlm: no clip with sound in this part", error="data.no_audio")
     Path("corpus/1.wav").write_bytes(b"RIFF")
-    dlm("export-data", "my.dlm", "out").refused("corpus/1.wav: ")
+    dlm("export-data", "my.dlm", "out").refused("corpus/1.wav: ", error="audio.not_audio")
     Path("corpus/1.txt").write_text("")
     text = "corpus/1.txt: AUDIO section has empty transcript"
     dlm("export-data", "my.dlm", "out").refused(text, error="data.empty_transcript")

@@ -95,5 +95,6 @@ def test_a_missing_source_does_not_count_as_removed(document: Path, home: Path) 
 
 def test_nothing_is_removed_while_another_process_writes(document: Path) -> None:
     with open_store(read_document(document).config.dlm_id).lock():
-        dlm("gc", document).refused("is training this document; wait for it to end")
+        text = "is training this document; wait for it to end"
+        dlm("gc", document).refused(text, error="store.locked")
         assert dlm("gc", document, "--dry-run").code == 0

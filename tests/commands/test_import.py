@@ -191,7 +191,8 @@ def test_a_wrong_source_or_option_is_refused(args: str, text: str, error: str, c
 def test_the_document_must_be_there() -> None:
     write_corpus()
     done = dlm("import", "corpus", "--into", "no.dlm")
-    done.refused("no.dlm: there is no such document; dlm init no.dlm")
+    text = "no.dlm: there is no such document; dlm init no.dlm"
+    done.refused(text, error="document.not_found")
     dlm("import", "corpus").refused("Missing option '--into'", error="usage.arguments", code=2)
 
 

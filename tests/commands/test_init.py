@@ -55,7 +55,8 @@ def test_a_folder_can_be_the_base(tiny_model: Path) -> None:
 def test_a_document_is_overwritten_only_with_force() -> None:
     Path("a.dlm").write_text("mine")
     done = dlm("init", "a.dlm", "--audio")
-    done.refused("a.dlm already exists; re-run with --force to overwrite it", code=2)
+    text = "a.dlm already exists; re-run with --force to overwrite it"
+    done.refused(text, error="usage.file_exists", code=2)
     assert Path("a.dlm").read_text() == "mine"
     assert dlm("init", "a.dlm", "--force").code == 0
     first_id = read_frontmatter("a.dlm")["dlm_id"]
@@ -75,4 +76,4 @@ def test_the_example_clip_is_refused_before_anything_is_loaded() -> None:
         '::audio path="clips/your-clip.wav" transcript="Transcript of the audio clip."::'
     )
     text = f"a.dlm:{line}: audio not found: clips/your-clip.wav; put the file there"
-    dlm("train", "a.dlm").refused(text)
+    dlm("train", "a.dlm").refused(text, error="audio.not_found")
