@@ -1,4 +1,4 @@
-"""4 and 8 bits: which weights are packed, that LoRA over them learns for real, and comes back."""
+"""4 and 8 bits: which weights are quantized, training over them, and versions with bits."""
 
 import copy
 import logging
@@ -32,23 +32,23 @@ BITS = pytest.mark.parametrize("bits", [4, 8])
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
-    """A native base and a stitched one."""
-    native = write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("native"))
-    stitched = write_tiny_model(tmp_path_factory.mktemp("stitched"))
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
+    """A pretrained model and a composed one."""
+    pretrained_dir = write_pretrained_twin("qwen2_audio", tmp_path_factory.mktemp("native"))
+    composed_dir = write_tiny_model(tmp_path_factory.mktemp("stitched"))
     return {
-        "native": resolve_model_spec(str(native), Path()),
-        "stitched": replace(read_model_spec(stitched), source=str(stitched)),
+        "native": resolve_model_spec(str(pretrained_dir), Path()),
+        "stitched": replace(read_model_spec(composed_dir), source=str(composed_dir)),
     }
 
 
-def plan(base: ModelSpec, bits: int | None, **changes: object) -> ModelPlan:
+def make_plan(spec: ModelSpec, bits: int | None, **changes: object) -> ModelPlan:
     adapter = AdapterSpec("lora", 4, 8, 0.0, ("lm",), None, bits)
-    return replace(ModelPlan(base, adapter, "cpu", "fp32", "fp32", 0), **changes)
+    return replace(ModelPlan(spec, adapter, "cpu", "fp32", "fp32", 0), **changes)
 
 
-def packed(model: AudioLanguageModel) -> set[str]:
-    """The linear layers whose weights are no floats."""
+def get_quantized_layers(model: AudioLanguageModel) -> set[str]:
+    """The linear layers whose weights are not floats."""
     return {
         name
         for name, module in model.named_modules()
@@ -56,9 +56,9 @@ def packed(model: AudioLanguageModel) -> set[str]:
     }
 
 
-def inside(model: AudioLanguageModel) -> set[str]:
-    """The linear layers of the language model, without its head and what was added."""
-    decoder = {id(each) for each in model.decoder.modules()}
+def get_decoder_layers(model: AudioLanguageModel) -> set[str]:
+    """The linear layers of the decoder, without low-rank ones."""
+    decoder = {id(item) for item in model.decoder.modules()}
     return {
         name
         for name, module in model.named_modules()
@@ -68,125 +68,132 @@ def inside(model: AudioLanguageModel) -> set[str]:
 
 @BITS
 @pytest.mark.parametrize("kind", ["native", "stitched"])
-def test_the_language_model_alone_is_packed(
-    bases: dict[str, ModelSpec], kind: str, bits: int
+def test_only_the_language_model_is_quantized(
+    specs: dict[str, ModelSpec], kind: str, bits: int
 ) -> None:
-    model = load_model(plan(bases[kind], bits))
-    assert packed(model) == inside(model) != set()
+    model = load_model(make_plan(specs[kind], bits))
+    assert get_quantized_layers(model) == get_decoder_layers(model) != set()
     names = get_trainable_parameters(model)
     assert names and all(".lora_" in name for name in names)
-    assert {each.dtype for each in names.values()} == {torch.float32}
+    assert {item.dtype for item in names.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("family", sorted({*TWIN_BUILDERS} - {"qwen2_audio", "qwen3_omni_moe"}))
-def test_of_every_family(family: str, tmp_path: Path) -> None:
+def test_every_family_can_be_quantized(family: str, tmp_path: Path) -> None:
     model = load_base_model(
         resolve_model_spec(str(write_pretrained_twin(family, tmp_path)), Path()), bits=4
     )
-    assert packed(model) == inside(model) != set()
+    assert get_quantized_layers(model) == get_decoder_layers(model) != set()
 
 
 @BITS
 @pytest.mark.parametrize("kind", ["native", "stitched"])
-def test_packed_weights_say_nearly_the_same(
-    bases: dict[str, ModelSpec], kind: str, bits: int, tmp_path: Path
+def test_quantized_weights_give_nearly_the_same_logits(
+    specs: dict[str, ModelSpec], kind: str, bits: int, tmp_path: Path
 ) -> None:
-    clips = write_examples(tmp_path)[1:4]
-    exact, close = (load_base_model(bases[kind], bits=each) for each in (None, bits))
-    batch = make_batch(exact, clips)
-    wanted, found = compute_all_logits(exact, batch), compute_all_logits(close, batch)
-    error = (found - wanted).norm() / wanted.norm()
-    assert 0 < error < {4: 0.3, 8: 0.05}[bits], "the shares that packing these weights costs"
+    examples = write_examples(tmp_path)[1:4]
+    fp32_model, quantized_model = (load_base_model(specs[kind], bits=item) for item in (None, bits))
+    batch = make_batch(fp32_model, examples)
+    expected, logits = (
+        compute_all_logits(fp32_model, batch),
+        compute_all_logits(quantized_model, batch),
+    )
+    error = (logits - expected).norm() / expected.norm()
+    assert 0 < error < {4: 0.3, 8: 0.015}[bits], "over 8 seeds .23 to .41, and .005 to .008"
 
 
-def test_weights_are_held_and_multiplied_in_bf16(bases: dict[str, ModelSpec]) -> None:
-    model = load_model(plan(bases["native"], 4, weights_dtype="bf16", precision="bf16"))
-    assert {each.dtype for each in model.parameters() if not each.requires_grad} == {
+def test_other_frozen_weights_are_bf16(specs: dict[str, ModelSpec]) -> None:
+    model = load_model(make_plan(specs["native"], 4, weights_dtype="bf16", precision="bf16"))
+    assert {item.dtype for item in model.parameters() if not item.requires_grad} == {
         torch.bfloat16,
         torch.uint8,
     }
-    assert {each.dtype for each in get_trainable_parameters(model).values()} == {torch.float32}
+    assert {item.dtype for item in get_trainable_parameters(model).values()} == {torch.float32}
 
 
 @BITS
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_it_learns_for_real(
-    bases: dict[str, ModelSpec], bits: int, checkpointing: bool, tmp_path: Path
+def test_training_over_quantized_weights_lowers_the_loss(
+    specs: dict[str, ModelSpec], bits: int, checkpointing: bool, tmp_path: Path
 ) -> None:
-    """As far as LoRA over the unpacked weights does, and nothing else changes."""
-    clips = write_tone_examples(tmp_path, 4)
-    asked = {"lora_r": 16, "learning_rate": 1e-2, "gradient_checkpointing": checkpointing}
+    """As much as over unquantized weights, and nothing but LoRA changes."""
+    examples = write_tone_examples(tmp_path, 4)
+    fields = {"lora_r": 16, "learning_rate": 1e-2, "gradient_checkpointing": checkpointing}
     runs = []
-    for how in ({"adapter": "lora"}, {"adapter": "qlora", "bits": bits}):
-        drawn = make_tiny_plan(Path(bases["stitched"].source), len(clips), steps=10, **asked, **how)
-        taught = make_training_setup(drawn, clips)
-        before = {name: each.detach().clone() for name, each in taught.model.named_parameters()}
-        runs.append(
-            [event.loss for event in taught.iter_events() if isinstance(event, StepCompleted)]
+    for adapter_fields in ({"adapter": "lora"}, {"adapter": "qlora", "bits": bits}):
+        model_plan = make_tiny_plan(
+            Path(specs["stitched"].source), len(examples), steps=10, **fields, **adapter_fields
         )
-    plain, losses = runs
+        setup = make_training_setup(model_plan, examples)
+        before = {name: item.detach().clone() for name, item in setup.model.named_parameters()}
+        runs.append(
+            [event.loss for event in setup.iter_events() if isinstance(event, StepCompleted)]
+        )
+    fp32_losses, losses = runs
     assert losses[-1] < losses[0] - 0.3
-    assert losses[-1] == pytest.approx(plain[-1], abs=0.05)
-    changed = {
+    assert losses[-1] == pytest.approx(fp32_losses[-1], abs=0.05)
+    changed_names = {
         name
-        for name, each in taught.model.named_parameters()
-        if not torch.equal(each.detach(), before[name])
+        for name, item in setup.model.named_parameters()
+        if not torch.equal(item.detach(), before[name])
     }
-    assert changed == set(get_trainable_parameters(taught.model))
+    assert changed_names == set(get_trainable_parameters(setup.model))
 
 
 @BITS
 @pytest.mark.parametrize("kind", ["native", "stitched"])
-def test_a_version_remembers_its_bits(
-    bases: dict[str, ModelSpec], kind: str, bits: int, tmp_path: Path
+def test_a_version_is_loaded_with_its_bits(
+    specs: dict[str, ModelSpec], kind: str, bits: int, tmp_path: Path
 ) -> None:
-    drawn = plan(bases[kind], bits)
-    model = load_model(drawn)
-    chance = torch.Generator().manual_seed(0)
+    model_plan = make_plan(specs[kind], bits)
+    model = load_model(model_plan)
+    rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for each in get_trainable_parameters(model).values():
-            each.add_(0.3 * torch.randn(each.shape, generator=chance))
-    save_adapter(model, drawn.adapter, tmp_path)
-    assert read_adapter_spec(tmp_path, bases[kind]).bits == bits
-    back = load_version(bases[kind], tmp_path, device="cpu")
-    assert packed(back) == packed(model)
+        for item in get_trainable_parameters(model).values():
+            item.add_(0.3 * torch.randn(item.shape, generator=rng))
+    save_adapter(model, model_plan.adapter, tmp_path)
+    assert read_adapter_spec(tmp_path, specs[kind]).bits == bits
+    loaded = load_version(specs[kind], tmp_path, device="cpu")
+    assert get_quantized_layers(loaded) == get_quantized_layers(model)
     (tmp_path / "clips").mkdir()
     batch = make_batch(model, write_examples(tmp_path / "clips")[1:4])
-    assert torch.equal(compute_all_logits(back, batch), compute_all_logits(model.eval(), batch))
+    assert torch.equal(compute_all_logits(loaded, batch), compute_all_logits(model.eval(), batch))
 
 
 @BITS
-@pytest.mark.parametrize("heard_first", [False, True])
-def test_unpacked_it_says_the_same(
-    bases: dict[str, ModelSpec], bits: int, heard_first: bool, tmp_path: Path
+@pytest.mark.parametrize("has_run", [False, True])
+def test_dequantized_layers_give_the_same_logits(
+    specs: dict[str, ModelSpec], bits: int, has_run: bool, tmp_path: Path
 ) -> None:
-    model = load_model(plan(bases["stitched"], bits)).eval()
+    model = load_model(make_plan(specs["stitched"], bits)).eval()
     batch = make_batch(model, write_examples(tmp_path)[1:4])
-    if heard_first:  # 8 bits move their scales with the first answer
+    if has_run:  # 8 bits move their scales in the first forward
         compute_all_logits(model, batch)
-    unpacked = copy.deepcopy(model)
-    dequantize_linear_layers(unpacked)
-    assert not packed(unpacked) and inside(unpacked) == inside(model)
+    dequantized = copy.deepcopy(model)
+    dequantize_linear_layers(dequantized)
+    assert not get_quantized_layers(dequantized) and get_decoder_layers(
+        dequantized
+    ) == get_decoder_layers(model)
     difference = (
-        (compute_all_logits(unpacked, batch) - compute_all_logits(model, batch)).abs().max()
+        (compute_all_logits(dequantized, batch) - compute_all_logits(model, batch)).abs().max()
     )
-    assert difference < {4: 1e-4, 8: 0.05}[bits], "8 bits round what they multiply as well"
+    assert difference < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["native", "stitched"])
-def test_without_the_library_one_line_names_the_extra(
-    bases: dict[str, ModelSpec], kind: str, monkeypatch: pytest.MonkeyPatch
+def test_without_bitsandbytes_the_extra_is_named(
+    specs: dict[str, ModelSpec], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtra, match=r"^bitsandbytes is not installed; pip install 'dlm\["):
-        load_model(plan(bases[kind], 4))
+        load_model(make_plan(specs[kind], 4))
 
 
-def test_the_library_keeps_to_itself(
-    bases: dict[str, ModelSpec], caplog: pytest.LogCaptureFixture, tmp_path: Path
+def test_bitsandbytes_logs_nothing(
+    specs: dict[str, ModelSpec], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """It would tell of every layer that casts to float16."""
-    model = load_base_model(bases["stitched"], bits=8)
+    """It would log every layer that casts to float16."""
+    model = load_base_model(specs["stitched"], bits=8)
     compute_all_logits(model, make_batch(model, write_examples(tmp_path)[1:2]))
-    assert not [each for each in caplog.records if each.name.startswith("bitsandbytes")]
+    assert not [item for item in caplog.records if item.name.startswith("bitsandbytes")]
     assert logging.getLogger("bitsandbytes").level == logging.ERROR
