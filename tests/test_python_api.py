@@ -100,7 +100,11 @@ def test_paths_may_be_text_and_one_recording_needs_no_list(document: Path) -> No
 
 
 def test_results_have_short_reprs(document: Path) -> None:
-    list(dlm.train(document, steps=1))
+    preflight, *_ = dlm.train(document, steps=1)
+    assert repr(preflight) == (
+        f"Preflight('{document}', base_model='tiny', num_train=4, num_held_out=2, num_issues=0,"
+        " num_fatal=0)"
+    )
     status = (
         f"DocumentStatus('{document}', base_model='tiny', num_examples=6, versions=[v0001],"
         " current=v0001)"

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from dlm.inference.label_check import TranscriptionCheck
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preflight:
     """All that is known of a run before any weights load.
 
@@ -81,6 +81,14 @@ class Preflight:
     label_view: "LabelView | None" = None
     transcription_check: "TranscriptionCheck | None" = None
     report_path: Path | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Preflight('{self.document.path}', base_model='{self.spec.key}', "
+            f"num_train={len(self.train_examples):,}, "
+            f"num_held_out={len(self.held_out_examples):,}, "
+            f"num_issues={len(self.issues):,}, num_fatal={len(self.fatal_issues):,})"
+        )
 
     @property
     def fatal_issues(self) -> tuple[Issue, ...]:
