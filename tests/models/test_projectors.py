@@ -177,7 +177,7 @@ FORMULAS: dict[str, Callable[[Weights, dict, torch.Tensor, int], torch.Tensor]] 
 }
 
 
-def test_one_dict_holds_every_kind() -> None:
+def test_every_kind_has_a_class_a_config_and_a_formula() -> None:
     assert PROJECTOR_CLASSES.keys() == PROJECTOR_CONFIG_CLASSES.keys() == FORMULAS.keys()
 
 
@@ -194,7 +194,7 @@ def test_a_kind_computes_its_formula_group_by_group(shape: dict) -> None:
 
 
 @torch.no_grad()
-def test_half_a_minute_of_whisper_is_pooled_to_250_tokens() -> None:
+def test_30_seconds_of_whisper_are_pooled_to_250_tokens() -> None:
     projector, features = make("pool", stride=6), heard_features([1500])
     pooled = nn.AdaptiveAvgPool1d(250)(features.hidden_states.transpose(1, 2)).transpose(1, 2)
     expected = projector.leave(projector.norm(pooled))[0]
@@ -202,14 +202,14 @@ def test_half_a_minute_of_whisper_is_pooled_to_250_tokens() -> None:
 
 
 @torch.no_grad()
-def test_a_group_is_one_step_of_the_convolution() -> None:
+def test_conv_equals_a_strided_convolution() -> None:
     projector, features = moved(make("conv")), heard_features([12, 12])
     steps = relu(projector.conv(features.hidden_states.transpose(1, 2))).transpose(1, 2)
     expected = projector.leave(relu(projector.enter(steps))).flatten(0, 1)
     torch.testing.assert_close(projector(features), expected)
 
 
-def test_ultravox_norms_begin_at_two_fifths_and_the_mlp_at_silence() -> None:
+def test_initial_weights_of_stack_and_mlp() -> None:
     made = make("stack")
     assert all((norm.weight == 0.4).all() for norm in (made.before, made.norm))
     assert not make("mlp")(heard_features()).any()
@@ -218,7 +218,7 @@ def test_ultravox_norms_begin_at_two_fifths_and_the_mlp_at_silence() -> None:
 @each_kind
 @pytest.mark.parametrize("stride", [1, 4, 7])
 @torch.no_grad()
-def test_as_many_tokens_as_the_plan_counts(kind: str, stride: int) -> None:
+def test_tokens_are_as_many_as_the_plan_counts(kind: str, stride: int) -> None:
     projector, queries = make(kind, stride=stride), SMALL[kind].get("queries", 1)
     for length in range(1, 18):
         counted = mel_frames_to_audio_tokens(length, strides(stride, queries))
@@ -231,7 +231,7 @@ def test_as_many_tokens_as_the_plan_counts(kind: str, stride: int) -> None:
 
 @each_kind
 @torch.no_grad()
-def test_a_sound_is_the_same_alone_and_among_others(kind: str) -> None:
+def test_a_batch_changes_no_token_of_a_window(kind: str) -> None:
     projector, features = moved(make(kind)), heard_features()
     alone = [
         projector(EncoderOutput(values[None, :length], torch.tensor([length])))
@@ -265,7 +265,7 @@ def test_the_same_seed_makes_the_same_projector(kind: str) -> None:
     "shape", [{"kind": "concat", "norm": True}, {"kind": "stack", "norm": "end"}]
 )
 @torch.no_grad()
-def test_a_last_norm_is_exact_in_half_precision(shape: dict) -> None:
+def test_the_last_norm_is_fp32_under_autocast(shape: dict) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         tokens = make(**shape)(heard_features())
     assert tokens.dtype == torch.float32
@@ -275,7 +275,7 @@ def test_a_last_norm_is_exact_in_half_precision(shape: dict) -> None:
 @each_kind
 @pytest.mark.parametrize("scale", [0.4, "embeddings"])
 @torch.no_grad()
-def test_tokens_begin_at_the_scale_that_is_asked_for(kind: str, scale: float | str) -> None:
+def test_initial_tokens_have_the_rms_of_scale(kind: str, scale: float | str) -> None:
     square = {"hidden": OUT} if kind == "mlp" else {}
     projector, table = make(kind, scale=scale, **square), 0.03 * torch.randn(300, OUT)
     calibrate_output_scale(projector, table)
@@ -286,7 +286,7 @@ def test_tokens_begin_at_the_scale_that_is_asked_for(kind: str, scale: float | s
     assert tokens.square().mean().sqrt().item() == pytest.approx(wanted, rel=0.1)
 
 
-def test_a_factor_is_only_kept_where_it_is_asked_for() -> None:
+def test_only_projectors_with_scale_have_an_output_scale() -> None:
     plain, scaled = make("stack"), make("stack", scale=0.4)
     assert scaled.state_dict().keys() - plain.state_dict().keys() == {"factor"}
     before = {name: value.clone() for name, value in plain.state_dict().items()}
@@ -301,13 +301,13 @@ def test_a_factor_is_only_kept_where_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("table", [None, torch.zeros(4, OUT), torch.full((4, OUT), math.nan)])
-def test_no_scale_comes_of_embeddings_without_one(table: torch.Tensor | None) -> None:
+def test_embeddings_without_an_rms_are_refused(table: torch.Tensor | None) -> None:
     with pytest.raises(ModelError, match="^projector: text embeddings .*; set scale to a number$"):
         calibrate_output_scale(make("pool", scale="embeddings"), table)
 
 
 @torch.no_grad()
-def test_hidden_states_are_weighed_by_what_is_learned() -> None:
+def test_hidden_states_are_summed_with_softmax_weights() -> None:
     projector, single = make("concat", heard=((3, WIDTH),)), make("concat")
     single.load_state_dict(projector.state_dict(), strict=False)
     features = heard_features(width=3 * WIDTH)
@@ -323,7 +323,7 @@ def test_hidden_states_are_weighed_by_what_is_learned() -> None:
 
 
 @torch.no_grad()
-def test_two_encoders_are_brought_to_one_scale() -> None:
+def test_two_encoders_are_normalized_and_concatenated() -> None:
     both, single = make("mlp", heard=((1, 4), (2, WIDTH))), make("mlp", heard=((1, 4 + WIDTH),))
     moved(both)
     single.load_state_dict(both.state_dict(), strict=False)
@@ -341,7 +341,7 @@ def test_two_encoders_are_brought_to_one_scale() -> None:
 
 @pytest.mark.parametrize("kind", PROJECTOR_CONFIG_CLASSES)
 @torch.no_grad()
-def test_a_base_of_any_kind_is_saved_with_its_scale(kind: str, tmp_path: Path) -> None:
+def test_a_model_of_any_kind_is_saved_with_its_output_scale(kind: str, tmp_path: Path) -> None:
     small = {"scale": "embeddings", **SMALL[kind]}
     config = {**make_tiny_config(), "projector": {"kind": kind, **small}}
     model = ComposedAudioLM(make_tiny_spec(), config, make_tiny_tokenizer()).eval()
