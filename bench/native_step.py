@@ -1,6 +1,6 @@
 """Measure LoRA training of Qwen2-Audio: `dlm train` against transformers' Trainer.
 
-    python bench/lora_step.py [--sizes 15M 127M] [--repeats 3] [--json]
+    python bench/native_step.py [--sizes 15M 127M] [--repeats 3] [--json]
 
 Both train the same LoRA (rank 8 on every linear layer of the language model) on the same 64 clips
 of 2 to 14 s, 2 at a time, for 3 epochs, from the same random checkpoint of the class. Each run is a
