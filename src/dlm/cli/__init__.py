@@ -1,1 +1,1 @@
-"""The command line: argv to verb to text, and the only printer."""
+"""The command line: argv to command to text, and the only package that prints."""

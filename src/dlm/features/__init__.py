@@ -1,1 +1,1 @@
-"""What the model hears."""
+"""Features: log-mel, the extractor and its caches, augmentation."""

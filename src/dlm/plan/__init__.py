@@ -1,1 +1,1 @@
-"""Every number, before the first step."""
+"""The plan of a run: model specs, memory, batches, schedule, before the first step."""
