@@ -31,10 +31,10 @@ NUM_RUNS = 3
 SPEC = MODEL_CATALOG["sparrow"]
 SAMPLE_RATE = SPEC.audio_spec.sample_rate
 DURATIONS = np.tile(np.linspace(2, 14, 13), 6)  # seconds
-NOISE = {"noise": "synthetic", "snr_db": (5.0, 20.0)}
+NOISE = {"noise_source": "synthetic", "snr_db": (5.0, 20.0)}
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
     "speed": {"speed_percent": (90, 110)},
-    "room": {"room_share": 1.0, "rt60_seconds": (0.2, 0.8)},
+    "room": {"reverb_probability": 1.0, "rt60_seconds": (0.2, 0.8)},
     "noise, synthetic": NOISE,
     "gain": {"gain_db": (-6.0, 6.0)},
     "codec mulaw": {"codecs": ("mulaw",)},
