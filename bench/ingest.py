@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+
 from isolation import run_isolated
 
 SAMPLE_RATE = 16_000

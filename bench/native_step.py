@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from isolation import run_isolated
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -28,6 +27,8 @@ from transformers import (
     Qwen2AudioProcessor,
     WhisperFeatureExtractor,
 )
+
+from isolation import run_isolated
 
 SAMPLE_RATE, NUM_CLIPS, NUM_EPOCHS, BATCH_SIZE, LORA_RANK = 16_000, 64, 3, 2, 8
 WORDS = "the fire is yellow on monday afternoon and nobody counted birds".split()

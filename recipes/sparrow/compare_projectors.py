@@ -34,14 +34,15 @@ from dlm.plan.projector_spec import (
     compute_projector_strides,
     get_projector_learning_rate,
 )
-from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
+from dlm.plan.types import AdapterSpec
 from dlm.training.events import StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
 from mel_features import load_mel_split
 from questions import make_example
 from synthesize_speech import read_manifest
+from train_all import GLOBAL_BATCH_SIZE, make_batch_plan, make_training_plan
 
-GLOBAL_BATCH_SIZE, EVAL_BATCH_SIZE, ENCODE_BATCH_SIZE = 64, 50, 64
+EVAL_BATCH_SIZE, ENCODE_BATCH_SIZE = 50, 64
 EARLY_STEPS, EARLY_EVAL_STEPS, EVAL_STEPS, WER_STEPS = 150, 10, 50, 250
 NUM_GAP_CLIPS, NUM_WER_CLIPS = 64, 100
 MIN_GAP = 1.0  # nats per token: from this gap on, the model is said to use the audio
@@ -92,8 +93,16 @@ def train_projector(
         ]
         for split in ("test", "train")
     }
-    batches = build_batches(examples["train"], _make_batch_plan(model), chat_encoder, train)
-    plan = _make_training_plan(num_steps, learning_rate)
+    batch_plan = replace(make_batch_plan(model.spec, GLOBAL_BATCH_SIZE), use_cached_features=True)
+    batches = build_batches(examples["train"], batch_plan, chat_encoder, train)
+    plan = replace(
+        make_training_plan(num_steps),
+        learning_rate=learning_rate,
+        learning_rates={},
+        weight_decay=0.0,
+        save_interval_seconds=1e9,
+        save_steps=None,
+    )
     engine = InferenceEngine(model, chat_encoder, test, EVAL_BATCH_SIZE)
     callbacks = TrainerCallbacks(save_version_fn=lambda folder: None)
     start = time.monotonic()
@@ -170,37 +179,6 @@ def _encode_mels(model: ComposedAudioLM, mels: list[np.ndarray]) -> list[np.ndar
         values[:length].half().numpy()
         for values, length in zip(output.hidden_states, output.lengths.tolist(), strict=True)
     ]
-
-
-def _make_batch_plan(model: ComposedAudioLM) -> BatchPlan:
-    return BatchPlan(
-        spec=model.spec,
-        global_batch_size=GLOBAL_BATCH_SIZE,
-        micro_batch_size=GLOBAL_BATCH_SIZE,
-        max_tokens=1024,
-        auto_resample=False,
-        max_windows=None,
-        use_cached_features=True,
-        seed=7,
-    )
-
-
-def _make_training_plan(num_steps: int, learning_rate: float) -> TrainingPlan:
-    return TrainingPlan(
-        num_steps=num_steps,
-        learning_rate=learning_rate,
-        learning_rates={},
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        lr_scheduler="cosine",
-        warmup_steps=100,
-        max_skipped_steps=5,
-        save_interval_seconds=1e9,
-        save_steps=None,
-        precision="bf16",
-        device="cpu",
-        seed=7,
-    )
 
 
 def print_summary(log_files: list[Path]) -> None:

@@ -84,7 +84,7 @@ class MixedPrecisionModel:
 
 
 def compute_learning_rate(
-    step: int, progress: float, *, peak: float, floor: float, warmup_steps: int
+    step: int, progress: float, peak: float, floor: float, warmup_steps: int
 ) -> float:
     """Compute a cosine schedule over time, with a linear warm-up over steps.
 

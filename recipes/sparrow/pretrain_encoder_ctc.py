@@ -197,12 +197,9 @@ def _train_step(state: TrainState, batch: CtcBatch, *, seconds: float, minutes: 
     )
     loss.backward()
     state.loss, state.seconds = state.model.all_reduce_gradients([float(loss.detach()), seconds])
+    progress = state.seconds / (60 * minutes)
     learning_rate = compute_learning_rate(
-        state.step,
-        state.seconds / (60 * minutes),
-        peak=PEAK_RATE,
-        floor=FLOOR_FRACTION,
-        warmup_steps=WARMUP_STEPS,
+        state.step, progress, PEAK_RATE, FLOOR_FRACTION, WARMUP_STEPS
     )
     state.model.apply_step(state.optimizer, learning_rate)
     state.step += 1

@@ -136,12 +136,9 @@ def _train(rank: int, work_dir: Path, minutes: float) -> None:
         mean_loss, seconds = model.all_reduce_gradients(
             [float(loss.detach()), time.monotonic() - start]
         )
+        progress = seconds / (60 * minutes)
         learning_rate = compute_learning_rate(
-            step,
-            seconds / (60 * minutes),
-            peak=PEAK_RATE,
-            floor=FLOOR_FRACTION,
-            warmup_steps=WARMUP_STEPS,
+            step, progress, PEAK_RATE, FLOOR_FRACTION, WARMUP_STEPS
         )
         model.apply_step(optimizer, learning_rate)
         if rank == 0 and step % LOG_STEPS == 0:

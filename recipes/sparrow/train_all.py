@@ -27,6 +27,7 @@ from dlm.models.adapters import apply_adapter
 from dlm.models.composed import ComposedAudioLM, save_composed_model
 from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
 from dlm.plan.model_ref import find_catalog_spec
+from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
 from dlm.training.events import CheckpointSaved, StepCompleted, TrainingEvent, TrainingFinished
 from dlm.training.trainer import TrainerCallbacks, train_model
@@ -60,16 +61,7 @@ def _train(rank: int, num_processes: int, work_dir: Path, num_steps: int) -> Non
     model = _compose_pretrained(work_dir)
     apply_adapter(model, FULL_FINETUNING, seed=0)
     spec = model.spec
-    batch_plan = BatchPlan(
-        spec=spec,
-        global_batch_size=GLOBAL_BATCH_SIZE,
-        micro_batch_size=GLOBAL_BATCH_SIZE // num_processes,
-        max_tokens=1024,
-        auto_resample=False,
-        max_windows=None,
-        use_cached_features=False,
-        seed=7,
-    )
+    batch_plan = make_batch_plan(spec, GLOBAL_BATCH_SIZE // num_processes)
     batches = build_batches(
         [_make_train_example(work_dir, row) for row in read_manifest(work_dir / "train.jsonl")],
         batch_plan,
@@ -82,7 +74,7 @@ def _train(rank: int, num_processes: int, work_dir: Path, num_steps: int) -> Non
         save_version_fn=lambda folder: save_composed_model(model, folder, dtype=torch.float16),
         resume_dir=checkpoint_dir if (checkpoint_dir / "state.json").exists() else None,
     )
-    for event in train_model(model, batches, _make_training_plan(num_steps), callbacks):
+    for event in train_model(model, batches, make_training_plan(num_steps), callbacks):
         if rank == 0:
             _handle_event(work_dir, event)
 
@@ -170,7 +162,22 @@ def _make_train_example(work_dir: Path, row: ManifestRow) -> Example:
     return Example((*example.messages, *transcription), row["path"], "answer")
 
 
-def _make_training_plan(num_steps: int) -> TrainingPlan:
+def make_batch_plan(spec: ModelSpec, micro_batch_size: int) -> BatchPlan:
+    """Return the batches of a run, GLOBAL_BATCH_SIZE clips a step."""
+    return BatchPlan(
+        spec=spec,
+        global_batch_size=GLOBAL_BATCH_SIZE,
+        micro_batch_size=micro_batch_size,
+        max_tokens=1024,
+        auto_resample=False,
+        max_windows=None,
+        use_cached_features=False,
+        seed=7,
+    )
+
+
+def make_training_plan(num_steps: int) -> TrainingPlan:
+    """Return the optimizer's settings and the schedule of a run."""
     return TrainingPlan(
         num_steps=num_steps,
         learning_rate=1e-3,

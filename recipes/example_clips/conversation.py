@@ -1,24 +1,17 @@
 """Make the clips of examples/conversation.dlm: spoken questions, and their answers in text.
 
-    python recipes/conversation/make_clips.py examples/conversation
+    python recipes/example_clips/conversation.py examples/conversation
 
 needs espeak-ng, and writes `wavs/question_1.ogg` and so on, `talk.json` with conversations about
 the first six, and `flat.json` with the transcripts of the others.
 """
 
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import numpy as np
-import soundfile
-import soxr
+from espeak import write_speech
 
-SAMPLE_RATE = 16_000
-PEAK = 0.9
-WORDS_PER_MINUTE = 160
 QUESTIONS = (  # spoken question, answer
     ("Where is the nearest bakery?", "Around the corner, beside the post office."),
     ("How long does the soup have to cook?", "Twenty minutes, with the lid on."),
@@ -38,7 +31,7 @@ def make_clips(out_dir: Path) -> None:
     paths = [f"wavs/question_{number}.ogg" for number in range(1, len(QUESTIONS) + 1)]
     tags = [f"<audio>{path}</audio>" for path in paths]
     for path, (question, _) in zip(paths, QUESTIONS, strict=True):
-        soundfile.write(out_dir / path, synthesize_speech(question), SAMPLE_RATE)
+        write_speech(out_dir / path, question, "en")
     conversations = [
         make_conversation((tag, answer))
         for tag, (_, answer) in zip(tags[:NUM_IN_CONVERSATIONS], QUESTIONS, strict=False)
@@ -67,16 +60,6 @@ def make_conversation(*exchanges: tuple[str, str]) -> dict[str, list[dict[str, s
     for question, answer in exchanges:
         messages += [{"from": "user", "value": question}, {"from": "assistant", "value": answer}]
     return {"conversations": messages}
-
-
-def synthesize_speech(text: str) -> np.ndarray:
-    """Return `text` in espeak-ng's English voice, float32 (samples,) at 16 kHz."""
-    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        options = ["-v", "en", "-s", str(WORDS_PER_MINUTE), "-w", file.name]
-        subprocess.run(["espeak-ng", *options, text], check=True)
-        samples, sample_rate = soundfile.read(file.name, dtype="float32")
-    waveform: np.ndarray = soxr.resample(samples, sample_rate, SAMPLE_RATE)
-    return waveform * (PEAK / np.abs(waveform).max())
 
 
 if __name__ == "__main__":

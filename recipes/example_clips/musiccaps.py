@@ -1,6 +1,6 @@
 """Make the clips of examples/musiccaps.dlm: eight short pieces of music, and a MusicCaps table.
 
-    python recipes/musiccaps/make_clips.py examples/musiccaps
+    python recipes/example_clips/musiccaps.py examples/musiccaps
 
 writes `musiccaps.csv` and a recording for each of its rows but the last, as in downloads of
 MusicCaps, some of whose videos no longer exist.
@@ -92,62 +92,54 @@ def hit_drum(hertz: float, seconds: float) -> Waveform:
 
 
 def play_melody(
-    instrument: Instrument,
-    semitones: tuple[int, ...],
-    *,
-    base_hertz: float,
-    seconds_per_note: float,
+    instrument: Instrument, semitones: tuple[int, ...], *, hertz: float, seconds: float
 ) -> Waveform:
-    """Play notes in sequence, in semitones above `base_hertz`."""
-    return np.concatenate(
-        [instrument(base_hertz * 2 ** (step / 12), seconds_per_note) for step in semitones]
-    )
+    """Play notes in sequence, `seconds` each, in semitones above `hertz`."""
+    return np.concatenate([instrument(hertz * 2 ** (step / 12), seconds) for step in semitones])
 
 
 def play_chord(
-    instrument: Instrument, semitones: tuple[int, ...], *, base_hertz: float, seconds: float
+    instrument: Instrument, semitones: tuple[int, ...], *, hertz: float, seconds: float
 ) -> Waveform:
-    """Play notes at once, in semitones above `base_hertz`."""
-    return sum(instrument(base_hertz * 2 ** (step / 12), seconds) for step in semitones)
+    """Play notes at once, in semitones above `hertz`."""
+    return sum(instrument(hertz * 2 ** (step / 12), seconds) for step in semitones)
 
 
 PIECES: tuple[tuple[list[str], str, Callable[[], Waveform]], ...] = (
     (
         ["plucked string", "rising scale", "slow"],
         "A single plucked string climbs a major scale, slowly and evenly, with nothing beside it.",
-        lambda: play_melody(pluck_string, MAJOR_SCALE, base_hertz=220, seconds_per_note=0.5),
+        lambda: play_melody(pluck_string, MAJOR_SCALE, hertz=220, seconds=0.5),
     ),
     (
         ["organ", "held chord", "calm"],
         "An organ holds one major chord from beginning to end. It is calm and without rhythm.",
-        lambda: play_chord(play_organ, (0, 4, 7, 12), base_hertz=196, seconds=SECONDS),
+        lambda: play_chord(play_organ, (0, 4, 7, 12), hertz=196, seconds=SECONDS),
     ),
     (
         ["drums only", "steady beat", "medium tempo"],
         "A low drum beats twice a second. There is no melody, only the steady pulse.",
-        lambda: play_melody(hit_drum, (0,) * 8, base_hertz=90, seconds_per_note=0.5),
+        lambda: play_melody(hit_drum, (0,) * 8, hertz=90, seconds=0.5),
     ),
     (
         ["bells", "sparse", "bright"],
         "Two bright bells take turns, each left to ring, as from a small tower.",
-        lambda: play_melody(ring_bell, (12, 7, 12, 7), base_hertz=440, seconds_per_note=1.0),
+        lambda: play_melody(ring_bell, (12, 7, 12, 7), hertz=440, seconds=1.0),
     ),
     (
         ["organ", "fast arpeggio", "playful"],
         "A fast arpeggio on a flute-like organ runs up and down again, playful as in an old game.",
-        lambda: play_melody(
-            play_organ, (0, 4, 7, 12, 16, 12, 7, 4) * 4, base_hertz=330, seconds_per_note=0.125
-        ),
+        lambda: play_melody(play_organ, (0, 4, 7, 12, 16, 12, 7, 4) * 4, hertz=330, seconds=0.125),
     ),
     (
         ["plucked string", "minor chord", "sad"],
         "A minor chord is plucked on a low string instrument every two seconds; it sounds sad.",
-        lambda: play_chord(pluck_string, (0, 3, 7), base_hertz=110, seconds=2.0),
+        lambda: play_chord(pluck_string, (0, 3, 7), hertz=110, seconds=2.0),
     ),
     (
         ["drums", "fast", "energetic"],
         "Fast drums alternate between high and low, energetic and dry, with no other instrument.",
-        lambda: play_melody(hit_drum, (0, 12) * 8, base_hertz=80, seconds_per_note=0.25),
+        lambda: play_melody(hit_drum, (0, 12) * 8, hertz=80, seconds=0.25),
     ),
     (
         ["bell", "low", "slow"],
