@@ -27,4 +27,4 @@ def test_killed_trainings_resume_to_the_same_bits(tmp_path: Path) -> None:
     assert sum(training["kills"] for training in killed) >= MIN_KILLS
     logs = "".join(training["log"] for training in killed)
     assert "nothing was saved of an earlier run; starting over" in logs
-    assert "going on after step" in logs
+    assert "continuing after step" in logs

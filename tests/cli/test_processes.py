@@ -81,13 +81,13 @@ def test_a_second_training_is_refused_and_ctrl_c_saves(document: Path) -> None:
     holder = f"another dlm (pid {process.pid}, since"
     second_training.refused(holder, "kill", "is training this document; wait", error="store.locked")
     use_version.refused("is training this document", error="store.locked")
-    assert "stopping after this step; the run can go on with --resume" in err
-    assert "stopped, to go on with --resume, after step" in err
+    assert "stopping after this step; continue the run with --resume" in err
+    assert "stopped after step" in err
     assert "Traceback" not in err
     assert not hash_adapters(document)
     resumed = dlm("train", document, *options, "--resume")
     assert resumed.code == 0
-    assert "going on after step" in resumed.err
+    assert "continuing after step" in resumed.err
     assert dlm("train", document, *options).code == 0
     resumed_hash, uninterrupted_hash = hash_adapters(document)
     assert resumed_hash == uninterrupted_hash

@@ -146,9 +146,11 @@ def test_the_summary_says_how_many_recordings_were_decoded(
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     done = dlm("check", document)
     assert done.code == 0, done.err[-500:]
-    text = "2,000 of 2,005 sounds in full, the others by their headers (check --full hears all)"
-    assert parse_rows(done.out)["heard"] == text
-    assert "heard" not in parse_rows(dlm("check", document, "--full").out)
+    text = (
+        "2,000 of 2,005 recordings in full, the others by their headers (check --full decodes all)"
+    )
+    assert parse_rows(done.out)["decoded"] == text
+    assert "decoded" not in parse_rows(dlm("check", document, "--full").out)
 
 
 def test_exchanged_transcripts_are_found_and_come_first(voice: tuple[Path, dict]) -> None:
@@ -162,7 +164,7 @@ def test_exchanged_transcripts_are_found_and_come_first(voice: tuple[Path, dict]
     assert (check["num_candidates"], len(check["transcripts"])) == (10, 10)
     assert check["model_name"] == "sparrow as it was released" and 0.3 < check["wer"] < 1
     result = {each["where"]: each["what"] for each in voice[1]["problems"]}
-    assert result[one] == f"its transcript fits what is heard in {two} better than its own sound"
+    assert result[one] == f"its transcript fits the audio of {two} better than its own"
 
 
 def test_the_page_opens_in_a_browser_without_requests(
@@ -224,11 +226,11 @@ def test_the_version_in_use_transcribes_unless_base_is_given(document: Path, hom
     hashes_before = hash_files(home)
     done = dlm("check", document, "--listen", "--clips", 3)
     assert done.code == 0, done.err
-    assert "\nv0001 of tiny heard 3 of 6 clips: " in done.out
+    assert "\nv0001 of tiny transcribed 3 of 6 clips: " in done.out
     worst = done.out.split("\n\n")[1].splitlines()
-    assert worst[1].split() == ["WER", "clip", "written", "heard"] and len(worst) == 5
+    assert worst[1].split() == ["WER", "clip", "reference", "hypothesis"] and len(worst) == 5
     bare = dlm("check", document, "--listen", "--clips", 3, "--base")
-    assert "\ntiny as it was released heard 3 of 6 clips: " in bare.out
+    assert "\ntiny as it was released transcribed 3 of 6 clips: " in bare.out
     assert hash_files(home) == hashes_before
 
 
@@ -268,7 +270,7 @@ def test_wrong_options_are_refused_and_change_nothing(
     def assert_refused(*options: object, text: str, error: str, code: int = 2) -> None:
         dlm("check", document, *options).refused(text, error=error, code=code)
 
-    add_listen = "--listen hears; add --listen"
+    add_listen = "options of --listen; add --listen"
     assert_refused("--clips", 3, text=add_listen, error="usage.listen_missing")
     assert_refused("--base", text=add_listen, error="usage.listen_missing")
     assert_refused("--listen", "--clips", 0, text="--clips is 0", error="usage.out_of_range")
@@ -292,7 +294,7 @@ def test_listen_needs_a_clip_that_can_be_transcribed(document: Path) -> None:
     for path in Path("clips").iterdir():
         path.unlink()
     done = dlm("check", document, "--listen")
-    text = "my.dlm: no clip to listen to; correct what is wrong"
+    text = "my.dlm: no clip to transcribe; correct what is wrong"
     done.refused(text, error="data.nothing_to_transcribe")
 
 
@@ -313,8 +315,8 @@ def test_the_summary_has_clips_sources_and_the_plan(document: Path) -> None:
     assert done.code == 0, done.err
     rows = parse_rows(done.out)
     assert rows["clips"] == "8 (8 to transcribe)"
-    assert re.fullmatch(r"4\.8 s \(0\.6 to 0\.6 s a clip, median 0\.6 s\)", rows["sound"])
-    assert rows["held out"] == "2 (never learned from)"
+    assert re.fullmatch(r"4\.8 s \(0\.6 to 0\.6 s a clip, median 0\.6 s\)", rows["audio"])
+    assert rows["held out"] == "2 (not trained on)"
     assert rows["source"] == "corpus: 2 clips, 1 without a transcript, 1 not audio"
     assert rows["base"] == "tiny, 60,320 parameters"
     assert "my.dlm:7: 1 without a transcript, skipped: corpus/c.wav; write corpus/c.txt" in done.err
@@ -339,4 +341,4 @@ def test_a_warning_does_not_fail_the_check(document: Path) -> None:
     Path("clips/3.wav").write_bytes(Path("clips/2.wav").read_bytes())
     done = dlm("check", document)
     assert done.code == 0
-    assert "my.dlm:16: it is the same sound as my.dlm:14" in done.err
+    assert "my.dlm:16: it is the same audio as my.dlm:14" in done.err

@@ -48,7 +48,7 @@ def test_tokens_and_labels_of_an_example_are_printed(document: Path, home: Path)
     assert result.code == 0, result
     view = result.out.split("\n\n", 1)[1].splitlines()
     assert view == [
-        "my.dlm:10: 4 of 44 tokens are learned (marked >)",
+        "my.dlm:10: 4 of 44 tokens carry loss (marked >)",
         "      6  <|im_start|>user\\n",
         "      8  <|audio|> x 8",
         "     25  \\nTranscribe.<|im_end|>\\n<|im_start|>assistant\\n",

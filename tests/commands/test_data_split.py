@@ -62,7 +62,7 @@ def test_a_held_out_source_is_evaluated_on_and_not_trained_on(
     document = write_training_document(tiny_model, "sources: [corpus]", "held_out: dev")
     done = dlm("train", document, "--steps", 1)
     rows = parse_table(done)
-    assert rows["held out"] == "2 (never learned from)"
+    assert rows["held out"] == "2 (not trained on)"
     assert "over 6 clips" in rows["steps"] and "2 clips held out: WER" in done.out
     recordings = json.loads(dlm("show", document, "--version", "v0001", "--json").out)[
         "train_recordings"

@@ -59,7 +59,7 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "missing": (Path.unlink, "audio not found: clips/0.wav", "audio.not_found"),
     "text": (
         lambda path: path.write_text("not sound\n"),
-        "it holds text, not sound",
+        "it holds text, not audio",
         "audio.not_audio",
     ),
     "truncated": (truncate, "it is cut short: its header promises", "audio.truncated"),
@@ -71,13 +71,13 @@ BAD_RECORDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "nan": (
         write_nan,
-        "it holds samples that are no numbers (NaN or infinite)",
+        "it holds samples that are not finite (NaN or infinite)",
         "audio.not_finite",
     ),
     "folder": (replace_by_folder, "it is a directory, not a recording", "audio.not_a_file"),
     "noise": (
         lambda path: path.write_bytes(bytes(range(256)) * 9),
-        "not sound that can be",
+        "not audio that can be",
         "audio.not_audio",
     ),
 }
@@ -206,7 +206,7 @@ def test_audio_longer_than_a_window_is_refused_where_the_document_says(
     document: Path, home: Path
 ) -> None:
     write_tone(Path(RECORDING), hertz=200, seconds=5.0)
-    text = "clips/0.wav: it lasts 5.0 s, and the base hears 2 s at once"
+    text = "clips/0.wav: it lasts 5.0 s, and the model takes 2 s at once"
     long_clips = "  held_out: 0\n  audio:\n    long_clips: error\n"
     replace_text(document, "  held_out: 0\n", long_clips)
     done = dlm("train", document)
@@ -226,7 +226,7 @@ def test_audio_longer_than_a_window_is_refused_where_the_document_says(
 def test_more_audio_than_the_context_length_is_refused(document: Path) -> None:
     write_tone(Path(RECORDING), hertz=200, seconds=9.0)
     audio = [arg for _ in range(5) for arg in ("--audio", RECORDING)]
-    text = "the sound takes 565 tokens, and tiny thinks of 512; give fewer or shorter recordings"
+    text = "the audio takes 565 tokens, and tiny has a context of 512; give fewer or shorter"
     done = dlm("prompt", document, "--base", *audio, "What?")
     done.refused(text, error="usage.too_much_audio", code=2)
 

@@ -44,7 +44,7 @@ def test_bad_clips_are_left_out_where_the_document_skips_them() -> None:
     Path("corpus/2.txt").write_text("")
     done = dlm("export-data", "my.dlm", "out", "--form", "audiofolder")
     assert (done.code, done.out) == (0, "out: 2 clips, 2 recordings, 1.0 s\n")
-    left_out = "left out, since they have no sound: 1\nleft out, since they cannot be used: 1; `dlm"
+    left_out = "left out, since they have no audio: 1\nleft out, since they cannot be used: 1; `dlm"
     assert done.err.startswith(left_out)
 
 
@@ -79,7 +79,7 @@ def test_a_subset_without_clips_and_bad_clips_write_nothing() -> None:
     Path("my.dlm").write_text(FRONTMATTER[:-4] + "training: {held_out: 0}\n---\n")
     dlm("import", "corpus", "--into", "my.dlm", "--yes")
     done = dlm("export-data", "my.dlm", "out", "--part", "held-out")
-    done.refused("my.dlm: no clip with sound in this part", error="data.no_audio")
+    done.refused("my.dlm: no clip with audio in this part", error="data.no_audio")
     Path("corpus/1.wav").write_bytes(b"RIFF")
     dlm("export-data", "my.dlm", "out").refused("corpus/1.wav: ", error="audio.not_audio")
     Path("corpus/1.txt").write_text("")

@@ -40,7 +40,7 @@ def test_nothing_that_is_needed_is_removed(document: Path, home: Path) -> None:
     hashes_before = hash_files(home)
     done = dlm("gc", document)
     assert (done.code, done.out) == (0, "")
-    assert done.err == "my.dlm: nothing is kept that nobody needs\n"
+    assert done.err == "my.dlm: there is nothing to remove\n"
     assert hash_files(home) == hashes_before
 
 
@@ -70,7 +70,7 @@ def test_the_copy_of_a_recording_without_a_version_is_removed(document: Path, ho
     (blob,) = home.glob(copy)
     done = dlm("gc", document, "--dry-run")
     assert done.code == 0, done.err
-    line = re.search("^recordings that no version learned from +1 .*clips/9.wav$", done.out, re.M)
+    line = re.search("^recordings that no version was trained on +1 .*clips/9.wav$", done.out, re.M)
     assert line, done.out
     assert done.err.endswith("would be removed: `dlm gc my.dlm`\n") and blob.exists()
     assert dlm("gc", document).code == 0 and not blob.exists()

@@ -34,9 +34,9 @@ def test_a_source_is_previewed_and_written_as_an_entry() -> None:
     rows = parse_rows(done.out)
     assert rows["source"] == "{path: corpus, language: fr}"
     assert rows["format"].startswith("folder (")
-    assert (rows["clips"], rows["sound"]) == ("3", "1.5 s")
+    assert (rows["clips"], rows["audio"]) == ("3", "1.5 s")
     assert (rows["rates"], rows["languages"]) == ("16,000 Hz 2, 8,000 Hz 1", "fr 3")
-    assert rows["transcripts"] == "120.0 a minute of sound, 480 words a minute"
+    assert rows["transcripts"] == "120.0 a minute of audio, 480 words a minute"
     assert rows["left out"] == "1 without a transcript"
     assert rows["problems"] == "2, 1 of them fatal"
     assert re.search(r'^corpus/1.wav  +0.50  +Number "1" it is.$', done.out, re.MULTILINE)
@@ -85,7 +85,7 @@ def test_every_field_of_an_entry_has_an_option() -> None:
 def test_nothing_is_written_without_yes() -> None:
     write_corpus()
     done = dlm("import", "corpus", "--into", "my.dlm")
-    assert (done.code, done.err) == (1, "nothing is written: look at the above and say --yes\n")
+    assert (done.code, done.err) == (1, "nothing is written: check the preview and pass --yes\n")
     assert Path("my.dlm").read_text() == FRONTMATTER
 
 

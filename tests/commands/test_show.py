@@ -53,7 +53,7 @@ def test_show_lists_the_recordings_of_a_version(document: Path) -> None:
     assert done.code == 0, done.err
     names = ["clips/0.wav", "clips/1.wav", "extra.wav", "corpus/a.wav", "corpus/b.wav"]
     done = dlm("show", document, "--version", "v0001")
-    assert done.code == 0 and "v0001 learned from 5 recordings" in done.out
+    assert done.code == 0 and "v0001 was trained on 5 recordings" in done.out
     lines = [line.split() for line in done.out.splitlines()[-5:]]
     assert lines == [[sha256(Path(name).read_bytes()).hexdigest()[:12], name] for name in names]
     result = json.loads(dlm("show", document, "--version", "v0001", "--json").out)

@@ -45,21 +45,21 @@ def test_plan_is_printed_first_and_the_version_last(document: Path) -> None:
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert [line.split("  ")[0] for line in lines[:-2]] == (
-        "clips,sound,held out,base,learns,device,memory,batch,steps,rate,seed".split(",")
+        "clips,audio,held out,base,learns,device,memory,batch,steps,rate,seed".split(",")
     )
     assert re.search(r"^steps +3 \(3\.0 times over 4 clips\)$", result.out, re.MULTILINE)
     score = r"2 clips held out: WER [\d.]+%, CER [\d.]+%, loss \d\.\d{3}, listening gap -?\d\.\d{3}"
     assert re.fullmatch(score, lines[-2])
-    assert re.fullmatch(r"v0001 is kept: /.*/adapter/versions/v0001", lines[-1])
+    assert re.fullmatch(r"v0001 is saved: /.*/adapter/versions/v0001", lines[-1])
     assert Path(lines[-1].split(": ")[1], "adapter_model.safetensors").is_file()
 
 
 def test_progress_is_printed_in_lines_without_a_terminal(document: Path) -> None:
     stderr = dlm("train", document, "--steps", 3).err
     number, loss = r"\d+\.\d", r"loss \d\.\d{3}"
-    line = rf"^step 3/3  {loss}  {number} clips/s  \d+ s of sound/s  0\.0 s left$"
+    line = rf"^step 3/3  {loss}  {number} clips/s  \d+ s of audio/s  0\.0 s left$"
     assert re.search(line, stderr, re.MULTILINE), stderr
-    assert re.search(r"^[\d,]+ of [\d,]+ parameters learn$", stderr, re.MULTILINE)
+    assert re.search(r"^[\d,]+ of [\d,]+ parameters are trained$", stderr, re.MULTILINE)
     assert re.search(r"^done after step 3 of 3, \d+\.\d s$", stderr, re.MULTILINE)
 
 
@@ -71,7 +71,7 @@ def test_model_that_ignores_the_audio_is_reported(document: Path) -> None:
 def test_scores_on_training_clips_are_named_as_such(document: Path) -> None:
     document.write_text(document.read_text().replace("held_out: 2", "held_out: 0"))
     result = dlm("train", document, "--steps", 1)
-    assert "6 clips it learned from, none were held out: WER" in result.out
+    assert "6 clips it was trained on, none were held out: WER" in result.out
 
 
 def test_options_for_steps_and_epochs(document: Path) -> None:
@@ -97,13 +97,13 @@ def test_resumed_run_makes_the_same_version(
     assert dlm("train", document, "--steps", 4).code == 0
     result = train_until_interrupted(document, monkeypatch, "--steps", 4)
     assert result.code == 130
-    assert "stopped, to go on with --resume, after step 1 of 4" in result.err
+    assert re.search("^stopped after step 1 of 4, .* s; continue with --resume$", result.err, re.M)
     assert len(list_versions(document)) == 1
-    hint = "was cut short after 1 steps; go on with --resume, or start over with --fresh"
+    hint = "was cut short after 1 steps; continue with --resume, or start over with --fresh"
     dlm("train", document, "--steps", 4).refused("my.dlm: run ", hint)
     result = dlm("train", document, "--steps", 4, "--resume")
     assert result.code == 0
-    assert "going on after step 1" in result.err
+    assert "continuing after step 1" in result.err
     first, second = map(get_adapter_hash, list_versions(document))
     assert first == second
 
@@ -114,7 +114,7 @@ def test_run_resumes_from_another_folder(document: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir("/")
     result = dlm("train", absolute_document, "--steps", 2, "--resume")
     assert result.code == 0, result.err
-    assert "going on after step 1" in result.err
+    assert "continuing after step 1" in result.err
 
 
 @pytest.mark.parametrize("change", ["--steps 3", "--seed 9", "words", "sound"])
@@ -210,4 +210,4 @@ def test_progress_bar_in_a_terminal(document: Path, monkeypatch: pytest.MonkeyPa
     assert result.code == 0
     assert "3/3" in result.err and "clips/s" in result.err and "s left" in result.err
     assert "6 of 6 clips" in result.err
-    assert result.out.splitlines()[-1].startswith("v0001 is kept")
+    assert result.out.splitlines()[-1].startswith("v0001 is saved")

@@ -66,7 +66,7 @@ def test_changed_noise_is_not_resumed(document: Path) -> None:
 def test_feature_shards_need_audio_without_augmentation(document: Path, tmp_path: Path) -> None:
     disabled = "training.audio.augment.share=0"
     result = dlm("shards", document, tmp_path / "out")
-    result.refused("changes its clips in every pass: no features stay", f"--set {disabled}")
+    result.refused("changes the clips in every epoch: features are not cached", f"--set {disabled}")
     assert dlm("shards", document, tmp_path / "out", "--set", disabled).code == 0
 
 

@@ -81,8 +81,8 @@ def test_plan_of_a_stream(folder: Path) -> None:
     assert result.code == 0, result.err
     lines = {line.split("  ")[0]: line for line in result.out.splitlines()}
     assert lines["stream"].endswith(
-        "the first 21 clips looked at (the rest is read during training; "
-        "neither it nor its features are stored)"
+        "the first 21 clips read (the rest is read during training; "
+        "neither it nor their features are stored)"
     )
     assert "0.jsonl 2, 1.jsonl 2, 2.jsonl 2, 3.jsonl 2" in lines["drawn"]
     assert "3 (6 clips of a stream)" in lines["steps"]
@@ -135,7 +135,7 @@ def test_changed_shard_is_not_resumed(folder: Path) -> None:
 
 def test_scanned_clips_of_a_stream_are_not_exported(folder: Path) -> None:
     document = write_streaming_document(folder, "  steps: 2\n  held_out: 3.jsonl\n")
-    assert "21 looked at, of a stream" in dlm("show", document).out
+    assert "21 read, of a stream" in dlm("show", document).out
     messages = (
         "only the first 256 clips of each source would be written",
         "take `stream: true` out",

@@ -113,7 +113,7 @@ NEAR_MISSES = {  # code of the error: line, column, words
         (":instruction:", 1, "write ::instruction"),
     ],
     "document.named_adapter": [
-        ("::instruction#name::", 14, "named adapters ('#name') are not part of dlm"),
+        ("::instruction#name::", 14, "named adapters ('#name') are not supported"),
         ('::audio#name path="a" transcript="b"::', 8, "named adapters ('#name')"),
     ],
     "document.fence_attributes": [

@@ -43,7 +43,7 @@ PLAN_LINES = {  # arguments: name and text of the line in the plan
     "--learning-rate 1e-5": ("rate", "1e-05"),
     "--epochs 7": ("steps", "7 (7.0 times over 6 clips)"),
     "--train-count 4": ("steps", "over 4 clips"),
-    "--eval-count 2": ("held out", "2 (never learned from)"),
+    "--eval-count 2": ("held out", "2 (not trained on)"),
     "--precision bf16": ("device", "cpu, bf16"),
     "--set training.lr_scheduler=linear": ("rate", "linear"),
     "--set training.warmup_ratio=0 --set training.seed=7": ("seed", "7"),

@@ -108,7 +108,7 @@ def test_hints_and_sizes_are_those_of_the_recording(tmp_path: Path) -> None:
     content = save(tmp_path / "a.wav").read_bytes()
     error = load_error(write_archive(tmp_path, content[:20000]))
     assert error.code == "audio.truncated"
-    assert "its header promises 32000 bytes of sound, the file holds 19956" in error.what
+    assert "its header promises 32000 bytes of audio, the file holds 19956" in error.what
 
 
 def test_a_missing_archive_is_named_as_written(tmp_path: Path) -> None:

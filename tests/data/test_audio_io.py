@@ -290,7 +290,7 @@ def test_a_truncated_wav_is_refused_by_its_header(tmp_path: Path, num_left: int)
     os.truncate(path, path.stat().st_size - 32000 + num_left)
     error = load_error(path)
     assert error.code == "audio.truncated"
-    assert f"its header promises 32000 bytes of sound, the file holds {num_left}" in error.what
+    assert f"its header promises 32000 bytes of audio, the file holds {num_left}" in error.what
     with pytest.raises(AudioError, match="it is cut short"):
         read_audio_info(path)
 

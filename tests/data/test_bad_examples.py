@@ -83,7 +83,7 @@ def test_one_bad_example_of_many_is_skipped(kind: str, tmp_path: Path) -> None:
     assert fatal_issues(result) == [] and len(examples) == 24
     assert str(only_skip_issue(result)) == (
         f"my.dlm: 1 of 25 clips cannot be used and is left out: {location}; "
-        "nothing to do, or correct them: `dlm check --json` names all"
+        "nothing to do, or correct them: `dlm check --json` lists all"
     )
     assert [issue.where for issue in result.skipped_issues] == [location]
 

@@ -42,7 +42,7 @@ def test_the_same_audio_with_another_transcript_is_reported(tmp_path: Path) -> N
     examples = spoken(tmp_path / "a.wav", "one two"), spoken(tmp_path / "b.wav", "one too")
     (issue,) = list_issues(*examples)
     assert (issue.where, issue.code) == ("b.wav", "data.conflicting_transcripts")
-    assert issue.what == "it is the same sound as a.wav with another transcript"
+    assert issue.what == "it is the same audio as a.wav with another transcript"
 
 
 def test_other_questions_and_spans_of_a_recording_are_no_copies(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_near_copy_is_reported(tmp_path: Path, copy: str) -> None:
     copies = spoken(first, "one"), spoken(second, "two")
     (issue,) = list_issues(*copies, *others, auto_resample=True)
     assert (issue.where, issue.code) == (copy, "data.near_duplicate")
-    assert issue.what == "it sounds all but the same as a.wav"
+    assert issue.what == "it is almost the same audio as a.wav"
 
 
 def test_a_copy_at_another_sample_rate_is_a_near_copy(tmp_path: Path) -> None:

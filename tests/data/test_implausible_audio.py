@@ -69,7 +69,7 @@ def test_hours_promised_by_a_second_of_audio_are_refused(tmp_path: Path) -> None
     for suffix in (".flac", ".mp3"):
         error = load_error(save_with_false_length(tmp_path / f"a{suffix}", THREE_HOURS))
         assert error.code == "audio.implausible_length"
-        assert "it promises 3.0 hours of sound in" in error.what
+        assert "it promises 3.0 hours of audio in" in error.what
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3"])

@@ -146,7 +146,7 @@ def test_a_conversation_must_end_with_the_assistant(tmp_path: Path, blocks: tupl
     assert issue.fatal
     assert str(issue) == (
         "my.dlm:4: the conversation does not end with words of the assistant; "
-        "add the assistant turn that is to be learned"
+        "add the assistant turn to train on"
     )
 
 

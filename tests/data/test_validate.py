@@ -82,7 +82,7 @@ def test_an_empty_transcript_is_fatal(tmp_path: Path) -> None:
     (issue,) = list_issues(spoken(save(tmp_path / "a.wav"), " \n"), fatal=True)
     assert issue.code == "data.empty_transcript"
     assert str(issue) == (
-        "a.wav: AUDIO section has empty transcript; write what the model should say"
+        "a.wav: AUDIO section has empty transcript; write what the model should answer"
     )
 
 
@@ -116,13 +116,13 @@ def save_lengths(folder: Path, *seconds: float) -> list[Example]:
     [
         (
             "split",
-            "it lasts 3.0 s and is heard in windows of 2 s; nothing to do, or give",
-            "2 clips are longer than 2 s and are heard in windows; ",
+            "it lasts 3.0 s and is encoded in windows of 2 s; nothing to do, or give",
+            "2 clips are longer than 2 s and are encoded in windows; ",
         ),
         (
             "truncate",
             "it lasts 3.0 s; what comes after 2 s is left out; give spans",
-            "2 clips are longer than 2 s and lose 3.0 s of sound; ",
+            "2 clips are longer than 2 s and lose 3.0 s of audio; ",
         ),
     ],
 )
@@ -136,12 +136,12 @@ def test_audio_longer_than_the_window_is_reported_and_summed_up(
     assert str(total).startswith(f"training.audio.long_clips: {summary}")
     assert list_issues(*examples, window_seconds=4.0, long_clips=policy) == []
     (_, total) = list_issues(examples[2], window_seconds=2.0, long_clips="truncate")
-    assert "1 clip is longer than 2 s and loses 1.0 s of sound" in total.what
+    assert "1 clip is longer than 2 s and loses 1.0 s of audio" in total.what
 
 
 def test_audio_longer_than_the_window_is_fatal_where_that_is_an_error(tmp_path: Path) -> None:
     examples = save_lengths(tmp_path, 1, 2, 3, 4)
     first, second = list_issues(*examples, window_seconds=2.0, long_clips="error", fatal=True)
     assert first.code == second.code == "audio.too_long"
-    assert str(first).startswith("2.wav: it lasts 3.0 s, and the base hears 2 s at once; give")
+    assert str(first).startswith("2.wav: it lasts 3.0 s, and the model takes 2 s at once; give")
     assert "set training.audio.long_clips: split" in first.hint

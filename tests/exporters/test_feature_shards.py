@@ -67,7 +67,7 @@ def test_webdataset_reads_the_encoder_output(model_dir: Path, tmp_path: Path) ->
     done = write_shards(document, tmp_path / "out")
     train, held_out = (read_samples(tmp_path / "out", split) for split in ("learn", "held-out"))
     assert len(train) + len(held_out) == 7 and len(held_out) >= 2
-    assert "learn-000000.tar" in done.out and "1 clips without sound" in done.err
+    assert "learn-000000.tar" in done.out and "1 clips without audio" in done.err
     preflight = run_preflight(document)
     extractor = make_extractor(preflight)
     with_audio = [example for example in preflight.train_examples if example.audio_segments]
@@ -167,7 +167,9 @@ def test_mistakes_are_refused_before_anything_is_written(model_dir: Path, tmp_pa
     document = write_document(tmp_path, base_model=model_dir, training="  adapter: full\n")
     out = tmp_path / "out"
     done = dlm("shards", document, out)
-    done.refused("its encoder learns", "training.freeze_encoder", error="training.features_change")
+    done.refused(
+        "its encoder is trained", "training.freeze_encoder", error="training.features_change"
+    )
     dlm("shards", document, tmp_path / "clips").refused("not empty", error="store.not_empty")
     dlm("shards", document, out, "--samples", 0).refused("--samples", code=2)
     (tmp_path / "clips/3.wav").unlink()

@@ -70,7 +70,7 @@ def test_each_exchanged_transcript_is_an_issue_with_a_hint() -> None:
     check = TranscriptionCheck("tiny", rank(wrong, hypotheses()), 4, 0.5)
     (issue,) = check.iter_issues()
     assert str(issue) == (
-        "b: its transcript fits what is heard in c better than its own sound; "
+        "b: its transcript fits the audio of c better than its own; "
         "check which transcript belongs to which recording"
     )
     assert issue.code == "data.transcript_of_other_audio" and not issue.fatal

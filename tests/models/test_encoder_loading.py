@@ -138,7 +138,7 @@ def test_missing_misshapen_and_non_finite_tensors_are_named(tmp_path: Path) -> N
     with_nan = tensor.clone()
     with_nan[3, 5] = torch.nan
     for changed, message in (
-        (with_nan, rf"{WEIGHTS_FILE}: {name} holds numbers that are not finite"),
+        (with_nan, rf"{WEIGHTS_FILE}: {name} holds values that are not finite"),
         (tensor[:4].clone(), rf"1 of another shape, first {name} \(\[4, 16\], not \[16, 16\]\)"),
         (None, rf"not the weights of this encoder: 1 missing, first {name}"),
     ):

@@ -59,11 +59,11 @@ def test_every_tensor_comes_from_the_file(checkpoint_dir: Path) -> None:
         ),
         (
             {TENSOR_NAME: torch.full((32, 32), math.nan)},
-            f"{TENSOR_NAME} holds numbers that are not finite",
+            f"{TENSOR_NAME} holds values that are not finite",
         ),
         (
             {TENSOR_NAME: torch.full((32, 32), -math.inf)},
-            f"{TENSOR_NAME} holds numbers that are not finite",
+            f"{TENSOR_NAME} holds values that are not finite",
         ),
     ],
     ids=["missing", "unknown", "shape", "nan", "inf"],

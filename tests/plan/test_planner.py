@@ -148,8 +148,8 @@ def test_features_of_a_trained_encoder_are_not_cached() -> None:
     [
         (LAPTOP, None, "fp32", "this machine has no fast bf16"),
         (replace(LAPTOP, bf16=True), None, "bf16", "this machine multiplies bf16 fast"),
-        (replace(LAPTOP, bf16=True), "fp32", "fp32", "the document asks for it"),
-        (LAPTOP, "bf16", "bf16", "the document asks for it"),
+        (replace(LAPTOP, bf16=True), "fp32", "fp32", "the document sets it"),
+        (LAPTOP, "bf16", "bf16", "the document sets it"),
         (SERVER, None, "bf16", "this machine multiplies bf16 fast"),
         (replace(SERVER, gpus=(OLD_GPU,)), None, "fp32", "this machine has no fast bf16"),
     ],

@@ -157,7 +157,7 @@ def test_training_clips_are_evaluated_where_none_are_held_out(
     assert dlm("train", document, "--steps", 1).code == 0
     done = write_insight(document)
     assert done.out.strip() == str(tmp_path / "my-insight-v0001" / "insight.html")
-    assert "2 clips it learned from, none were held out" in done.err
+    assert "2 clips it was trained on, none were held out" in done.err
     page = PageContent(tmp_path / "my-insight-v0001" / "insight.html")
     assert "prove less than on clips held out" in page.text["scores"]
     write_insight(document)  # over the earlier page

@@ -110,7 +110,7 @@ def test_a_stopped_run_can_be_resumed_later(store: Store) -> None:
 
 
 def test_a_run_that_ends_without_weights_is_an_error(store: Store) -> None:
-    with pytest.raises(StoreError, match="ended without anything to keep") as caught:
+    with pytest.raises(StoreError, match="ended without weights to save") as caught:
         persist(store, TrainingFinished(6, 6, 1.0))
     assert caught.value.code == "store.nothing_written"
 

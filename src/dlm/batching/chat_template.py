@@ -319,7 +319,7 @@ class Qwen3AsrChatEncoder(ContentPartsChatEncoder):
         for message in messages:
             if message.role == "user" and (question := message.text.strip()):
                 raise DataError(
-                    f"{self._spec.key} only transcribes: it cannot be asked '{question}'",
+                    f"{self._spec.key} only transcribes: it takes no question ('{question}')",
                     where=location,
                     hint="leave the question out, or use another base",
                     code="data.model_only_transcribes",

@@ -36,7 +36,7 @@ LOG_INTERVAL_SECONDS = 5.0
 MAX_LOCATIONS = 5  # printed of a step that was skipped
 EXIT_INTERRUPTED = 130
 IGNORES_AUDIO_WARNING = (
-    "the model ignores the audio: another clip's sound serves it as well;"
+    "the model ignores the audio: its loss is as low with another clip's audio;"
     " check that transcripts belong to their clips, or train longer"
 )
 
@@ -74,7 +74,7 @@ def stop_on_interrupt() -> Callable[[], bool]:
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        print_status("stopping after this step; the run can go on with --resume")
+        print_status("stopping after this step; continue the run with --resume")
 
     signal.signal(signal.SIGINT, handle_interrupt)
     return lambda: interrupted
@@ -146,13 +146,14 @@ class _LineProgress:
             case TrainingFinished():
                 self.close()
                 stopped = event.reason == "stopped"
-                end = "stopped, to go on with --resume," if stopped else "done"
+                end = "stopped" if stopped else "done"
+                hint = "; continue with --resume" if stopped else ""
                 step = f"after step {event.step} of {event.num_steps}"
-                print_status(f"{end} {step}, {format_duration(event.seconds)}")
+                print_status(f"{end} {step}, {format_duration(event.seconds)}{hint}")
             case CheckpointSaved():
                 pass
             case _:  # the version, the last item
-                print_line(f"{event.name} is kept: {event.path}")
+                print_line(f"{event.name} is saved: {event.path}")
 
     def close(self) -> None:
         """End what is being drawn."""
@@ -160,9 +161,9 @@ class _LineProgress:
     def _start(self, event: TrainingStarted) -> None:
         self._num_steps, self._first_step = event.num_steps, event.step
         self._started_at = time.monotonic()
-        print_status(f"{event.num_trainable:,} of {event.num_parameters:,} parameters learn")
+        print_status(f"{event.num_trainable:,} of {event.num_parameters:,} parameters are trained")
         if event.step:
-            print_status(f"going on after step {event.step}")
+            print_status(f"continuing after step {event.step}")
 
     def _show_step(self, event: StepCompleted) -> None:
         """Print a line for a step when one is due."""
@@ -180,13 +181,13 @@ class _LineProgress:
         seconds_per_step = seconds / (event.step - self._first_step)
         remaining = format_duration(seconds_per_step * (self._num_steps - event.step))
         rates = f"{self._num_examples / seconds:.1f} clips/s"
-        rates += f"  {self._audio_seconds / seconds:.0f} s of sound/s"
+        rates += f"  {self._audio_seconds / seconds:.0f} s of audio/s"
         teacher = "" if event.kl_loss is None else f"teacher {event.kl_loss:.3f}  "
         return f"loss {event.loss:.3f}  {teacher}{rates}  {remaining} left"
 
     def _print_scores(self, event: Evaluated) -> None:
         """Print the scores, and a warning when the model ignores the audio."""
-        on_train = "it learned from, none were held out"
+        on_train = "it was trained on, none were held out"
         split = on_train if self._scored_on_train else "held out"
         count = format_count(event.num_examples, "clip")
         print_line(f"{count} {split}: {format_scores(event.scores)}")

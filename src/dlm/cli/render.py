@@ -66,7 +66,7 @@ TASK_LABELS = {"transcribe": "to transcribe", "answer": "to answer", "text": "of
 EXPORT_KIND_LABELS = {"native": "an HF audio snapshot", "stitched": "a base of its own"}
 SCORE_LABELS = {
     "loss": ("loss", ""),
-    "shuffled_loss": ("loss", "with another clip's sound"),
+    "shuffled_loss": ("loss", "with another clip's audio"),
     "gap": ("listening gap", "the difference"),
 }
 SKIP_REASON_LABELS = {
@@ -77,10 +77,10 @@ SKIP_REASON_LABELS = {
     "skipped_over_max_files": "over max_files",
 }
 GC_KIND_LABELS = {
-    "recordings": "recordings that no version learned from",
-    "features": "features of recordings that were taken out",
-    "answers": "answers of a teacher and older features",
-    "states": "states of runs that cannot go on",
+    "recordings": "recordings that no version was trained on",
+    "features": "features of recordings that were removed",
+    "answers": "outputs of a distillation teacher, and older features",
+    "states": "checkpoints of runs that cannot be resumed",
     "unfinished": "unfinished files",
 }
 
@@ -115,7 +115,7 @@ def print_import(source_import: "SourceImport", output_format: str) -> int:
             print_status("nothing is written: the source gives no clip", color="red")
             return 1
         if not sys.stdin.isatty():
-            print_status("nothing is written: look at the above and say --yes", color="yellow")
+            print_status("nothing is written: check the preview and pass --yes", color="yellow")
             return 1
         if not confirm(f"write this into {source_import.path}?"):
             print_status("nothing is written")
@@ -150,7 +150,7 @@ def print_check(preflight: "Preflight", output_format: str) -> int:
 def print_stitch(result: "StitchResult", output_format: str) -> int:
     """Print the folder and the size of the base."""
     print_line(str(result.folder))
-    print_status(f"{result.spec.key}, {result.size_bytes / 1e6:,.0f} MB: nobody has taught it yet")
+    print_status(f"{result.spec.key}, {result.size_bytes / 1e6:,.0f} MB: it is not trained yet")
     return 0
 
 
@@ -204,7 +204,7 @@ def print_evaluation(report: "EvaluationReport", output_format: str) -> int:
     ]
     if worst:
         print_line()
-        print_table(worst, header=("WER", "clip", "said", "heard"))
+        print_table(worst, header=("WER", "clip", "reference", "hypothesis"))
     return 0
 
 
@@ -214,10 +214,11 @@ def print_insight(result: "InsightResult", output_format: str) -> int:
         print_text(dump_json(json_output.insight_to_dict(result)))
         return 0
     print_line(str(result.page))
-    split = "held out" if result.held_out else "it learned from, none were held out"
+    split = "held out" if result.held_out else "it was trained on, none were held out"
     count = format_count(result.clips, "clip")
     print_status(f"{result.version} on {count} {split}: {format_scores(result.scores)}")
-    print_status(f"open it in a browser; its {len(result.pictures)} pictures lie beside it as PNG")
+    num_plots = len(result.pictures)
+    print_status(f"open it in a browser; its {num_plots} plots are beside it as PNG files")
     return 0
 
 
@@ -227,7 +228,7 @@ def print_document_status(status: "DocumentStatus", output_format: str) -> int:
         print_text(dump_json(json_output.status_to_dict(status)))
         return 0
     config, revision = status.document.config, status.spec.revision
-    streamed = " looked at, of a stream" if config.training.uses_streaming else ""
+    streamed = " read, of a stream" if config.training.uses_streaming else ""
     rows = [
         ("document", f"{status.document.path} ({config.dlm_id})"),
         ("base", status.spec.key + (f", revision {revision}" if revision else "")),
@@ -246,7 +247,7 @@ def print_document_status(status: "DocumentStatus", output_format: str) -> int:
         recordings = status.requested_version.train_recordings
         count = format_count(len(recordings), "recording")
         print_line()
-        print_line(f"{status.requested_version.name} learned from {count}")
+        print_line(f"{status.requested_version.name} was trained on {count}")
         print_table([(each.sha256[:SHORT_SHA_CHARS], each.path) for each in recordings])
     return 0
 
@@ -285,7 +286,7 @@ def print_shards(index: "FeatureShardIndex", output_format: str) -> int:
     for shard in index.shards:
         print_line(f"{shard.name}  {shard.samples:,} clips  {shard.bytes / 1e6:.1f} MB")
     if index.left_out:
-        print_status(f"{index.left_out:,} clips without sound are left out")
+        print_status(f"{index.left_out:,} clips without audio are left out")
     return 0
 
 
@@ -295,10 +296,10 @@ def print_data_export(summary: "ExportSummary", output_format: str) -> int:
     recordings = format_count(summary.num_recordings, "recording")
     print_line(f"{summary.path}: {clips}, {recordings}, {format_duration(summary.seconds)}")
     if summary.num_without_audio:
-        print_status(f"left out, since they have no sound: {summary.num_without_audio:,}")
+        print_status(f"left out, since they have no audio: {summary.num_without_audio:,}")
     if summary.num_unusable:
         count = f"{summary.num_unusable:,}"
-        print_status(f"left out, since they cannot be used: {count}; `dlm check` says why")
+        print_status(f"left out, since they cannot be used: {count}; `dlm check` shows why")
     task = " --task answer" if summary.num_answers and not summary.source_path else ""
     source = summary.path / summary.source_path
     print_status(f"next: `dlm import {source} --into other.dlm{task}`")
@@ -333,7 +334,7 @@ def print_gc(result: "GcResult", output_format: str) -> int:
     print_table(rows)
     total = f"{sum(item.size_bytes for item in result.unneeded) / 1e6:,.1f} MB"
     if not rows:
-        print_status(f"{result.document}: nothing is kept that nobody needs")
+        print_status(f"{result.document}: there is nothing to remove")
     elif result.removed:
         print_status(f"{total} removed")
     else:
@@ -372,13 +373,13 @@ def print_data_summary(
     if report.sample_rates:
         span = f"{report.seconds_min:.1f} to {report.seconds_max:.1f} s a clip"
         total = format_duration(report.hours * 3600)
-        rows.append(("sound", f"{total} ({span}, median {report.seconds_median:.1f} s)"))
+        rows.append(("audio", f"{total} ({span}, median {report.seconds_median:.1f} s)"))
     if report.num_decoded < report.num_segments:
-        decoded = f"{report.num_decoded:,} of {report.num_segments:,} sounds in full"
-        hint = "(check --full hears all)"
-        rows.append(("heard", f"{decoded}, the others by their headers {hint}"))
+        decoded = f"{report.num_decoded:,} of {report.num_segments:,} recordings in full"
+        hint = "(check --full decodes all)"
+        rows.append(("decoded", f"{decoded}, the others by their headers {hint}"))
     rows += extra_rows
-    rows.append(("held out", f"{len(preflight.held_out_examples):,} (never learned from)"))
+    rows.append(("held out", f"{len(preflight.held_out_examples):,} (not trained on)"))
     rows += map(_make_source_row, preflight.sources)
     print_table(rows + _make_plan_rows(summarize_plan(preflight.plan) if preflight.plan else ()))
 
@@ -393,7 +394,7 @@ def print_issues(issues: Iterable["Issue"]) -> None:
     for hint, count in counts.items():
         if count > MAX_ISSUES_PER_HINT:
             more = count - MAX_ISSUES_PER_HINT
-            print_status(f"and {more:,} more ({hint}): `dlm check --json` names all")
+            print_status(f"and {more:,} more ({hint}): `dlm check --json` lists all")
 
 
 def format_scores(scores: Mapping[str, float]) -> str:
@@ -485,14 +486,14 @@ def _print_transcription_check(check: "TranscriptionCheck") -> None:
     """Print the transcripts that differ from what a model heard, the worst first."""
     print_line()
     count = f"{len(check.transcripts):,} of {check.num_candidates:,} clips"
-    print_line(f"{check.model_name} heard {count}: {check.wer:.1%} of the words differ")
+    print_line(f"{check.model_name} transcribed {count}: {check.wer:.1%} of the words differ")
     wrong = [transcript for transcript in check.transcripts if transcript.wer]
     rows = [
         (f"{each.wer:.0%}", each.location, each.reference, each.hypothesis)
         for each in wrong[:MAX_MISMATCHES]
     ]
     if rows:
-        print_table(rows, header=("WER", "clip", "written", "heard"))
+        print_table(rows, header=("WER", "clip", "reference", "hypothesis"))
 
 
 def _print_labels(label_view: "LabelView") -> None:
@@ -500,7 +501,7 @@ def _print_labels(label_view: "LabelView") -> None:
     print_line()
     print_line(
         f"{label_view.location}: {label_view.num_label_tokens:,} "
-        f"of {label_view.num_tokens:,} tokens are learned (marked >)"
+        f"of {label_view.num_tokens:,} tokens carry loss (marked >)"
     )
     for span in label_view.spans:
         text = span.text.replace("\n", "\\n")
@@ -511,8 +512,8 @@ def _print_labels(label_view: "LabelView") -> None:
 def _print_token_losses(example_loss: "ExampleLoss") -> None:
     """Print the loss of one example, token by token."""
     count = format_count(len(example_loss.token_losses), "label token")
-    losses = f"loss {example_loss.recomputed_loss:.4f} by hand"
-    losses += f", {example_loss.trainer_loss:.4f} as it is trained"
+    losses = f"loss {example_loss.recomputed_loss:.4f} recomputed"
+    losses += f", {example_loss.trainer_loss:.4f} in training"
     print_line(f"{example_loss.location}: {count}, {losses}")
     rows = [
         (repr(each.token), f"{each.loss:.3f}", repr(each.predicted_token))
@@ -544,12 +545,12 @@ def _print_preview(source_import: "SourceImport") -> None:
 def _make_preview_rows(preview: "SourcePreview", entry_yaml: str) -> list[tuple[str, str]]:
     partial = " of the first rows" if preview.is_partial else ""
     rates = {f"{rate:,} Hz": count for rate, count in preview.rates.items()}
-    pace = f"{preview.transcripts_per_minute:.1f} a minute of sound"
+    pace = f"{preview.transcripts_per_minute:.1f} a minute of audio"
     return [
         ("source", entry_yaml),
         ("format", f"{preview.format} ({preview.format_description})"),
         ("clips", f"{len(preview.examples):,}{partial}"),
-        ("sound", format_duration(preview.seconds)),
+        ("audio", format_duration(preview.seconds)),
         ("rates", _format_counts(rates)),
         ("languages", _format_counts(preview.languages)),
         ("speakers", _format_counts(preview.speakers)),
@@ -564,7 +565,7 @@ def _format_counts(counts: Mapping[str, int]) -> str:
         f"{name} {count:,}" for name, count in islice(counts.items(), MAX_PREVIEW_COUNTS)
     )
     more = len(counts) - MAX_PREVIEW_COUNTS
-    return first + (f" and {more:,} more" if more > 0 else "") or "none is said"
+    return first + (f" and {more:,} more" if more > 0 else "") or "not given"
 
 
 def _shorten_text(text: str) -> str:
@@ -601,7 +602,7 @@ def _print_fit_table(fits: Sequence["FitRow"]) -> None:
         row = cells.setdefault(fit.model_key, [])
         row.append(f"{batch_size}, {fit.min_bytes / BYTES_PER_GIB:.1f} GiB")
     print_table([(key, *row) for key, row in cells.items()], header=("base", *modes))
-    print_line("at the least, for rows of half a minute of sound; * with gradient checkpointing")
+    print_line("least memory, for rows of half a minute of audio; * with gradient checkpointing")
 
 
 def _print_checkpoint_report(report: "CheckpointReport") -> None:
@@ -610,9 +611,9 @@ def _print_checkpoint_report(report: "CheckpointReport") -> None:
         (each.component, each.dtype, f"{each.num_tensors:,}", f"{each.size_bytes / 1e6:,.1f}")
         for each in report.dtype_counts
     ]
-    print_table(rows, header=("part", "format", "tensors", "MB"))
+    print_table(rows, header=("component", "dtype", "tensors", "MB"))
     for tensor in report.non_finite_tensors:
         print_status(f"{tensor.file}: {tensor.tensor_name} {tensor.what}", color="red")
     if not report.non_finite_tensors:
         num_tensors = sum(count.num_tensors for count in report.dtype_counts)
-        print_line(f"{report.model_key}: every number of {num_tensors:,} tensors is finite")
+        print_line(f"{report.model_key}: all values of {num_tensors:,} tensors are finite")

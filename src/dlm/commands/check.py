@@ -67,7 +67,7 @@ def check(
     path, report_path = Path(path), Path(page) if page is not None else None
     require_range("--clips", clips, minimum=1)
     if not listen and (version or bare or device or clips is not None):
-        what = "--clips, --version, --base and --device are about what --listen hears"
+        what = "--clips, --version, --base and --device are options of --listen"
         raise UsageError(what, hint="add --listen", code="usage.listen_missing")
     if report_path is not None:
         _require_html_path(report_path)
@@ -124,7 +124,7 @@ def _check_transcripts(
     examples = _list_transcribable_examples(preflight)
     if not examples:
         raise DataError(
-            "no clip to listen to",
+            "no clip to transcribe",
             where=str(preflight.document.path),
             hint="correct what is wrong with them, or add clips with a transcript",
             code="data.nothing_to_transcribe",

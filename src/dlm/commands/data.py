@@ -109,7 +109,7 @@ def import_source(
     task: Annotated[
         str | None, ParamInfo("Task of the clips.", metavar="transcribe|answer")
     ] = None,
-    prompt: Annotated[str | None, ParamInfo("Question asked about each clip.")] = None,
+    prompt: Annotated[str | None, ParamInfo("Question about each clip.")] = None,
     column: Annotated[
         Sequence[str],
         ParamInfo("Name of a column in the source: text=sentence.", metavar="OURS=THEIRS"),
@@ -241,13 +241,13 @@ def shards(
     plan, spec = preflight.require_plan(), preflight.spec
     if plan.batches.augmentation:
         raise TrainingError(
-            "training.audio.augment changes its clips in every pass: no features stay",
+            "training.audio.augment changes the clips in every epoch: features are not cached",
             where=str(path),
-            hint="write what is heard of them as they are: --set training.audio.augment.share=0",
+            hint="write features without augmentation: --set training.audio.augment.share=0",
             code="training.features_change",
         )
     if not plan.batches.use_cached_features:
-        what = "its encoder learns: no features stay"
+        what = "its encoder is trained: features are not cached"
         hint = "set training.freeze_encoder: true, or another training.adapter"
         raise TrainingError(what, where=str(path), hint=hint, code="training.features_change")
 
@@ -426,6 +426,6 @@ def _select_examples(path: Path, subset: str) -> tuple[list[Example], int]:
             continue
         usable.append(replace(example, messages=strip_system_messages(example, document)))
     if not any(example.audio_segments for example in usable):
-        what, hint = "no clip with sound in this part", "take --part all, or add clips"
+        what, hint = "no clip with audio in this part", "take --part all, or add clips"
         raise DataError(what, where=str(path), hint=f"{hint} to the document", code="data.no_audio")
     return usable, len(chosen) - len(usable)

@@ -254,7 +254,7 @@ def resolve_inference_target(
     if base_only:
         return InferenceTarget(*resolve_document(path), None, chosen_device)
     document, spec, version = resolve_version(
-        path, version_name, hint_suffix=", or ask the bare base with --base"
+        path, version_name, hint_suffix=", or use the base without an adapter with --base"
     )
     return InferenceTarget(document, spec, version, chosen_device)
 
@@ -329,8 +329,8 @@ def _check_context_length(segments: Sequence[AudioSegment], target: InferenceTar
         num_samples = round(seconds * spec.audio_spec.sample_rate)
         num_tokens += count_audio_tokens(num_samples, spec.audio_spec, max_windows)
     if num_tokens > spec.context_length:
-        what = f"the sound takes {num_tokens:,} tokens"
-        what += f", and {spec.key} thinks of {spec.context_length:,}"
+        what = f"the audio takes {num_tokens:,} tokens"
+        what += f", and {spec.key} has a context of {spec.context_length:,}"
         hint = "give fewer or shorter recordings"
         raise UsageError(what, hint=hint, code="usage.too_much_audio")
 
@@ -377,7 +377,7 @@ def _load_eval_examples(
     if example_name:
         filter_usable_examples(target.document, target.spec, loaded, ())  # raises fatal issues
         examples = select_examples(examples, [example_name])[:1]
-        hint = "name a clip's place, such as my.dlm:12, or its recording"
+        hint = "name a clip's location, such as my.dlm:12, or its recording"
     else:
         examples = filter_usable_examples(target.document, target.spec, loaded, examples)
     if not examples:

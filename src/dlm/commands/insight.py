@@ -56,7 +56,7 @@ def insight(
     device: DeviceOption = None,
     progress: ProgressFn | None = None,
 ) -> InsightResult:
-    """Show on one page whether a version listens to the audio.
+    """Show on one page whether a version uses the audio.
 
     The page has loss curves, scores, alignment, attention and the worst clips.
     """
@@ -93,7 +93,7 @@ def insight(
         version=record.name,
         created_at=get_utc_timestamp()[:16].replace("T", " "),
         num_steps=record.steps,
-        split_label="held out" if held_out else "it learned from",
+        split_label="held out" if held_out else "it was trained on",
     )
     page, *pictures = write_insight_page(header, _load_run_curves(document, record), report, folder)
     scores = report.report.scores

@@ -106,7 +106,7 @@ def _image_option_error(audio: bool) -> UsageError:
     if audio:
         what = "--multimodal and --audio are mutually exclusive (each targets a different modality)"
         return UsageError(what, hint="drop --multimodal", code="usage.exclusive_options")
-    what = "--multimodal is about images, and dlm hears"
+    what = "--multimodal is for images, and dlm takes audio"
     return UsageError(what, hint="use --audio", code="usage.no_images")
 
 
@@ -143,7 +143,7 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     progress: ProgressFn | None = None,
 ) -> "Iterator[Preflight | TrainingEvent | Version]":
-    """Learn from the document's clips, and keep it as a version."""
+    """Train on the document's clips, and save a version."""
     from dlm.commands.preflight import run_preflight
     from dlm.config.parser import read_document
     from dlm.plan.types import CliOverrides
@@ -664,7 +664,7 @@ def _find_unfinished_run(
     where = f"{path}: run {run.id}"
     if not resume:
         what = f"was cut short after {run.step or 0} steps"
-        hint = "go on with --resume, or start over with --fresh"
+        hint = "continue with --resume, or start over with --fresh"
         raise StoreError(what, where=where, hint=hint, code="store.unfinished_run")
     changed_fields = run.record.find_changed_fields(run_record)
     if changed_fields:

@@ -262,7 +262,7 @@ def stitch(
         raise UsageError(
             f"{spec.key} is a base already",
             where=str(path),
-            hint="name parts: base_model: {encoder: ..., projector: ..., lm: ...}",
+            hint="name components: base_model: {encoder: ..., projector: ..., lm: ...}",
             code="usage.not_composed",
         )
     require_empty_dir(out, hint=EMPTY_OUT_HINT)
@@ -283,7 +283,7 @@ def gc(
 ) -> GcResult:
     """Remove stored data of clips no longer in the document.
 
-    What a version was trained on stays.
+    What a version was trained on is never removed.
     """
     from dlm.config.overrides import apply_overrides
     from dlm.config.parser import read_document
@@ -407,8 +407,8 @@ def _hash_recordings(segments: "Sequence[AudioSegment]", progress: ProgressFn | 
             raise DataError(
                 error.what,
                 where=segment.name,
-                hint="put it back, or take it out of the document: what is kept of it"
-                " cannot be told",
+                hint="restore it, or take it out of the document: its data in the store"
+                " cannot be identified",
                 code=error.code,
             ) from error
         if progress is not None:

@@ -162,7 +162,7 @@ def add_source(data: bytes, entry: YamlEntry) -> bytes:
         return _edit_frontmatter(data, SOURCES_KEY_PATH, _AppendItem(entry))
     except DocumentError as error:  # about what was written: the document itself can be read
         what, where = "one more entry cannot be written there", ".".join(SOURCES_KEY_PATH)
-        hint = "write it in the document by hand"
+        hint = "write it in the document yourself"
         raise DocumentError(what, where=where, hint=hint, code="document.not_editable") from error
 
 
@@ -297,7 +297,7 @@ def _edit_frontmatter(data: bytes, key_path: KeyPath, value: YamlValue | _Append
     if extract_values(new_front)[0] != expected or new_text[new_front.end :] != text[front.end :]:
         what, hint = (
             "cannot be set without changing something else",
-            "change it in the document by hand",
+            "change it in the document yourself",
         )
         where = ".".join(key_path)
         raise DocumentError(what, where=where, hint=hint, code="document.not_editable")

@@ -427,7 +427,7 @@ def _parse_fence_kind(line: _SourceLine, match: re.Match[str]) -> FenceKind:
         hint = f"did you mean '{closest}'?" if closest else known
         raise line.make_error(what, hint=hint, column=column, code="document.unknown_section")
     if suffix := re.match(r"#[\w-]*", match["rest"]):
-        what, hint = f"named adapters ('{suffix[0]}') are not part of dlm", f"write ::{name}"
+        what, hint = f"named adapters ('{suffix[0]}') are not supported", f"write ::{name}"
         raise line.make_error(
             what, hint=hint, column=match.start("rest") + 1, code="document.named_adapter"
         )
@@ -588,7 +588,7 @@ def _parse_message_blocks(fence: _Fence, body: Sequence[_SourceLine]) -> tuple[M
         raise blocks[0].line.make_error(what, hint=hint, code="document.heading_order")
     if blocks[-1].name != "Assistant":
         what = f"the conversation ends with ### {blocks[-1].name}"
-        hint = "write ### Assistant and what the model should say"
+        hint = "write ### Assistant and what the model should answer"
         raise blocks[-1].line.make_error(what, hint=hint, code="document.heading_order")
     return tuple(
         MessageBlock(

@@ -103,7 +103,7 @@ def open_with_soundfile(file: BinaryFile, name: str) -> Iterator[AudioReader | N
         info = AudioInfo(sound_file.samplerate, sound_file.channels, sound_file.frames)
         if info.num_samples >= UNKNOWN_LENGTH_SAMPLES:
             raise AudioError(
-                "its header does not say how long it is",
+                "its header does not give its length",
                 where=name,
                 hint="convert it with `ffmpeg -i in.flac out.flac`",
                 code="audio.unknown_length",
@@ -126,7 +126,7 @@ def _check_not_truncated(file: BinaryFile, name: str) -> None:
             promised, left = int.from_bytes(chunk[4:], byte_order), file_size - file.tell()
             is_audio = chunk[:4] == audio_chunk
             if len(chunk) == 8 and is_audio and left < promised < MIN_STREAMED_WAV_BYTES:
-                raise make_truncated_audio_error(name, f"{promised} bytes of sound", f"{left}")
+                raise make_truncated_audio_error(name, f"{promised} bytes of audio", f"{left}")
             if promised >= left or is_audio:
                 break
             file.seek(promised + promised % 2, 1)
@@ -341,7 +341,7 @@ class _PyAvDecoder:
 
     def _make_no_stream_error(self) -> AudioError:
         return AudioError(
-            "there is no sound in it",
+            "there is no audio in it",
             where=self._name,
             hint="name a recording, or leave it out",
             code="audio.no_audio_stream",

@@ -23,7 +23,7 @@ from dlm.errors import AudioError
 Waveform: TypeAlias = NDArray[np.float32]
 
 MAX_BLOCK_SAMPLES = 1 << 16  # per channel: what is held at once while a recording is read
-CUT_SHORT_HINT = "copy it again, or keep what is left with `ffmpeg -i in.wav out.wav`"
+CUT_SHORT_HINT = "copy it again, or save what is left with `ffmpeg -i in.wav out.wav`"
 UNREADABLE_FILE_HINT = "allow it to be read, or name another file"
 
 

@@ -101,9 +101,9 @@ def load_audio(
         if stream.num_samples > MAX_LOADED_SAMPLES:
             hours = stream.num_samples / native_rate / 3600
             raise AudioError(
-                f"it lasts {hours:.1f} hours, too long to be heard whole",
+                f"it lasts {hours:.1f} hours, too long to be decoded at once",
                 where=segment.name,
-                hint="cut it, or name start and end of a part",
+                hint="cut it, or give a span with start and end",
                 code="audio.too_large",
             )
         resample_fn = None if native_rate == sample_rate else choose_resampler()
@@ -249,14 +249,14 @@ def _make_not_audio_error(
     """The error of a file that no decoder reads, as far as its first bytes tell."""
     if first_bytes.startswith(b"version https://git-lfs"):
         return AudioError(
-            "it is a Git LFS pointer, not sound",
+            "it is a Git LFS pointer, not audio",
             where=segment.name,
             hint="fetch the recording with `git lfs pull`",
             code="audio.lfs_pointer",
         )
     if is_text:
         return AudioError(
-            "it holds text, not sound",
+            "it holds text, not audio",
             where=segment.name,
             hint="put a wav, flac, ogg, mp3 or opus file there",
             code="audio.not_audio",
@@ -266,7 +266,7 @@ def _make_not_audio_error(
     if segment.byte_range is not None:
         hint = f"put a recording that can be into {segment.path.name}, or leave this one out"
     more = ", m4a, mp4, webm and more" if is_pyav_installed() else ""
-    what = f"it is not sound that can be decoded (wav, flac, ogg, mp3, opus{more})"
+    what = f"it is not audio that can be decoded (wav, flac, ogg, mp3, opus{more})"
     return AudioError(what, where=segment.name, hint=hint, code="audio.not_audio")
 
 
@@ -274,8 +274,8 @@ def _check_plausible_length(info: AudioInfo, num_bytes: int, name: str) -> None:
     """Refuse a few bytes that promise days: they would fill the memory or never end."""
     if info.num_samples > num_bytes * MAX_SAMPLES_PER_BYTE:
         raise AudioError(
-            f"it promises {info.seconds / 3600:.1f} hours of sound in {num_bytes} bytes, "
-            "which cannot be",
+            f"it promises {info.seconds / 3600:.1f} hours of audio in {num_bytes} bytes, "
+            "which is impossible",
             where=name,
             hint="export it again from its source",
             code="audio.implausible_length",
@@ -307,7 +307,7 @@ def _iter_checked_blocks(
     for block in reader.read_blocks(start_sample, num_samples):
         if not np.isfinite(block).all():
             raise AudioError(
-                "it holds samples that are no numbers (NaN or infinite)",
+                "it holds samples that are not finite (NaN or infinite)",
                 where=name,
                 hint="export it again from its source",
                 code="audio.not_finite",

@@ -94,7 +94,7 @@ def filter_bad_examples(
         f"{_format_bad_count(num_bad, num_examples)} and {'is' if num_bad == 1 else 'are'} "
         f"left out: {_format_locations(bad)}"
     )
-    hint = "nothing to do, or correct them: `dlm check --json` names all"
+    hint = "nothing to do, or correct them: `dlm check --json` lists all"
     skipped = Issue(where, what, hint, fatal=False, code="data.bad_skipped")
     return replace(result, issues=(*rest, skipped))
 

@@ -65,7 +65,7 @@ def check_test_split(
     source: SourceConfig, benchmarks: Sequence[str], location: str
 ) -> Iterator[Issue]:
     """Yield why a source must not be trained on; `benchmarks` have their test splits in it."""
-    hint = f"keep it for testing with `held_out: {source.path}`, or say {ALLOW_TEST_SPLIT_FLAG}"
+    hint = f"use it for evaluation with `held_out: {source.path}`, or pass {ALLOW_TEST_SPLIT_FLAG}"
     whats = [
         f"{source.path} is the test split of {benchmark}, on which models are compared"
         for benchmark in benchmarks

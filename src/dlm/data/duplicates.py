@@ -53,7 +53,7 @@ def find_duplicates(examples: Sequence[Example], scan: AudioScan) -> Iterator[Is
         what, hint = f"it repeats {first.location}", "take one of them out"
         is_same = first.target == example.target
         if not is_same:
-            what = f"it is the same sound as {first.location} with another transcript"
+            what = f"it is the same audio as {first.location} with another transcript"
             hint = "keep the one that is right"
         yield Issue(
             example.location,
@@ -86,7 +86,7 @@ def find_near_duplicates(examples: Sequence[Example], scan: AudioScan) -> Iterat
         for offset in _find_similar_envelopes(stacked[index], stacked[index + 1 : end]):
             later, first = sorted((number, numbers[index + 1 + offset]), reverse=True)
             if scan.stats[later].content_sha256 != scan.stats[first].content_sha256:
-                what = f"it sounds all but the same as {locations[first]}"
+                what = f"it is almost the same audio as {locations[first]}"
                 hint = "take one of them out if it is a copy"
                 yield Issue(locations[later], what, hint, fatal=False, code="data.near_duplicate")
 
@@ -108,7 +108,7 @@ def find_repeated_transcripts(examples: Sequence[Example]) -> Iterator[Issue]:
         }
         if len(recordings) >= MIN_SAME_TEXT_RECORDINGS:
             shared.append((sharing[0], len(recordings)))
-    hint = "check the transcripts against their sounds"
+    hint = "check the transcripts against their audio"
     for example, count in shared[:MAX_REPORTED_TRANSCRIPTS]:
         what = f"its transcript is that of {count:,} recordings"
         yield Issue(example.location, what, hint, fatal=False, code="data.repeated_transcript")
@@ -150,7 +150,7 @@ def _report_rate_outliers(
     spread = max(MAD_TO_STD * float(np.median(deviations)), MIN_LOG_RATE_SPREAD)
     for position in np.flatnonzero(deviations > MAX_RATE_DEVIATIONS * spread).tolist():
         what = f"{rates[position]:.1f} {unit} per second, and the others have about {median:.1f}"
-        hint = "check that transcript and sound belong together"
+        hint = "check that the transcript belongs to the audio"
         location = examples[indices[position]].location
         yield Issue(location, what, hint, fatal=False, code="data.rate_outlier")
 

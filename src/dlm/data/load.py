@@ -56,10 +56,8 @@ from dlm.errors import DataError, MissingExtra
 
 MAX_STREAM_SAMPLE_EXAMPLES = 256  # of a source that is streamed: checked before training
 MAX_REPORTED_NAMES = 5
-TABLE_HEADER_HINT = (
-    "name its columns in the first line, or say which they are with columns: {text: ...}"
-)
-MISSING_RECORDING_HINT = "put it beside the list, or say where the recordings are with audio:"
+TABLE_HEADER_HINT = "name its columns in the first line, or name them with columns: {text: ...}"
+MISSING_RECORDING_HINT = "put it beside the list, or name the folder of the recordings with audio:"
 
 
 @dataclass(frozen=True)

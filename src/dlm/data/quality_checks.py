@@ -113,11 +113,12 @@ def describe_long_audio(
     """Say what becomes of a segment that is longer than the window of the model."""
     what, hint = f"it lasts {seconds:.1f} s", LONG_AUDIO_HINT
     if policy == "split":
-        what, hint = f"{what} and is heard in windows of {window_seconds:g} s", SPLIT_SEGMENTS_HINT
+        what = f"{what} and is encoded in windows of {window_seconds:g} s"
+        hint = SPLIT_SEGMENTS_HINT
     elif policy == "truncate":
         what = f"{what}; what comes after {window_seconds:g} s is left out"
     else:
-        what = f"{what}, and the base hears {window_seconds:g} s at once"
+        what = f"{what}, and the model takes {window_seconds:g} s at once"
     return QualityWarning(what, hint, code="audio.too_long")
 
 
@@ -131,10 +132,10 @@ def summarize_long_audio(
     is_plural, hint = len(excess) > 1, LONG_AUDIO_HINT
     what = f"{len(excess):,} clip{'s are' if is_plural else ' is'} longer than {window_seconds:g} s"
     if policy == "split":
-        what += f" and {'are' if is_plural else 'is'} heard in windows"
+        what += f" and {'are' if is_plural else 'is'} encoded in windows"
         hint = SPLIT_SEGMENTS_HINT
     else:
-        what += f" and {'lose' if is_plural else 'loses'} {sum(excess):.1f} s of sound"
+        what += f" and {'lose' if is_plural else 'loses'} {sum(excess):.1f} s of audio"
     return QualityWarning(what, hint, code="audio.too_long")
 
 
@@ -148,7 +149,7 @@ def check_text_quality(example: Example) -> Iterator[QualityWarning]:
     phrase = find_repeated_phrase(example.target)
     if phrase is not None:
         what = f'its text repeats itself ("{phrase}")'
-        yield QualityWarning(what, "check it against the sound", code="data.repeated_text")
+        yield QualityWarning(what, "check it against the audio", code="data.repeated_text")
 
 
 def check_speaking_rate(example: Example, seconds: float) -> Iterator[QualityWarning]:
@@ -163,7 +164,7 @@ def check_speaking_rate(example: Example, seconds: float) -> Iterator[QualityWar
     if not MIN_WORDS_PER_SECOND <= words_per_second <= MAX_WORDS_PER_SECOND:
         amount = "much" if words_per_second > MAX_WORDS_PER_SECOND else "little"
         what = f"{words_per_second:.1f} words per second: too {amount} text for {seconds:.1f} s"
-        hint = "check that transcript and sound belong together"
+        hint = "check that the transcript belongs to the audio"
         yield QualityWarning(f"{what} of speech", hint, code="data.speaking_rate")
 
 

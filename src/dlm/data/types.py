@@ -209,6 +209,6 @@ def require_assistant_reply(messages: Sequence[Message]) -> None:
     if not messages or messages[-1].role != "assistant" or not messages[-1].text.strip():
         raise DataError(
             "the conversation does not end with words of the assistant",
-            hint="add the assistant turn that is to be learned",
+            hint="add the assistant turn to train on",
             code="data.no_assistant_reply",
         )

@@ -157,7 +157,7 @@ def _check_examples(
                 is_checked[number] = True
                 yield from _check_segment(location, segment, scan, limits)
         if not example.target.strip():
-            hint = "write what the model should say"
+            hint = "write what the model should answer"
             yield Issue(location, EMPTY_TRANSCRIPT, hint, fatal=True, code="data.empty_transcript")
         if example.language is not None and not LANGUAGE_CODE_RE.fullmatch(example.language):
             what = f"'{example.language}' is not a language code of ISO 639-1"

@@ -58,7 +58,7 @@ def write_merged_model(model: ComposedAudioLM, version: Version, folder: Path) -
     difference = float((_compute_probe_logits(load_composed_model(folder)) - logits).abs().max())
     if not difference <= LOGIT_TOLERANCE:
         raise ModelError(
-            f"what was written answers otherwise (logits differ by {difference:.2g})",
+            f"the written model computes other outputs (logits differ by {difference:.2g})",
             where=str(folder),
             hint="report this document and its version",
             code="model.export_differs",

@@ -57,8 +57,7 @@ class TranscriptionCheck:
             if checked.better_match is not None:
                 yield Issue(
                     checked.location,
-                    f"its transcript fits what is heard in {checked.better_match} better than its "
-                    "own sound",
+                    f"its transcript fits the audio of {checked.better_match} better than its own",
                     "check which transcript belongs to which recording",
                     fatal=False,
                     code="data.transcript_of_other_audio",

@@ -262,7 +262,7 @@ def _check_trainable_parameters(model: AudioLanguageModel, adapter: AdapterSpec)
     allowed = tuple(prefix for name in components for prefix in model.param_prefixes[name])
     trainable = get_trainable_parameters(model)
     outside = [name for name in trainable if not name.startswith(allowed)]
-    hint = "set training.lora.where to parts that this base has"
+    hint = "set training.lora.where to components that this base has"
     if outside:
         what = f"{len(outside)} tensors outside {', '.join(components)} would be trained, "
         raise PlanError(what + f"first {outside[0]}", hint=hint, code="plan.trains_too_much")

@@ -82,7 +82,7 @@ def build_encoder(config: dict[str, Any]) -> PreTrainedModel:
     model_type = config.get("model_type")
     if model_type not in ENCODER_MODEL_TYPES:
         raise ModelError(
-            f"{model_type} is not the class of an encoder that is known",
+            f"{model_type} is not a supported class of encoder",
             hint=f"set encoder to one of {', '.join(ENCODER_MODEL_TYPES)}",
             code="model.not_an_encoder",
         )

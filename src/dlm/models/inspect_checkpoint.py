@@ -89,7 +89,7 @@ def check_finite_weights(checkpoint_dir: Path, tensor_index: TensorIndex) -> Non
         with safe_open(path, framework="pt") as file:
             for name in sorted(tensor_index[file_name]):
                 if not is_finite(file.get_tensor(name)):
-                    what = f"{name} holds numbers that are not finite"
+                    what = f"{name} holds values that are not finite"
                     raise make_damaged_checkpoint_error(what, path)
 
 

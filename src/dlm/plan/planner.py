@@ -166,7 +166,7 @@ def _check_device_options(config: TrainingConfig, spec: ModelSpec) -> None:
         what = f"training.device_map spreads a released model, and {spec.key} is small"
         raise PlanError(what, hint="take the field out", code="plan.device_map_of_composed")
     if config.stability.encoder_device and spec.kind == "native":
-        what = f"training.stability.encoder_device is for a composed base, and {spec.key} is none"
+        what = f"training.stability.encoder_device needs a composed base, and {spec.key} is not one"
         hint = "take it out, or use device_map: auto"
         raise PlanError(what, hint=hint, code="plan.encoder_device_of_pretrained")
 

@@ -43,7 +43,7 @@ def _summarize_model(plan: Plan) -> Iterator[SummaryLine]:
     num_trainable = _format_millions(count_trainable_parameters(plan.model))
     yield SummaryLine("learns", trained, f"{num_trainable} parameters")
     why = {
-        "requested": "the document asks for it",
+        "requested": "the document sets it",
         "bf16": "this machine multiplies bf16 fast",
         "fp32": "this machine has no fast bf16",
     }["requested" if plan.config.precision else plan.model.precision]
@@ -60,7 +60,7 @@ def _summarize_memory(plan: Plan) -> SummaryLine:
         why += f", {format_bytes(memory.runtime)} for CUDA"
     if plan.model.gradient_checkpointing:
         is_auto = plan.config.gradient_checkpointing == "auto"
-        why += f", with gradient checkpointing, {'to fit' if is_auto else 'as asked'}"
+        why += f", with gradient checkpointing, {'to fit' if is_auto else 'as set'}"
     return SummaryLine("memory", f"about {format_bytes(memory.total)}", why)
 
 
@@ -112,8 +112,8 @@ def _summarize_data(plan: Plan) -> Iterator[SummaryLine]:
     """What is special about the data: a stream, weights, recordings that are not copied."""
     config, train_set = plan.config, plan.train_set
     if config.uses_streaming:
-        value = f"the first {train_set.num_scanned_examples:,} clips looked at"
-        why = "the rest is read during training; neither it nor its features are stored"
+        value = f"the first {train_set.num_scanned_examples:,} clips read"
+        why = "the others are read during training; neither they nor their features are stored"
         yield SummaryLine("stream", value, why)
         if len(config.sources) > 1:
             weights = ", ".join(f"{source.path} {source.weight:g}" for source in config.sources)

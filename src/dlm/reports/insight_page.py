@@ -29,7 +29,7 @@ class InsightHeader:
         version: name of the version.
         created_at: time.
         num_steps: of the training.
-        split_label: of the clips: "held out", or "it learned from".
+        split_label: of the clips: "held out", or "it was trained on".
     """
 
     document: str

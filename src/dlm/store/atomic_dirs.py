@@ -66,7 +66,7 @@ def write_dir(folder: Path, write_fn: WriteFn) -> None:
         raise
     if not any(path.is_file() for path in folder.rglob("*")):
         raise StoreError(
-            "nothing was written to keep",
+            "nothing was written",
             where=str(folder),
             hint="train again",
             code="store.nothing_written",

@@ -98,7 +98,7 @@ class StoreLayout:
             raise StoreError(
                 "leads out of the store",
                 where=str(path),
-                hint="remove what was put there by hand",
+                hint="remove the link that leads out of it",
                 code="store.outside",
             )
         return path

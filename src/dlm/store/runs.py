@@ -158,7 +158,7 @@ def _persist_run_events(
             store.commit_version(write_final, version_record)
         elif isinstance(event, TrainingFinished) and event.reason == "done":
             raise StoreError(
-                "the run ended without anything to keep",
+                "the run ended without weights to save",
                 where=str(run.path),
                 hint="train again",
                 code="store.nothing_written",

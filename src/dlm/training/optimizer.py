@@ -36,7 +36,7 @@ def build_optimizer(model: AudioLanguageModel, plan: TrainingPlan) -> torch.opti
         names = ", ".join(sorted(unused_rates))
         raise PlanError(
             f"training.rates names {names}, and no trained parameter matches",
-            hint=f"use a part that is trained: {', '.join(sorted(trainable_groups))}",
+            hint=f"use a group that is trained: {', '.join(sorted(trainable_groups))}",
             code="plan.unused_rate",
         )
     optimizer: torch.optim.Adam = OPTIMIZER_CLASSES[plan.optimizer](

@@ -279,7 +279,7 @@ def test_of_several_recordings_in_a_sample_the_source_names_one(tmp_path: Path) 
     data = load_source(tmp_path, SOURCE)
     assert get_issues(data) == [("x.tar/a", "data.ambiguous_recording")]
     assert data.issues[0].what == "2 recordings in one sample: clean.wav, noisy.wav"
-    assert data.issues[0].hint == "say which is used with columns: {audio: clean.wav}"
+    assert data.issues[0].hint == "choose one with columns: {audio: clean.wav}"
     data = load_source(tmp_path, {**SOURCE, "columns": {"audio": "clean.wav"}})
     assert get_locations(data) == ["x.tar/a.clean.wav"]
 

@@ -226,7 +226,7 @@ def resolve_splits(context: SourceContext, splits: Collection[str]) -> list[str]
     what = f"no split {requested}" if requested else "no split for training"
     raise DataError(
         f"{what}: it has {', '.join(sorted(splits)) or 'none'}",
-        hint="say which with split:",
+        hint="choose one with split:",
         code="source.no_split",
     )
 

@@ -68,7 +68,7 @@ class ColumnMapping:
             shown = ", ".join(sorted(names)[:MAX_COLUMNS_SHOWN]) or "none"
             raise DataError(
                 f"no column of text: it has {shown}",
-                hint="say which it is with columns: {text: ...}",
+                hint="name it with columns: {text: ...}",
                 code="source.no_column",
             )
         return cls(
@@ -173,7 +173,7 @@ def get_raw_text(record: SourceRecord, key: str) -> str:
         return value
     name = clean_column_name(key)
     if isinstance(value, str):
-        what = f"{name} holds what is no character"
+        what = f"{name} holds an invalid character"
         raise DataError(what, hint="write it as UTF-8 text", code="data.bad_characters")
     hint = f'write "{name}" and a text in quotes'
     raise DataError(f"{name} is not text", hint=hint, code="data.not_text")

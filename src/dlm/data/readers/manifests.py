@@ -186,7 +186,7 @@ def _list_tarred_shards(context: SourceContext) -> list[SourceShard]:
     paths = _find_tars(context)
     if not paths:
         what = "the manifest has a shard_id in its records, and no tar is there"
-        hint = "put audio_0.tar and the others beside it, or say where they are with audio:"
+        hint = "put audio_0.tar and the others beside it, or name their folder with audio:"
         raise DataError(what, hint=hint, code="source.missing_file")
     index = _ShardRecordIndex(context.root, frozenset(paths))
     return [
@@ -385,7 +385,7 @@ def _parse_granary_record(
     if not names:
         shown = ", ".join(map(clean_column_name, list(record)[:MAX_COLUMNS_SHOWN])) or "nothing"
         what = f"nothing in it names a recording: it has {shown}"
-        hint = "say which column does with columns: {audio: ...}"
+        hint = "name that column with columns: {audio: ...}"
         raise DataError(what, hint=hint, code="data.no_audio_path")
     check_unique_id(ids, record, "utt_id" if "utt_id" in record else "id")
     path = next((path for name in names if (path := recordings.find_recording(name))), None)
@@ -521,7 +521,7 @@ def _read_supervisions(context: SourceContext) -> Iterator[ReaderItem]:
     if len(pairs) != 1:
         names = ", ".join(path.name for path, _ in pairs) or "none"
         what = f"there is not one manifest of recordings and supervisions, but {names}"
-        hint = "say which with split: train, or name the folder of one"
+        hint = "choose one with split: train, or name the folder of one"
         raise DataError(what, hint=hint, code="source.no_split")
     recordings_path, supervisions_path = pairs[0]
     recordings: dict[str, AudioSegment | None] = {}

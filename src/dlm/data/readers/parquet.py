@@ -121,7 +121,7 @@ def read_arrow_examples(
     audio_column = find_column(context, "audio", AUDIO_COLUMNS, names)
     if audio_column is None:
         what = f"no column of recordings: it has {', '.join(names)}"
-        hint = "say which it is with columns: {audio: ...}"
+        hint = "name it with columns: {audio: ...}"
         raise DataError(what, hint=hint, code="source.no_column")
     columns = ColumnMapping.from_names(context, names)
     rows = _iter_arrow_rows(reader, buffer, audio_column, columns.column_names)
@@ -231,7 +231,7 @@ def _locate_recordings(
             yield (byte_range, path or None) if is_valid else (None, None)
     else:
         what = f"column {name} holds no recordings but {column_type}"
-        hint = "say which column does with columns: {audio: ...}"
+        hint = "name that column with columns: {audio: ...}"
         raise DataError(what, hint=hint, code="source.no_column")
 
 

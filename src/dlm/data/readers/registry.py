@@ -151,7 +151,7 @@ def find_reader(context: SourceContext) -> SourceReader:
     if reader is None:
         raise DataError(
             f"source is neither a folder nor audio: {context.source.path}",
-            hint="name a folder of clips, a list or a table of them, or say its format",
+            hint="name a folder of clips, a list or a table of them, or give its format",
             code="source.unknown_format",
         )
     return reader

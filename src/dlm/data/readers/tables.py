@@ -99,7 +99,7 @@ def _require_column(context: SourceContext, field_name: str, names: tuple[str, .
     shown = ", ".join(names[:MAX_TABLE_COLUMNS_SHOWN])
     shown += ", ..." if len(names) > MAX_TABLE_COLUMNS_SHOWN else ""
     what = f"no column {requested}" if requested else f"no column for the {field_name} of a clip"
-    hint = f"say which it is with columns: {{{field_name}: ...}}"
+    hint = f"name it with columns: {{{field_name}: ...}}"
     raise DataError(f"{what}; the table has {shown}", hint=hint, code="source.no_column")
 
 

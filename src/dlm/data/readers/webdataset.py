@@ -254,7 +254,7 @@ def _select_audio_suffix(context: SourceContext, sample: TarSample) -> str | Non
         suffixes = [suffix for suffix in suffixes if suffix == requested.lower().lstrip(".")]
     if len(suffixes) > 1:
         what = f"{len(suffixes)} recordings in one sample: {', '.join(suffixes)}"
-        hint = f"say which is used with columns: {{audio: {suffixes[0]}}}"
+        hint = f"choose one with columns: {{audio: {suffixes[0]}}}"
         raise DataError(what, hint=hint, code="data.ambiguous_recording")
     return suffixes[0] if suffixes else None
 
