@@ -126,7 +126,7 @@ def test_issues_with_the_same_hint_are_counted_above_a_limit(document: Path) -> 
     assert done.code == 1
     assert done.err.count("audio not found") == MAX_ISSUES_PER_HINT
     assert (
-        "and 5 more (put the file there or correct the path): `dlm check --json` names" in done.err
+        "and 5 more (put the file there or correct the path): `dlm check --json` lists" in done.err
     )
     assert f"{MAX_ISSUES_PER_HINT + 5} problems would stop training" in done.err
     done = dlm("check", document, "--json", "--set", "training.bad_clips=error")

@@ -20,7 +20,7 @@ def test_finite_weights_of_a_model(home: Path) -> None:
     result = dlm("doctor", "--weights", "sparrow")
     assert result.code == 0 and not result.err
     (line,) = [line for line in result.out.splitlines() if line.startswith("sparrow:")]
-    assert "every number of" in line and "finite" in line
+    assert "all values of" in line and "finite" in line
     report = json.loads(dlm("doctor", "--weights", "sparrow", "--json").out)["weights"]
     assert {item["component"] for item in report["dtype_counts"]} == {"encoder", "projector", "lm"}
     num_bytes = sum(item["size_bytes"] for item in report["dtype_counts"])

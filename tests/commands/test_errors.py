@@ -219,7 +219,7 @@ def test_audio_longer_than_a_window_is_refused_where_the_document_says(
     done.refused("clips/0.wav: no clips to evaluate", error="data.nothing_to_evaluate")
     Path("list.jsonl").write_text('{"audio": "clips/0.wav", "text": "one"}\n')
     done = dlm("eval", document, "--base", "--data", "list.jsonl")
-    done.refused("it lasts 5.0 s, and the base", error="audio.too_long")
+    done.refused("it lasts 5.0 s, and the model", error="audio.too_long")
     assert dlm("transcribe", document, "--base", RECORDING).code == 0
 
 

@@ -79,7 +79,7 @@ def test_the_copy_of_a_recording_without_a_version_is_removed(document: Path, ho
 def test_a_missing_recording_does_not_count_as_removed(document: Path, home: Path) -> None:
     Path("clips/2.wav").rename("elsewhere.wav")
     hashes_before = hash_files(home)
-    text = "clips/2.wav: audio not found: clips/2.wav; put it back, or take it out of the document"
+    text = "clips/2.wav: audio not found: clips/2.wav; restore it, or take it out of the document"
     dlm("gc", document).refused(text, error="audio.not_found")
     assert hash_files(home) == hashes_before
 

@@ -24,7 +24,7 @@ def test_qlora_trains_saves_and_answers(pretrained_model: Path, tmp_path: Path, 
     assert result.code == 0, result.err
     output = result.out + result.err
     assert f"the language model in {bits} bits" in output
-    assert "with gradient checkpointing, as asked" in output
+    assert "with gradient checkpointing, as set" in output
     assert "bitsandbytes" not in output and "MatMul8bitLt" not in output
     arguments = ("prompt", document, "What?", "--audio", write_tone(tmp_path / "a.wav", hertz=300))
     answer = dlm(*arguments, "--max-tokens", "3", "--device", "cpu")

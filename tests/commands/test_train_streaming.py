@@ -81,8 +81,8 @@ def test_plan_of_a_stream(folder: Path) -> None:
     assert result.code == 0, result.err
     lines = {line.split("  ")[0]: line for line in result.out.splitlines()}
     assert lines["stream"].endswith(
-        "the first 21 clips read (the rest is read during training; "
-        "neither it nor their features are stored)"
+        "the first 21 clips read (the others are read during training; "
+        "neither they nor their features are stored)"
     )
     assert "0.jsonl 2, 1.jsonl 2, 2.jsonl 2, 3.jsonl 2" in lines["drawn"]
     assert "3 (6 clips of a stream)" in lines["steps"]

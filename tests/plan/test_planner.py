@@ -219,7 +219,7 @@ def test_requested_batch_sizes_are_used_or_refused() -> None:
     plan = plan_on_gpu(80, micro_batch_size=2, gradient_checkpointing=True)
     assert plan.model.gradient_checkpointing
     assert (plan.batches.micro_batch_size, plan.batches.global_batch_size) == (2, 4)
-    assert "as asked" in summarize_by_name(plan)["memory"].why
+    assert "as set" in summarize_by_name(plan)["memory"].why
     assert not plan_on_gpu(80, gradient_checkpointing=False).model.gradient_checkpointing
     for training, sizes in (
         ({"micro_batch_size": 1, "grad_accum": 7}, (1, 7)),

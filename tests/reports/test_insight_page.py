@@ -143,7 +143,7 @@ def test_the_scores_are_those_of_eval(page_dir: tuple[Path, dict], document: Pat
         assert f" {result['scores'][name]:.3f} " in scores, name
     for name in ("wer", "cer"):
         assert f" {result['scores'][name]:.1%} " in scores, name
-    assert "No: another clip's audio serves it as well" in page.text[""]
+    assert "No: its loss is as low with another clip's audio" in page.text[""]
     worst = {f"{each['wer']:.0%} wrong" for each in evaluated["worst"][:3]}
     assert all(each in page.text["clips"] for each in worst)
 
@@ -171,7 +171,7 @@ def test_a_page_without_a_log_says_so(trained_dir: Path, home: Path, tmp_path: P
     page = PageContent(tmp_path / "page" / "insight.html")
     assert not {path.stem for path in (tmp_path / "page").iterdir()} & PLOTS_OF_LOG
     for name in PLOTS_OF_LOG - {"changes"}:
-        assert "left no log of it" in page.text[name], name
+        assert "The log of this version's run does not have it" in page.text[name], name
     assert "does not have it" in page.text["changes"]
 
 
@@ -190,7 +190,7 @@ def test_a_page_of_prose_says_that_there_is_no_audio(
     page = PageContent(tmp_path / "page" / "insight.html")
     assert "None of these clips has audio." in page.text["clips"]
     assert "None of these clips has both audio and text." in page.text["alignment"]
-    assert "These clips cannot tell" in page.text[""]
+    assert "These clips do not show it" in page.text[""]
 
 
 def test_mistakes_are_refused_before_anything_is_written(

@@ -213,4 +213,4 @@ def test_a_tarred_manifest_without_tars_is_an_error(tmp_path: Path) -> None:
     write_list(tmp_path / "data/manifest.jsonl", format_json_lines([make_record("a.wav", 0)]))
     data = load_source(tmp_path, TARRED)
     assert get_issues(data) == [("my.dlm:7", "source.missing_file")]
-    assert "put audio_0.tar and the others beside it, or say" in get_lines(data)[0]
+    assert "put audio_0.tar and the others beside it, or name" in get_lines(data)[0]

@@ -64,7 +64,7 @@ def test_a_missing_column_is_reported_once(
 ) -> None:
     data = load_table(tmp_path, header + "1,2,3\n" * 3, columns=columns)
     assert [code for _, code in get_issues(data)] == ["source.no_column"]
-    assert words in data.issues[0].what and "say which it is with" in data.issues[0].hint
+    assert words in data.issues[0].what and "name it with columns" in data.issues[0].hint
 
 
 @pytest.mark.parametrize(
