@@ -192,7 +192,9 @@ def test_every_low_rank_weight_of_an_encoder_gets_a_gradient(tmp_path: Path, fam
 
 
 def test_an_unknown_class_a_bad_config_and_a_missing_layer_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"qwen3 is not the class .*whisper, .*wavlm") as caught:
+    with pytest.raises(
+        ModelError, match=r"qwen3 is not a supported class .*whisper, .*wavlm"
+    ) as caught:
         build_encoder({"model_type": "qwen3"})
     assert caught.value.code == "model.not_an_encoder"
     with pytest.raises(ModelError, match=r"not the config of a wav2vec2 \(.*conv_dim") as caught:
