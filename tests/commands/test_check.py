@@ -276,7 +276,7 @@ def test_wrong_options_are_refused_and_change_nothing(
     assert_refused("--listen", "--clips", 0, text="--clips is 0", error="usage.out_of_range")
     options = ("--listen", "--version", "v0001", "--base")
     assert_refused(*options, text="exclude each other", error="usage.exclusive_options")
-    no_html = "--page my.dlm is no .html file"
+    no_html = "--page my.dlm is not an .html file"
     assert_refused("--page", document, text=no_html, error="usage.not_html")
     options, no_version = ("--listen", "--version", "v0009"), "no version 'v0009'"
     assert_refused(*options, text=no_version, error="store.unknown_version", code=1)

@@ -143,7 +143,7 @@ def test_transcript_with_a_special_token_is_refused(name: str, document: Path, h
     result = dlm("train", document, "--steps", 1)
     assert result.code == 1 and not list(home.rglob("v0001"))
     line = result.err.splitlines()[-1]
-    assert line == f"my.dlm:20: the text holds the special token {token}; write it another way"
+    assert line == f"my.dlm:20: the text holds the special token {token}; write it differently"
 
 
 def test_held_out_clips_are_encoded_before_the_run(document: Path, home: Path) -> None:

@@ -323,7 +323,7 @@ def test_without_a_network_the_error_names_the_cache(
     assert error.code == "hub.unreachable"
     assert str(error) == (
         f"hf:me/audio-model: is not in {tmp_path / 'hub'} and cannot be fetched: there is no"
-        " connection, or it broke off; run it again where there is a network (downloads resume),"
+        " connection, or it was lost; run it again where there is a network (downloads resume),"
         " or use base_model: sparrow"
     )
     use_hub(monkeypatch, None, tmp_path)

@@ -150,7 +150,9 @@ def test_a_version_with_a_changed_or_missing_file_is_not_used(store: Store, dama
     (version.path / "more.txt").write_text("more")
     require_unchanged(version)  # a file that no one reads does no harm
     damage(version.path / "adapter.safetensors")
-    with pytest.raises(StoreError, match="v0001/adapter.safetensors: is not as") as caught:
+    with pytest.raises(
+        StoreError, match="v0001/adapter.safetensors: was changed or removed"
+    ) as caught:
         require_unchanged(version)
     assert caught.value.code == "store.version_changed"
 

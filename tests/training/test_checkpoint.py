@@ -257,5 +257,5 @@ def test_checkpoint_of_more_processes_is_refused(
         make_training_setup(make_plan(model_dir), examples, save_steps=5), tmp_path
     )[0]
     (checkpoint / "state.json").write_text(json.dumps({"step": 5, "cursors": [[1], [2]]}))
-    with pytest.raises(TrainingError, match="of 2 processes, and now there are 1; start as many"):
+    with pytest.raises(TrainingError, match="had 2 processes, and now there are 1; start as many"):
         next(make_training_setup(make_plan(model_dir), examples).iter_events(resume_dir=checkpoint))

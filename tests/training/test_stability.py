@@ -196,7 +196,7 @@ def test_encoder_device_of_a_pretrained_model_is_refused() -> None:
     training = {"precision": "bf16", "stability": {"encoder_device": "cpu"}}
     fields = {"dlm_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "base_model": spec.key, "training": training}
     document = Document(Path("my.dlm"), DlmConfig(**fields), (), "", "0" * 64)
-    with pytest.raises(PlanError, match="encoder_device is for a composed base"):
+    with pytest.raises(PlanError, match="encoder_device needs a composed base"):
         make_plan(document.config.training, spec, TrainSetInfo(4), LAPTOP)
 
 

@@ -132,7 +132,7 @@ class ChatEncoder:
         teacher = self._encode_checked_example(replace(example, messages=messages))
         if teacher.label_ids != encoded.label_ids:
             raise DataError(
-                f"{self._spec.key} writes this answer with other tokens after text than audio",
+                f"{self._spec.key} writes this answer in other tokens after text than after audio",
                 where=example.location,
                 hint="take training.teacher out",
                 code="data.teacher_tokens_differ",
@@ -238,7 +238,7 @@ class ChatEncoder:
                 raise DataError(
                     f"the text holds the special token {token}",
                     where=location,
-                    hint="write it another way",
+                    hint="write it differently",
                     code="data.special_token",
                 )
 

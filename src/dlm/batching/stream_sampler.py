@@ -187,7 +187,7 @@ class StreamBatchSampler:
         size = 5 + len(self._sources) * (1 + WORKER_CURSOR_SIZE * self._num_workers)
         if cursor and len(cursor) != size:
             raise TrainingError(
-                "the saved state is of a stream of other sources",
+                "the saved state belongs to a stream of other sources",
                 hint="start over with --fresh",
                 code="training.other_sources",
             )

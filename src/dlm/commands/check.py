@@ -97,7 +97,7 @@ def _require_html_path(report_path: Path) -> None:
 
     require_report_extra(DATA_REPORT_PACKAGES)
     if report_path.suffix.lower() not in HTML_SUFFIXES:
-        what, hint = f"--page {report_path} is no .html file", "name one, such as clips.html"
+        what, hint = f"--page {report_path} is not an .html file", "name one, such as clips.html"
         raise UsageError(what, hint=hint, code="usage.not_html")
 
 

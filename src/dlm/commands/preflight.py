@@ -293,7 +293,7 @@ def _check_sequence_lengths(
             spec.placeholder in message.text for message in example.messages
         ):
             what = f"the text holds the special token {spec.placeholder}"
-            hint = "write it another way"
+            hint = "write it differently"
             yield Issue(example.location, what, hint, fatal=True, code="data.special_token")
         num_tokens = sum(
             count_audio_tokens(

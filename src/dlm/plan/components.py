@@ -422,7 +422,7 @@ def _check_is_language_model(
     known = model_type in LM_DEFAULTS or architecture.endswith(LM_CLASS_SUFFIXES)
     if check_architecture and not known:
         raise ModelError(
-            f"is no language model ({model_type}, {architecture or 'no class'})",
+            f"is not a language model ({model_type}, {architecture or 'no class'})",
             where=where,
             hint="name one that continues text, such as hf:Qwen/Qwen3-4B",
             code="model.not_a_language_model",

@@ -301,7 +301,7 @@ def _make_unreachable_error(repo_id: str, where: str, error: Exception) -> HubEr
             f"{what}: HF_HUB_OFFLINE is set", where=where, hint=hint, code="hub.offline"
         )
     return HubError(
-        f"{what}: there is no connection, or it broke off",
+        f"{what}: there is no connection, or it was lost",
         where=where,
         hint=OFFLINE_RETRY_HINT,
         code="hub.unreachable",

@@ -117,7 +117,7 @@ def _summarize_data(plan: Plan) -> Iterator[SummaryLine]:
         yield SummaryLine("stream", value, why)
         if len(config.sources) > 1:
             weights = ", ".join(f"{source.path} {source.weight:g}" for source in config.sources)
-            yield SummaryLine("drawn", weights, "the weight of each source beside the others")
+            yield SummaryLine("drawn", weights, "the weight of each source relative to the others")
     elif any(weight != 1 for weight, _, _ in train_set.weight_groups):
         groups = (
             f"{num_examples:,} at {weight:g} come {num_drawn:,} times"

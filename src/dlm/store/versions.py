@@ -146,7 +146,7 @@ class Store:
             return version
 
     def verify_versions(self) -> tuple[str, ...]:
-        """Hash all versions again: one line for each file that is not as it was committed."""
+        """Hash all versions again: one line for each file that was changed since its commit."""
         versions = {version.path: version for version in self.list_versions()}
         lines: list[str] = []
         for path in sorted(self.layout.versions_dir.glob("v*")):
@@ -247,8 +247,8 @@ class Store:
             write_dir(pending, write_fn)
             if (pending / VERSION_FILE).exists():
                 raise StoreError(
-                    f"{VERSION_FILE} is the store's own name",
-                    hint="name the file otherwise",
+                    f"{VERSION_FILE} is a reserved name of the store",
+                    hint="give the file another name",
                     code="store.reserved_name",
                 )
             check_safetensors_finite(pending)
@@ -332,7 +332,7 @@ def require_unchanged(version: Version) -> None:
     for name, digest in version.hashes.items():
         if hashes.get(name) != digest:
             raise StoreError(
-                "is not as it was committed",
+                "was changed or removed since it was committed",
                 where=f"{version.name}/{name}",
                 hint="`dlm verify` names every such file; use another version, or train again",
                 code="store.version_changed",
@@ -344,7 +344,7 @@ def _to_record_dict(version: Version) -> dict[str, object]:
 
 
 def _iter_changed_files(version: Version) -> Iterator[str]:
-    """A line for each file that is not as it was committed."""
+    """A line for each file that was changed since it was committed."""
     hashes = hash_tree(version.path)
     hashes.pop(VERSION_FILE, None)
     for name, change in compare_hashes(version.hashes, hashes):

@@ -86,7 +86,7 @@ def load_trainer_state(
     known_moments = {key.rpartition("/")[0] for key in moments} <= shapes.keys()
     if not known_moments or {name: each.shape for name, each in weights.items()} != shapes:
         raise TrainingError(
-            "the checkpoint is of another plan",
+            "the checkpoint belongs to another plan",
             where=str(checkpoint_dir),
             hint="start over with --fresh",
             code="training.other_plan",

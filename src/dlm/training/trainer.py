@@ -153,9 +153,9 @@ class _Trainer:
         if len(self.cursors) not in (0, self.rank_spec[1]):
             count = len(self.cursors)
             raise TrainingError(
-                f"the run was of {count} process{'es' * (count > 1)}, "
+                f"the run had {count} process{'es' * (count > 1)}, "
                 f"and now there are {self.rank_spec[1]}",
-                hint="start as many, or start over with --fresh",
+                hint="start as many processes, or start over with --fresh",
                 code="training.other_process_count",
             )
         self.started_at = self.last_saved_at = time.monotonic()

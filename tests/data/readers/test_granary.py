@@ -69,7 +69,7 @@ def test_records_without_a_recording_are_counted(tmp_path: Path) -> None:
 BROKEN = [
     ({"text": "x", "duration": 1}, "data.no_audio_path", "it has text, duration"),
     (GOOD | {"utt_id": "b.x", "text": ""}, "data.empty_transcript", ""),
-    (GOOD, "data.duplicate_id", "the id a comes twice"),
+    (GOOD, "data.duplicate_id", "the id a appears twice"),
     (GOOD | {"utt_id": "c"}, "data.ambiguous_recording", "one/c.wav and two/c.flac"),
     ("{\n", "data.not_json", ""),
 ]

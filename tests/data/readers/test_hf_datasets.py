@@ -187,7 +187,7 @@ def test_a_dataset_of_files_is_downloaded_as_it_is(
         ({"path": "hf:org/gone"}, "source.hub_refused", "the hub does not give hf:org/gone"),
         ({"path": "hf:org/shut"}, "source.hub_refused", "the hub does not give hf:org/shut"),
         ({"path": "hf:org/words@v0"}, "source.hub_refused", "does not give hf:org/words@v0"),
-        ({"path": "hf:words"}, "source.bad_hub_name", "hf:words is no name of a dataset"),
+        ({"path": "hf:words"}, "source.bad_hub_name", "hf:words is not the name of a dataset"),
         (
             {"path": "hf:org/words/fr"},
             "source.hub_bad_dataset",

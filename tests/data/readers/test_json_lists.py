@@ -90,7 +90,10 @@ def test_an_id_that_comes_twice_is_an_issue(tmp_path: Path) -> None:
         ("data/list.jsonl:5", "data.duplicate_id"),
         ("data/list.jsonl:6", "data.duplicate_id"),
     ]
-    assert [issue.what for issue in data.issues] == ["the id u comes twice", "the id 5 comes twice"]
+    assert [issue.what for issue in data.issues] == [
+        "the id u appears twice",
+        "the id 5 appears twice",
+    ]
 
 
 def test_records_are_counted_like_the_files_of_a_folder(tmp_path: Path) -> None:

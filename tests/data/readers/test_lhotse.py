@@ -82,7 +82,7 @@ BROKEN = [
     (make_cut_of(sources=[FILE, FILE]), "data.several_channels", "2 sources"),
     (make_cut_of(sources="a.wav"), "data.not_a_list", "sources"),
     (make_cut_of(sources=[FILE | {"source": "https://x.org/a.wav"}]), "data.remote_audio", "x.org"),
-    (make_cut_of(transforms=[{"name": "Speed"}]), "data.unsupported_recording", "(transforms)"),
+    (make_cut_of(transforms=[{"name": "Speed"}]), "data.unsupported_recording", "has transforms"),
     (
         make_cut(SUPERVISION, type="MultiCut", channel=[0, 1]),
         "data.several_channels",

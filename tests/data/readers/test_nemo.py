@@ -118,7 +118,7 @@ BROKEN = [
         "/etc/hostname",
     ),
     ({"audio_filepath": "a.wav", "text_filepath": "link.txt"}, "data.outside_folder", "link.txt"),
-    ({"audio_filepath": "a.wav", "text_filepath": "no.txt"}, "data.bad_text_file", "is no file"),
+    ({"audio_filepath": "a.wav", "text_filepath": "no.txt"}, "data.bad_text_file", "is not a file"),
     ({"audio_filepath": "a.wav", "text_filepath": "a.wav"}, "data.bad_text_file", "('utf-8'"),
 ]
 

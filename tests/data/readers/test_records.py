@@ -147,11 +147,11 @@ def iter_unreadable_lists(folder: Path) -> Iterator[tuple[Path, str, str]]:
     """Files that are no lists, with the code and the words of their error."""
     path = write_list(folder / "a.jsonl", "{}\n".encode("utf-16"))
     yield path, "source.not_a_list", "it is UTF-16"
-    yield folder / "missing.csv", "source.not_a_list", "it is no regular file"
+    yield folder / "missing.csv", "source.not_a_list", "it is not a regular file"
     yield write_list(folder / "a.txt", "words"), "source.not_a_list", ""
     for name in ("pipe.jsonl", "pipe.csv"):
         os.mkfifo(folder / name)
-        yield folder / name, "source.not_a_list", "it is no regular file"
+        yield folder / name, "source.not_a_list", "it is not a regular file"
     (folder / "plain.jsonl.gz").write_text("{}\n")
     yield folder / "plain.jsonl.gz", "source.unreadable", "Not a gzipped file"
     cut = gzip.compress(format_lines(RECORDS).encode())[:-2000]

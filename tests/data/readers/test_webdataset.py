@@ -79,10 +79,14 @@ def test_every_kind_of_tar_is_read(tar_format: int, tmp_path: Path) -> None:
         ("b/../../a.wav", {}, "its member b/../../a.wav leads out of it"),
         ("/etc/a.wav", {}, "its member /etc/a.wav leads out of it"),
         ("..\\a.wav", {}, "leads out of it"),
-        ("a.wav", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "no plain file but a link"),
-        ("a.wav", {"type": tarfile.LNKTYPE, "linkname": "b"}, "no plain file but a link"),
-        ("a.wav", {"type": tarfile.CHRTYPE}, "no plain file but a device"),
-        ("a.wav", {"type": tarfile.FIFOTYPE}, "no plain file but a device, a pipe"),
+        (
+            "a.wav",
+            {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+            "not a regular file but a link",
+        ),
+        ("a.wav", {"type": tarfile.LNKTYPE, "linkname": "b"}, "not a regular file but a link"),
+        ("a.wav", {"type": tarfile.CHRTYPE}, "not a regular file but a device"),
+        ("a.wav", {"type": tarfile.FIFOTYPE}, "not a regular file but a device, a pipe"),
         ("a\udcff.wav", {}, "the name of its member a\\udcff.wav is not UTF-8"),
     ],
 )

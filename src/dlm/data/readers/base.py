@@ -163,7 +163,7 @@ class IdRegistry:
     def register_id(self, record_id: str) -> None:
         """Note an id. Raises DataError where another record has it (`data.duplicate_id`)."""
         if hash(record_id) in self._hashes:
-            what = f"the id {record_id} comes twice"
+            what = f"the id {record_id} appears twice"
             hint = "give each record an id of its own, or take one of them out"
             raise DataError(what, hint=hint, code="data.duplicate_id")
         self._hashes.add(hash(record_id))

@@ -359,7 +359,7 @@ def _read_segments(context: SourceContext, spans: dict[str, KaldiSpan]) -> Itera
 
 def _require_new_id(record_id: str, known_ids: Collection[str]) -> None:
     if record_id in known_ids:
-        what = f"the id {record_id} comes twice"
+        what = f"the id {record_id} appears twice"
         raise DataError(what, hint="keep one of its lines", code="data.duplicate_id")
 
 

@@ -352,7 +352,7 @@ def _make_metadata_example(
     for name, path in zip(names, paths, strict=True):
         if hash(path) in listed_paths:
             hint = "keep one of its rows"
-            raise DataError(f"{name} comes twice", hint=hint, code="data.duplicate_id")
+            raise DataError(f"{name} appears twice", hint=hint, code="data.duplicate_id")
     listed_paths.update(map(hash, paths))
     segments = [AudioSegment(path, display_path=context.to_display_path(path)) for path in paths]
     example = columns.make_example(segments[0], record, location)

@@ -64,7 +64,7 @@ class HubDatasetRef:
             return cls(context.name, str(context.root))
         match = HUB_NAME_RE.fullmatch(context.name)
         if match is None:
-            what = f"{context.name} is no name of a dataset"
+            what = f"{context.name} is not the name of a dataset"
             raise DataError(what, hint=HUB_NAME_HINT, code="source.bad_hub_name")
         return cls(context.name, match["name"], match["config"], match["revision"])
 

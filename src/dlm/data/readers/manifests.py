@@ -167,7 +167,7 @@ def _read_text_file(folder: Path, raw_path: str) -> str:
         raise DataError(what, hint=hint, code="data.outside_folder")
     try:
         if not path.is_file() or path.stat().st_size > MAX_TEXT_FILE_BYTES:
-            what = f"text_filepath {raw_path} is no file, or too long for a transcript"
+            what = f"text_filepath {raw_path} is not a file, or too long for a transcript"
             hint = "write its content as text"
             raise DataError(what, hint=hint, code="data.bad_text_file")
         return path.read_bytes().decode("utf-8-sig")
@@ -480,7 +480,7 @@ def _make_recording_segment(context: SourceContext, recording: SourceRecord) -> 
         raise DataError(what, hint=hint, code="data.command")
     _require_single_channel(sources[0].get("channels"), "its recording")
     if recording.get("transforms"):
-        what = "its recording is to be changed first (transforms)"
+        what = "its recording has transforms, which are not applied"
         hint = "save the result in a file, and list that"
         raise DataError(what, hint=hint, code="data.unsupported_recording")
     folder = context.root if context.root.is_dir() else context.root.parent
@@ -547,7 +547,7 @@ def _register_recording(
     if recording_id is None:
         raise DataError("no id", hint=hint, code="data.missing_field")
     if recording_id in recordings:
-        what = f"the id {recording_id} comes twice"
+        what = f"the id {recording_id} appears twice"
         raise DataError(what, hint=hint, code="data.duplicate_id")
     recordings[recording_id] = None
     recordings[recording_id] = _make_recording_segment(context, record)

@@ -174,7 +174,7 @@ def parse_json_line(line: str) -> SourceRecord | DataError:
 def _open_text(path: Path, *, newline: str) -> Iterator[TextIO]:
     """Open a list as text; bytes that are not UTF-8 become surrogates, which `get_text` refuses."""
     if not path.is_file():
-        what = "not a list of clips (it is no regular file)"
+        what = "not a list of clips (it is not a regular file)"
         raise DataError(what, hint="name a file", code="source.not_a_list")
     is_compressed = path.suffix.lower() == GZIP_SUFFIX
     with gzip.open(path) if is_compressed else path.open("rb") as file:

@@ -151,7 +151,7 @@ def iter_tar_members(path: Path) -> Iterator[TarMember]:
         hint = "allow it to be read"
         raise DataError("the tar cannot be read", hint=hint, code="source.unreadable") from error
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        what = f"it is no tar, or a damaged one ({error})"
+        what = f"it is not a tar, or it is damaged ({error})"
         raise DataError(what, hint=RECOPY_TAR_HINT, code="source.damaged") from error
 
 
@@ -184,7 +184,7 @@ def _make_tar_member(entry: tarfile.TarInfo, tar_bytes: int) -> TarMember:
         what = f"its member {shown} leads out of it"
     elif not entry.isreg() or entry.issparse():
         kind = "a link" if entry.issym() or entry.islnk() else "a device, a pipe or sparse"
-        what = f"its member {shown} is no plain file but {kind}"
+        what = f"its member {shown} is not a regular file but {kind}"
     elif shown != entry.name:
         what = f"the name of its member {shown} is not UTF-8"
     if what:
@@ -213,7 +213,7 @@ def _read_sample_tar(context: SourceContext, path: Path, name: str) -> Iterator[
             location = f"{name}/{key}"
             try:
                 if hash(key) in key_hashes:
-                    what = "the sample comes again, after others"
+                    what = "the sample continues after other samples"
                     hint = "put its members together: make the tar with `--sort=name`"
                     raise DataError(what, hint=hint, code="data.scattered_sample")
                 key_hashes.add(hash(key))
