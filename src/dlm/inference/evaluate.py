@@ -1,9 +1,9 @@
 """Evaluation on examples: loss, listening gap, WER and CER, and the loss of each token of one.
 
-The listening gap is the loss with other recordings minus the loss with the right ones. The loss of
-each token (`dlm eval --manual-loss`) is computed from logits at every position in fp64, without the
-trainer's short cuts, and compared with the trainer's loss: where the two differ, the loss is wrong;
-where one token costs most, the example may be.
+The listening gap is the loss with other recordings, drawn by `shuffle_audio`, minus the loss with
+the right ones. The loss of each token (`dlm eval --manual-loss`) is computed from logits at every
+position in fp64, without the trainer's short cuts, and compared with the trainer's loss: where the
+two differ, the loss is wrong; where one token costs most, the example may be.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The loss: cross entropy of label tokens, mixed with distillation; and the listening gap."""
+"""The loss of a training step: cross entropy of label tokens, mixed with distillation."""
 
 from typing import NamedTuple
 
