@@ -16,21 +16,10 @@ from dlm.cli.render import (
     print_data_summary,
     print_issues,
 )
-from dlm.training.events import (
-    AudioGapEvaluated,
-    CheckpointSaved,
-    Evaluated,
-    ExamplesSkipped,
-    StageStarted,
-    StepCompleted,
-    StepSkipped,
-    TrainingFinished,
-    TrainingStarted,
-)
 
 if TYPE_CHECKING:
     from dlm.commands.preflight import Preflight
-    from dlm.training.events import TrainingEvent
+    from dlm.training.events import Evaluated, StepCompleted, TrainingEvent, TrainingStarted
 
 LOG_INTERVAL_SECONDS = 5.0
 MAX_LOCATIONS = 5  # printed of a step that was skipped
@@ -82,6 +71,8 @@ def stop_on_interrupt() -> Callable[[], bool]:
 
 def print_training(events: "Iterator[Any]", output_format: str) -> int:
     """Print the plan, the steps as they come, and the version; exit 130 when it was stopped."""
+    from dlm.training.events import TrainingFinished
+
     preflight: Preflight = next(events)
     print_issues(preflight.issues)
     print_data_summary(preflight)
@@ -117,40 +108,42 @@ class _LineProgress:
 
     def handle_event(self, event: "TrainingEvent | Any") -> None:
         """Print what a person follows of an event."""
+        from dlm.training import events  # here, so that help does not wait for it
+
         match event:
-            case TrainingStarted():
+            case events.TrainingStarted():
                 self._start(event)
-            case StepCompleted():
+            case events.StepCompleted():
                 self._num_examples += event.num_examples
                 self._audio_seconds += event.audio_seconds
                 self._show_step(event)
-            case StepSkipped():
+            case events.StepSkipped():
                 origin = f", {event.non_finite_origin}" if event.non_finite_origin else ""
                 locations = ", ".join(event.locations[:MAX_LOCATIONS])
                 print_status(f"step {event.step} skipped: {event.reason}{origin}: {locations}")
-            case StageStarted():
+            case events.StageStarted():
                 groups = ", ".join(event.trainable_groups)
                 stage = f"stage {event.stage} of {event.num_stages}: {groups}"
                 print_status(f"{stage}, {event.num_steps:,} steps")
-            case AudioGapEvaluated():
+            case events.AudioGapEvaluated():
                 gap = f"listening gap {event.audio_gap:.3f}"
                 print_status(f"step {event.step}/{self._num_steps}  {gap}")
-            case Evaluated():
+            case events.Evaluated():
                 self.close()
                 self._print_scores(event)
-            case ExamplesSkipped():
+            case events.ExamplesSkipped():
                 if event.step:  # those before the first step are among the printed issues
                     count = f"{event.num_skipped:,} of {event.num_examples:,} clips"
                     what = f"{count} could not be used and were left out"
                     print_status(f"{what}: {event.issues[0]}", color="yellow")
-            case TrainingFinished():
+            case events.TrainingFinished():
                 self.close()
                 stopped = event.reason == "stopped"
                 end = "stopped" if stopped else "done"
                 hint = "; continue with --resume" if stopped else ""
                 step = f"after step {event.step} of {event.num_steps}"
                 print_status(f"{end} {step}, {format_duration(event.seconds)}{hint}")
-            case CheckpointSaved():
+            case events.CheckpointSaved():
                 pass
             case _:  # the version, the last item
                 print_line(f"{event.name} is saved: {event.path}")
@@ -158,14 +151,14 @@ class _LineProgress:
     def close(self) -> None:
         """End what is being drawn."""
 
-    def _start(self, event: TrainingStarted) -> None:
+    def _start(self, event: "TrainingStarted") -> None:
         self._num_steps, self._first_step = event.num_steps, event.step
         self._started_at = time.monotonic()
         print_status(f"{event.num_trainable:,} of {event.num_parameters:,} parameters are trained")
         if event.step:
             print_status(f"continuing after step {event.step}")
 
-    def _show_step(self, event: StepCompleted) -> None:
+    def _show_step(self, event: "StepCompleted") -> None:
         """Print a line for a step when one is due."""
         if self._logging_steps is None:
             due = time.monotonic() - self._printed_at > LOG_INTERVAL_SECONDS
@@ -175,7 +168,7 @@ class _LineProgress:
             self._printed_at = time.monotonic()
             print_status(f"step {event.step}/{self._num_steps}  {self._format_rates(event)}")
 
-    def _format_rates(self, event: StepCompleted) -> str:
+    def _format_rates(self, event: "StepCompleted") -> str:
         """Loss, throughput and remaining time."""
         seconds = max(time.monotonic() - self._started_at, 1e-9)
         seconds_per_step = seconds / (event.step - self._first_step)
@@ -185,7 +178,7 @@ class _LineProgress:
         teacher = "" if event.kl_loss is None else f"teacher {event.kl_loss:.3f}  "
         return f"loss {event.loss:.3f}  {teacher}{rates}  {remaining} left"
 
-    def _print_scores(self, event: Evaluated) -> None:
+    def _print_scores(self, event: "Evaluated") -> None:
         """Print the scores, and a warning when the model ignores the audio."""
         on_train = "it was trained on, none were held out"
         split = on_train if self._scored_on_train else "held out"
@@ -212,7 +205,7 @@ class _BarProgress(_LineProgress):
         )
         self._task = self._bar.add_task("", total=None, rates="")
 
-    def _show_step(self, event: StepCompleted) -> None:
+    def _show_step(self, event: "StepCompleted") -> None:
         """Move the bar; the first step shows it, the last one leaves it."""
         self._bar.start()
         rates = self._format_rates(event)
