@@ -225,11 +225,11 @@ def build_batches(
     encoded, lengths, weights = [], [], []
     for example in examples:
         try:
-            row, length = encode_trainable_example(example, batch_plan, chat_encoder)
+            encoded_example, length = encode_trainable_example(example, batch_plan, chat_encoder)
         except DataError as error:
             counter.record_error(error, example.location)
             continue
-        encoded.append(row)
+        encoded.append(encoded_example)
         lengths.append(length)
         weights.append(example.weight)
     sampler = BucketBatchSampler(

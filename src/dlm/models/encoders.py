@@ -395,15 +395,15 @@ def load_encoder(checkpoint_dir: Path, config: dict[str, Any]) -> PreTrainedMode
         file_name: {key: info for key, info in tensors.items() if names[key] in shapes}
         for file_name, tensors in tensor_index.items()
     }
-    found = {
+    shapes_in_checkpoint = {
         names[key]: info.shape
         for tensors in encoder_index.values()
         for key, info in tensors.items()
     }
-    missing = sorted(prefix + name for name in shapes.keys() - found.keys())
+    missing = sorted(prefix + name for name in shapes.keys() - shapes_in_checkpoint.keys())
     misshapen = sorted(
         f"{prefix}{name} ({list(shape)}, not {list(shapes[name])})"
-        for name, shape in found.items()
+        for name, shape in shapes_in_checkpoint.items()
         if shape != shapes[name]
     )
     if missing or misshapen:

@@ -85,7 +85,7 @@ def estimate_sequence_lengths(
     """
     num_audio_tokens = count_audio_tokens(compute_typical_samples(spec), spec.audio_spec)
     num_tokens = num_audio_tokens + TYPICAL_TEXT_TOKENS
-    rows = [SequenceLengths(num_tokens, num_audio_tokens, TYPICAL_TEXT_TOKENS)]
+    bounds = [SequenceLengths(num_tokens, num_audio_tokens, TYPICAL_TEXT_TOKENS)]
     for example in examples:
         seconds = (durations or {}).get(example.location, ())
         num_audio_tokens = sum(
@@ -101,12 +101,12 @@ def estimate_sequence_lengths(
         )
         answers = [message for message in example.messages if message.role == "assistant"]
         num_tokens = num_audio_tokens + _bound_text_tokens(example.messages)
-        rows.append(SequenceLengths(num_tokens, num_audio_tokens, _bound_text_tokens(answers)))
+        bounds.append(SequenceLengths(num_tokens, num_audio_tokens, _bound_text_tokens(answers)))
     limit = min(max_tokens, spec.context_length)
     return SequenceLengths(
-        num_tokens=min(max(row.num_tokens for row in rows), limit),
-        num_audio_tokens=min(max(row.num_audio_tokens for row in rows), limit),
-        num_labels=min(max(row.num_labels for row in rows), limit),
+        num_tokens=min(max(bound.num_tokens for bound in bounds), limit),
+        num_audio_tokens=min(max(bound.num_audio_tokens for bound in bounds), limit),
+        num_labels=min(max(bound.num_labels for bound in bounds), limit),
     )
 
 

@@ -241,14 +241,14 @@ def _make_commonvoice_example(
         what = f"{len(cells)} cells, and the table has {len(header)} columns"
         hint = "put a tab between two cells, and none within"
         raise DataError(what, hint=hint, code="data.bad_cell_count")
-    row = dict(zip(header, cells, strict=True))
-    ids.register_id(row["path"])
-    name = require_relative_path(row["path"])
+    record = dict(zip(header, cells, strict=True))
+    ids.register_id(record["path"])
+    name = require_relative_path(record["path"])
     name = name if Path(name).suffix else f"{name}{COMMONVOICE_SUFFIX}"
     path = folder / COMMONVOICE_AUDIO_DIR / name
     segment = AudioSegment(path, display_path=context.to_display_path(path))
-    language = parse_language_code(row.get("locale")) or parse_language_code(folder.name)
-    text, speaker = _unquote_sentence(row["sentence"].strip()), row["client_id"] or None
+    language = parse_language_code(record.get("locale")) or parse_language_code(folder.name)
+    text, speaker = _unquote_sentence(record["sentence"].strip()), record["client_id"] or None
     return context.make_example(segment, text, location, language=language, speaker=speaker)
 
 
