@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 
 from dlm.data.audio_io import load_audio, verify_recording
-from dlm.data.audio_scan import attach_recordings, scan_audio
+from dlm.data.audio_scan import (
+    HashMethod,
+    attach_recordings,
+    fingerprint_recording,
+    scan_audio,
+)
 from dlm.data.types import AudioSegment, Recording
 from dlm.errors import AudioError
+from dlm.features.extractor import AudioFeatureExtractor
 from dlm.io import sha256_file
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.load import load_model
 from dlm.plan.types import ModelPlan
 from tests.cli_runner import dlm
 from tests.data.recordings import RATE, noise, save, spoken
-from tests.tiny_models import DLM_ID, write_document, write_tiny_model
+from tests.tiny_models import DLM_ID, make_tiny_spec, write_document, write_tiny_model
 
 NUM_CLIPS = 12
 PROGRAM = """
@@ -106,8 +112,56 @@ def test_of_very_many_clips_only_those_trained_on_are_hashed_and_copied(
 ) -> None:
     monkeypatch.setattr("dlm.data.audio_scan.MAX_FULL_SCAN_SEGMENTS", 4)
     assert dlm("train", document, "--steps", 6).code == 0
-    assert len(list_blobs(home)) == NUM_CLIPS - 2
-    assert max(opens.values()) == 3, "header, hash, features"
+    assert len(opens) == NUM_CLIPS and max(opens.values()) <= 2, "header and hash, then features"
+    blobs = list_blobs(home)
+    assert len(blobs) == NUM_CLIPS - 2
+    assert blobs < {sha256_file(path) for path in Path("clips").iterdir()}
+
+
+def test_a_recording_that_is_not_copied_is_hashed_and_decoded_from_one_open_file(
+    tmp_path: Path, opens: Counter[str]
+) -> None:
+    path = save(tmp_path / "clips" / "one.wav")
+
+    def extract(*spans: tuple[float, float]) -> int:
+        opens.clear()
+        extractor = AudioFeatureExtractor(
+            make_tiny_spec(),
+            auto_resample=False,
+            encode_fn=lambda values, num_frames: values[:, :num_frames].T,
+            cache_dir=tmp_path / "features",
+        )
+        for start, end in spans:
+            extractor(AudioSegment(path, start, end))
+        return opens["one.wav"]
+
+    assert extract((0.0, 0.4)) == 1, "hashed and decoded"
+    assert extract((0.0, 0.4)) == 0, "the hash is remembered, and the features are on disk"
+    assert extract((0.0, 0.4), (0.4, 0.8)) == 1, "only another span is decoded"
+    save(path, noise(2.0))
+    assert extract((0.0, 0.4)) == 1, "another recording by its time and size"
+
+
+@pytest.mark.parametrize("method", ["sha256", "fingerprint", None])
+def test_the_scan_of_very_many_hashes_a_recording_as_it_is_told_to(
+    tmp_path: Path,
+    opens: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+    method: HashMethod | None,
+) -> None:
+    monkeypatch.setattr("dlm.data.audio_scan.MAX_FULL_SCAN_SEGMENTS", 1)
+    path = save(tmp_path / "clips" / "one.wav")
+    examples = [spoken(path), spoken(path, start=0.5)]
+    expected = {"sha256": sha256_file, "fingerprint": lambda _: fingerprint_recording(segment)}
+    (segment,) = examples[0].audio_segments
+    value = expected[method](path) if method else ""
+    opens.clear()
+    recordings = scan_audio(examples, hash_method_fn=lambda _: method).recordings
+    assert opens["one.wav"] == len(examples)
+    for recording in recordings:
+        assert recording is not None
+        hashes = {"sha256": recording.sha256, "fingerprint": recording.fingerprint}
+        assert hashes == {"sha256": "", "fingerprint": "", **({method: value} if method else {})}
 
 
 def test_checking_opens_each_clip_once(document: Path, opens: Counter[str]) -> None:

@@ -5,12 +5,14 @@ document -> examples -> audio scan -> train and held-out split -> filter of bad 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlm.config.overrides import apply_overrides
 from dlm.config.parser import Document, read_document
 from dlm.config.schema import TrainingConfig
+from dlm.data.audio_scan import HashMethod, HashMethodFn
 from dlm.data.bad_examples import FilterResult, filter_bad_examples, should_skip_bad_examples
 from dlm.data.contamination import check_leakage
 from dlm.data.load import (
@@ -22,7 +24,7 @@ from dlm.data.load import (
 )
 from dlm.data.sampling import count_epoch_examples, count_examples_by_weight
 from dlm.data.split import select_examples, train_eval_split
-from dlm.data.types import Example, Issue
+from dlm.data.types import AudioSegment, Example, Issue, RecordingKey
 from dlm.data.validate import ValidationReport, validate_examples
 from dlm.errors import DataError, DlmError, PlanError, StoreError
 from dlm.plan.audio_lengths import count_audio_tokens
@@ -30,7 +32,7 @@ from dlm.plan.augmentation import plan_augmentation
 from dlm.plan.hardware import Hardware, detect_hardware
 from dlm.plan.memory import estimate_sequence_lengths
 from dlm.plan.model_spec import ModelSpec
-from dlm.plan.planner import NO_OVERRIDES, make_plan
+from dlm.plan.planner import MAX_COPIED_BYTES, NO_OVERRIDES, make_plan
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import (
     TOO_LONG_HINT,
@@ -117,6 +119,7 @@ def run_preflight(
     progress: Callable[[int, int], None] | None = None,
     hardware: Hardware | None = None,
     full_scan: bool = False,
+    hash_recordings: bool = False,
 ) -> Preflight:
     """Check everything that can be known without weights, and make the plan.
 
@@ -127,6 +130,8 @@ def run_preflight(
         progress: is called with the audio segments scanned so far, and all of them.
         hardware: to plan for; None for this machine.
         full_scan: whether all audio is decoded, however much there is.
+        hash_recordings: whether the recordings to train on are hashed while the scan has them
+            open, however many there are.
 
     Raises:
         DlmError: the document or its sources cannot be read. What is wrong with examples is an
@@ -134,7 +139,14 @@ def run_preflight(
     """
     document, spec = resolve_document(path, overrides)
     config, data = document.config.training, load_examples(document)
-    report = _validate(data, spec, config, progress=progress, full_scan=full_scan)
+    report = _validate(
+        data,
+        spec,
+        config,
+        progress=progress,
+        full_scan=full_scan,
+        hash_method_fn=_make_hash_method_fn(data, config) if hash_recordings else None,
+    )
     data = replace(data, examples=report.examples)  # with the recordings that the scan found
     train, held_out = train_eval_split(data, config, report.example_stats.content_hashes)
     split_issues = tuple(_check_split(document, data, train, held_out))
@@ -247,6 +259,7 @@ def _validate(
     *,
     progress: Callable[[int, int], None] | None = None,
     full_scan: bool = False,
+    hash_method_fn: HashMethodFn | None = None,
 ) -> ValidationReport:
     return validate_examples(
         data,
@@ -255,7 +268,29 @@ def _validate(
         audio_config=config.audio,
         progress=progress,
         full_scan=full_scan,
+        hash_method_fn=hash_method_fn,
     )
+
+
+def _make_hash_method_fn(data: LoadedData, config: TrainingConfig) -> HashMethodFn:
+    """The hash by which a run records a recording: of all its bytes if it copies recordings."""
+
+    @cache
+    def choose_methods() -> dict[RecordingKey, HashMethod]:
+        train = data.examples
+        if config.split_by != "content":  # for which recordings would have to be decoded
+            train, _ = train_eval_split(data, config)
+            train = train[: config.train_count]
+        copied = not config.uses_streaming and _count_recording_bytes(train) <= MAX_COPIED_BYTES
+        method: HashMethod = "sha256" if copied else "fingerprint"
+        return {
+            segment.recording_key: method for example in train for segment in example.audio_segments
+        }
+
+    def get_method(segment: AudioSegment) -> HashMethod | None:
+        return choose_methods().get(segment.recording_key)
+
+    return get_method
 
 
 def _make_error(issue: Issue, *, hint_suffix: str = "") -> DlmError:

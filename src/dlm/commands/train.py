@@ -162,7 +162,11 @@ def train(
             pass
     cli_overrides = CliOverrides(steps, seed, device)
     preflight = run_preflight(
-        path, cli_overrides=cli_overrides, overrides=overrides, progress=progress
+        path,
+        cli_overrides=cli_overrides,
+        overrides=overrides,
+        progress=progress,
+        hash_recordings=True,
     )
     plan = preflight.require_plan()
     if plan.copy_recordings:
@@ -539,7 +543,8 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
 
     segments = _get_recordings(preflight.train_examples)
     recording_hashes = {
-        key: segment.sha256 or fingerprint_recording(segment) for key, segment in segments.items()
+        key: segment.sha256 or segment.fingerprint or fingerprint_recording(segment)
+        for key, segment in segments.items()
     }
     # where the model is stored, and how much of it was there for the plan, make no difference
     spec = {**asdict(plan.model.spec), "source": None, "sizes": None, "megabytes": None}
@@ -567,7 +572,11 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
 
 
 def _hash_train_recordings(preflight: "Preflight") -> "Preflight":
-    """Hash the recordings that are copied, where the scan did not: there are too many."""
+    """Hash the recordings that are copied, where the scan could not know that they would be.
+
+    That is so if all that might have been trained on is too large to be copied, and what is left
+    once the examples are split by content and bad ones are dropped is not.
+    """
     from dlm.data.audio_io import hash_recording
     from dlm.data.audio_scan import attach_recordings
 

@@ -77,6 +77,7 @@ def load_audio(
     *,
     sample_rate: int,
     resample: bool,
+    file: BinaryFile | None = None,
     on_open: RecordingFn | None = None,
 ) -> Waveform:
     """Decode a segment as mono: (samples,) float32 at `sample_rate`.
@@ -85,13 +86,15 @@ def load_audio(
         segment: what to decode.
         sample_rate: in Hz.
         resample: whether another rate is converted; else it is refused.
+        file: its recording, where the caller has it open; None opens it.
         on_open: called with the open recording before it is decoded.
 
     Raises:
         AudioError: it cannot be read or decoded (`audio.*`).
     """
     with ExitStack() as stack:
-        file = stack.enter_context(open_recording(segment))
+        if file is None:
+            file = stack.enter_context(open_recording(segment))
         if on_open is not None:
             on_open(segment, file)
         stream = stack.enter_context(open_audio_stream(file, segment))

@@ -2,6 +2,7 @@
 
     few segments    each is decoded, and each recording hashed from the same open file
     many            a sample is decoded; of the others the header is read, and nothing is hashed
+                    but what a training run asks for
 
 Statistics are peak, RMS, DC offset, silence, clipping, a hash of the samples, and an envelope by
 which a recording and its mp3 are recognised. Levels are fractions of full scale, of the mono mix;
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice, starmap
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlm.data.audio_file import (
     AudioInfo,
+    BinaryFile,
     Waveform,
     make_unreadable_audio_error,
     open_recording,
@@ -50,6 +53,8 @@ MAX_SCAN_CHUNK_SEGMENTS = 64  # segments given to a thread at once
 FINGERPRINT_BYTES = 1 << 16  # of each end of a file that is not hashed as a whole
 
 ScanProgressFn = Callable[[int, int], None]  # segments done, segments in all
+HashMethod = Literal["sha256", "fingerprint"]  # of all bytes, or see fingerprint_recording
+HashMethodFn = Callable[[AudioSegment], HashMethod | None]  # None: it is not hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,7 @@ class ScanResult:
         stats: its statistics, where it was decoded.
         error: why it cannot be used.
         sha256: of its recording's bytes, where they were hashed with this segment.
+        fingerprint: of its recording, where that was computed instead.
     """
 
     segment: AudioSegment
@@ -195,6 +201,7 @@ class ScanResult:
     stats: AudioStats | None = None
     error: DataError | None = None
     sha256: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,13 +251,19 @@ class AudioScan:
 
 
 def scan_audio(
-    examples: Sequence[Example], *, full_scan: bool = False, progress: ScanProgressFn | None = None
+    examples: Sequence[Example],
+    *,
+    full_scan: bool = False,
+    hash_method_fn: HashMethodFn | None = None,
+    progress: ScanProgressFn | None = None,
 ) -> AudioScan:
     """Scan each segment once, and hash each recording once, however many examples share it.
 
     Args:
         examples: whose audio to scan.
         full_scan: decode every segment, however many there are.
+        hash_method_fn: how to hash a segment's recording, where there are very many; None hashes
+            none of those.
         progress: called after each segment.
     """
     scan = AudioScan(number_segments(examples))
@@ -258,15 +271,15 @@ def scan_audio(
     decoded_numbers = None
     if not full_scan and num_segments > MAX_FULL_SCAN_SEGMENTS:
         decoded_numbers = set(random.Random(0).sample(range(num_segments), MAX_FULL_SCAN_SEGMENTS))
-    hashes: dict[RecordingKey, str] = {}
+    hashes: dict[RecordingKey, tuple[str, str]] = {}  # sha256, fingerprint
     shared: dict[Recording, Recording] = {}  # segments of one recording share its record
-    for result in _scan_segments(scan.segment_numbers, decoded_numbers):
-        if result.sha256:
-            hashes[result.segment.recording_key] = result.sha256
+    for result in _scan_segments(scan.segment_numbers, decoded_numbers, hash_method_fn):
+        if result.sha256 or result.fingerprint:
+            hashes[result.segment.recording_key] = result.sha256, result.fingerprint
         recording = None
         if info := result.info:
-            sha256 = hashes.get(result.segment.recording_key, "") if hashes else ""
-            recording = Recording(info.sample_rate, info.num_channels, info.num_samples, sha256)
+            hash_pair = hashes.get(result.segment.recording_key, ()) if hashes else ()
+            recording = Recording(info.sample_rate, info.num_channels, info.num_samples, *hash_pair)
             recording = shared.setdefault(recording, recording)
         scan.record_result(result, recording)
         if progress is not None:
@@ -281,16 +294,24 @@ def number_segments(examples: Sequence[Example]) -> dict[AudioSegment, int]:
 
 
 def _scan_segments(
-    segment_numbers: dict[AudioSegment, int], decoded_numbers: set[int] | None
+    segment_numbers: dict[AudioSegment, int],
+    decoded_numbers: set[int] | None,
+    hash_method_fn: HashMethodFn | None,
 ) -> Iterator[ScanResult]:
     """Every segment, in order; those of `decoded_numbers` are decoded, or all for None."""
     hashed: set[RecordingKey] = set()
 
-    def make_request(segment: AudioSegment, number: int) -> tuple[AudioSegment, bool, bool]:
-        should_hash = decoded_numbers is None and segment.recording_key not in hashed
-        if should_hash:
-            hashed.add(segment.recording_key)
-        return segment, decoded_numbers is None or number in decoded_numbers, should_hash
+    def make_request(
+        segment: AudioSegment, number: int
+    ) -> tuple[AudioSegment, bool, HashMethod | None]:
+        hash_method: HashMethod | None = "sha256"
+        if decoded_numbers is not None:
+            hash_method = hash_method_fn(segment) if hash_method_fn else None
+        if hash_method and (key := segment.recording_key) in hashed:
+            hash_method = None
+        elif hash_method:
+            hashed.add(key)
+        return segment, decoded_numbers is None or number in decoded_numbers, hash_method
 
     requests = (make_request(segment, number) for segment, number in segment_numbers.items())
     num_threads = min(MAX_SCAN_THREADS, os.cpu_count() or 1)
@@ -306,21 +327,25 @@ def _scan_segments(
             yield from future.result()
 
 
-def _scan_segment(segment: AudioSegment, should_decode: bool, should_hash: bool) -> ScanResult:
-    """Header, statistics and sha256 of a segment's recording, from one open file."""
-    sha256, info = "", None
+def _scan_segment(
+    segment: AudioSegment, should_decode: bool, hash_method: HashMethod | None
+) -> ScanResult:
+    """Header, statistics and hash of a segment's recording, from one open file."""
+    sha256, fingerprint, info = "", "", None
     try:
         with open_recording(segment) as file:
-            if should_hash:
+            if hash_method == "sha256":
                 sha256 = hash_open_recording(file, segment.name)
+            elif hash_method == "fingerprint":
+                fingerprint = _fingerprint_open_recording(file, segment)
             with open_audio_stream(file, segment) as stream:
                 info, num_samples = stream.info, stream.num_samples
                 stats = _compute_stream_stats(stream) if should_decode else None
     except DataError as error:
         error.__traceback__ = error.__cause__ = error.__context__ = None  # frames hold samples
-        return ScanResult(segment, info=info, error=error, sha256=sha256)
+        return ScanResult(segment, 0, info, None, error, sha256, fingerprint)
     num_samples = stats.num_samples if stats else num_samples
-    return ScanResult(segment, num_samples, info, stats, None, sha256)
+    return ScanResult(segment, num_samples, info, stats, None, sha256, fingerprint)
 
 
 def attach_recordings(
@@ -354,12 +379,16 @@ def fingerprint_recording(segment: AudioSegment) -> str:
         AudioError: it cannot be read.
     """
     with open_recording(segment) as file:
-        try:
-            mtime_ns, num_bytes = segment.path.stat().st_mtime_ns, file.seek(0, os.SEEK_END)
-            digest = hashlib.sha256(f"{num_bytes} {mtime_ns}".encode())
-            for start in (0, max(num_bytes - FINGERPRINT_BYTES, 0)):
-                file.seek(start)
-                digest.update(file.read(FINGERPRINT_BYTES) or b"")
-        except OSError as error:
-            raise make_unreadable_audio_error(segment.name, error) from error
+        return _fingerprint_open_recording(file, segment)
+
+
+def _fingerprint_open_recording(file: BinaryFile, segment: AudioSegment) -> str:
+    try:
+        mtime_ns, num_bytes = segment.path.stat().st_mtime_ns, file.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(f"{num_bytes} {mtime_ns}".encode())
+        for start in (0, max(num_bytes - FINGERPRINT_BYTES, 0)):
+            file.seek(start)
+            digest.update(file.read(FINGERPRINT_BYTES) or b"")
+    except OSError as error:
+        raise make_unreadable_audio_error(segment.name, error) from error
     return digest.hexdigest()

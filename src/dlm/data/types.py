@@ -34,12 +34,14 @@ class Recording:
         num_channels: channels, before they are mixed to mono.
         num_samples: samples per channel.
         sha256: of its bytes; empty where it was not hashed.
+        fingerprint: sha256 of its size, time of change and ends, where that stands for its bytes.
     """
 
     sample_rate: int
     num_channels: int
     num_samples: int
     sha256: str = ""
+    fingerprint: str = ""
 
 
 @lru_cache(maxsize=4096)
@@ -96,6 +98,11 @@ class AudioSegment:
     def sha256(self) -> str:
         """The sha256 of the recording's bytes; empty where the scan did not hash them."""
         return self.recording.sha256 if self.recording else ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the recording; empty where the scan did not compute it."""
+        return self.recording.fingerprint if self.recording else ""
 
     @property
     def recording_key(self) -> RecordingKey:

@@ -16,6 +16,7 @@ from dlm.config.data_schema import AudioConfig
 from dlm.data.audio_io import choose_resampler, make_sample_rate_error
 from dlm.data.audio_scan import (
     AudioScan,
+    HashMethodFn,
     ScanProgressFn,
     attach_recordings,
     number_segments,
@@ -86,6 +87,7 @@ def validate_examples(
     audio_config: AudioConfig,
     progress: ScanProgressFn | None = None,
     full_scan: bool = False,
+    hash_method_fn: HashMethodFn | None = None,
 ) -> ValidationReport:
     """Validate every example for a model.
 
@@ -96,9 +98,12 @@ def validate_examples(
         audio_config: `auto_resample` and `long_clips`.
         progress: called after each segment.
         full_scan: decode every segment, even where there are very many.
+        hash_method_fn: how to hash a segment's recording, where there are very many.
     """
     limits = _ModelLimits(sample_rate, window_seconds, audio_config)
-    scan = scan_audio(data.examples, full_scan=full_scan, progress=progress)
+    scan = scan_audio(
+        data.examples, full_scan=full_scan, hash_method_fn=hash_method_fn, progress=progress
+    )
     examples = attach_recordings(
         data.examples, lambda segment: scan.recordings[scan.segment_numbers[segment]]
     )

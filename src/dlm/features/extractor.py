@@ -5,7 +5,8 @@
 
 Each segment is extracted once and kept in memory as far as the budget goes. Encoder output also
 goes to disk, keyed by the recording's bytes, the span, the encoder's revision and the
-preprocessing. With augmentation, waveforms are kept instead and every epoch extracts a new variant:
+preprocessing. A recording that the scan did not hash is hashed and decoded from one open file. With
+augmentation, waveforms are kept instead and every epoch extracts a new variant:
 
     segment -> load_audio -> augment waveform (epoch) -> log-mel or waveform -> masks (epoch)
                kept in memory
@@ -13,9 +14,10 @@ preprocessing. With augmentation, waveforms are kept instead and every epoch ext
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -23,8 +25,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from dlm.data.audio_file import Waveform
-from dlm.data.audio_io import RecordingFn, hash_recording, load_audio, verify_recording
+from dlm.data.audio_file import BinaryFile, Waveform, open_recording
+from dlm.data.audio_io import RecordingFn, hash_open_recording, load_audio, verify_recording
 from dlm.data.types import AudioSegment
 from dlm.features.augment import Augmenter
 from dlm.features.disk_cache import read_cached_tensors, write_cached_tensors
@@ -38,6 +40,7 @@ from dlm.plan.audio_lengths import (
 from dlm.plan.model_spec import ModelSpec
 
 FEATURE_MEMORY_BYTES = 3 << 30  # enough for the log-mels of about 50,000 short clips
+MAX_REMEMBERED_HASHES = 100_000  # of recordings that the scan did not hash
 
 # log-mel or waveform of one window, its number of frames -> encoder output (frames, hidden_size)
 EncodeFn = Callable[[torch.Tensor, int], torch.Tensor]
@@ -65,26 +68,26 @@ class AudioFeatures:
 
 
 class LruByteCache(Generic[CachedT]):
-    """A cache by segment that drops the least recently used values above `max_bytes`."""
+    """A cache that drops the least recently used values above `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._entries: OrderedDict[AudioSegment, tuple[CachedT, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[CachedT, int]] = OrderedDict()
         self._free_bytes = max_bytes
         self._lock = Lock()  # several threads extract
 
-    def get(self, segment: AudioSegment) -> CachedT | None:
+    def get(self, key: Hashable) -> CachedT | None:
         with self._lock:
-            entry = self._entries.get(segment)
+            entry = self._entries.get(key)
             if entry is None:
                 return None
-            self._entries.move_to_end(segment)
+            self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, segment: AudioSegment, value: CachedT, num_bytes: int) -> None:
+    def put(self, key: Hashable, value: CachedT, num_bytes: int) -> None:
         with self._lock:
-            if segment in self._entries:
+            if key in self._entries:
                 return
-            self._entries[segment] = (value, num_bytes)
+            self._entries[key] = (value, num_bytes)
             self._free_bytes -= num_bytes
             while self._free_bytes < 0 and len(self._entries) > 1:
                 _, (_, dropped_bytes) = self._entries.popitem(last=False)
@@ -137,12 +140,18 @@ class AudioFeatureExtractor:
             self._memory_cache.put(segment, features, num_bytes)
         return features
 
-    def load_audio(self, segment: AudioSegment) -> Waveform:
-        """Decode a segment at the encoder's sample rate: (samples,). Raises AudioError."""
+    def load_audio(self, segment: AudioSegment, file: BinaryFile | None = None) -> Waveform:
+        """Decode a segment at the encoder's sample rate: (samples,). Raises AudioError.
+
+        Args:
+            segment: what to decode.
+            file: its recording, where the caller has it open.
+        """
         return load_audio(
             segment,
             sample_rate=self._spec.audio_spec.sample_rate,
             resample=self._auto_resample,
+            file=file,
             on_open=self._on_open,
         )
 
@@ -206,17 +215,22 @@ class AudioFeatureExtractor:
         self, segment: AudioSegment, encode_fn: EncodeFn
     ) -> tuple[AudioFeatures, ...]:
         """Encoder output from the disk cache, or computed and written there."""
-        path = self._cache_dir and self._cache_dir / f"{self._make_cache_key(segment)}.safetensors"
-        tensors = read_cached_tensors(path) if path else None
-        if tensors is None:
-            windows = self.extract_features(self.load_audio(segment))
-            tensors = {
-                str(index): encode_fn(window.values, window.num_frames).contiguous()
-                for index, window in enumerate(windows)
-            }
-            tensors["samples"] = torch.tensor([window.num_samples for window in windows])
-            if path:
-                write_cached_tensors(path, tensors)
+        path: Path | None = None
+        tensors: dict[str, torch.Tensor] | None = None
+        with _open_at_most_once(segment) as open_fn:
+            if self._cache_dir:
+                key = self._make_cache_key(make_audio_key(segment, open_fn))
+                path = self._cache_dir / f"{key}.safetensors"
+                tensors = read_cached_tensors(path)
+            if tensors is None:
+                windows = self.extract_features(self.load_audio(segment, open_fn()))
+                tensors = {
+                    str(index): encode_fn(window.values, window.num_frames).contiguous()
+                    for index, window in enumerate(windows)
+                }
+                tensors["samples"] = torch.tensor([window.num_samples for window in windows])
+                if path:
+                    write_cached_tensors(path, tensors)
         encoded = [tensors[str(index)] for index in range(len(tensors["samples"]))]
         return tuple(
             AudioFeatures(
@@ -229,9 +243,9 @@ class AudioFeatureExtractor:
             for values, num_samples in zip(encoded, tensors["samples"].tolist(), strict=True)
         )
 
-    def _make_cache_key(self, segment: AudioSegment) -> str:
+    def _make_cache_key(self, audio_key: str) -> str:
         """The recording's sha256, by which `dlm gc` finds it, and a hash of all the rest."""
-        spec, audio_key = self._spec, make_audio_key(segment)
+        spec = self._spec
         encoders = spec.composition and spec.composition.encoders
         parts = (
             audio_key,
@@ -242,29 +256,39 @@ class AudioFeatureExtractor:
         return f"{audio_key.split()[0]}-{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
-def make_audio_key(segment: AudioSegment) -> str:
+@contextmanager
+def _open_at_most_once(segment: AudioSegment) -> Iterator[Callable[[], BinaryFile]]:
+    """A function that opens the recording when it is first called, and then returns that file."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(open_recording(segment)))
+
+
+_recording_hashes = LruByteCache[str](MAX_REMEMBERED_HASHES)  # each counts as one byte
+
+
+def make_audio_key(segment: AudioSegment, open_fn: Callable[[], BinaryFile]) -> str:
     """Name a segment by the sha256 of its recording and its span, wherever the recording lies.
+
+    Args:
+        segment: the segment.
+        open_fn: opens its recording, which is done only if its sha256 is not known.
 
     Raises:
         AudioError: the recording cannot be read (`audio.*`).
     """
     sha256 = segment.sha256
     if not sha256:
-        path, byte_range = segment.recording_key
         try:
-            stat = path.stat()
+            stat = segment.path.stat()
         except OSError:
-            return hash_recording(segment)  # raises what is wrong
-        sha256 = _hash_recording(path, byte_range, stat.st_mtime_ns, stat.st_size)
+            return hash_open_recording(open_fn(), segment.name)  # opening it raises what is wrong
+        # a file that was changed is another one by its time and size
+        version_key = (*segment.recording_key, stat.st_mtime_ns, stat.st_size)
+        sha256 = _recording_hashes.get(version_key) or ""
+        if not sha256:
+            sha256 = hash_open_recording(open_fn(), segment.name)
+            _recording_hashes.put(version_key, sha256, 1)
     return f"{sha256} {segment.start} {segment.end}"
-
-
-@lru_cache(maxsize=100_000)
-def _hash_recording(
-    path: Path, byte_range: tuple[int, int] | None, mtime_ns: int, num_bytes: int
-) -> str:
-    """The recording's sha256; a file that was changed is another one by the last two."""
-    return hash_recording(AudioSegment(path, byte_range=byte_range))
 
 
 WaveformCache = LruByteCache[tuple[str, Waveform]]  # audio key, waveform
@@ -292,8 +316,9 @@ class AugmentedExtractor:
     def _extract_variant(self, epoch: int, segment: AudioSegment) -> tuple[AudioFeatures, ...]:
         cached = self._waveform_cache.get(segment)
         if cached is None:
-            waveform = self._extractor.load_audio(segment)
-            cached = (make_audio_key(segment), waveform)
+            with _open_at_most_once(segment) as open_fn:
+                waveform = self._extractor.load_audio(segment, open_fn())
+                cached = (make_audio_key(segment, open_fn), waveform)
             self._waveform_cache.put(segment, cached, waveform.nbytes)
         audio_key, waveform = cached
         augmented = self._augmenter.augment_waveform(waveform, audio_key, epoch)
