@@ -61,6 +61,6 @@ def test_an_error_says_where_what_and_the_hint_in_one_line() -> None:
         "record more",
         "audio.x",
     )
-    missing = MissingExtra("PyAV", "audio")
-    assert str(missing) == "PyAV is not installed; pip install 'dlm[audio]'"
+    missing = MissingExtra("pyarrow", "data")
+    assert str(missing) == "pyarrow is not installed; pip install 'dlm[data]'"
     assert missing.code == "extra.missing"

@@ -82,7 +82,7 @@ def test_help_lists_every_parameter_and_no_annotation_of_the_command_line(name: 
     assert "Annotated" not in text and "ParamInfo" not in text
     described = text.partition("Args:\n")[2]
     for parameter in inspect.signature(function).parameters:
-        if parameter not in ("progress", "stop", "image", "multimodal"):
+        if parameter not in ("progress", "stop", "read_stdin", "image", "multimodal"):
             assert f"\n        {parameter}: " in f"\n{described}", text
 
 

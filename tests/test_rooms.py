@@ -26,7 +26,7 @@ ROOMS = (
 ).split()
 TORCH_ROOMS = {"features", "batching", "models", "training", "inference", "reports", "exporters"}
 TORCH = {"torch", "transformers", "peft", "accelerate"}
-CORE_DEPENDENCIES = 13
+CORE_DEPENDENCIES = 14
 TRANSITIVE = {
     "psutil": "accelerate",
     "tokenizers": "transformers",

@@ -55,6 +55,7 @@ def spoken(path: Path, text: str = "hello there my friend", **where: float) -> E
 # codec, sample rate, muxer, options of the muxer; by file name, else by suffix
 CONTAINER_CODECS: dict[str, tuple[str, int, str, dict[str, str]]] = {
     "alac.m4a": ("alac", RATE, "ipod", {}),
+    "phone.m4a": ("aac", 44_100, "ipod", {}),
     "live.webm": ("libopus", 48_000, "webm", {"live": "1"}),
     "fragmented.mp4": ("aac", RATE, "mp4", {"movflags": "+frag_keyframe+empty_moov"}),
     ".m4a": ("aac", RATE, "ipod", {}),
@@ -72,8 +73,13 @@ CONTAINER_CODECS: dict[str, tuple[str, int, str, dict[str, str]]] = {
 
 
 def save_container(path: Path, wave: np.ndarray | None = None, **options: str) -> Path:
-    """Write mono audio at RATE in the container its name asks for, with PyAV's encoders."""
+    """Write mono audio at RATE in the container its name asks for, with PyAV's encoders.
+
+    `phone.m4a` gets it on both channels.
+    """
     import av
+
+    layout = "stereo" if path.name == "phone.m4a" else "mono"
 
     codec, rate, muxer, defaults = CONTAINER_CODECS.get(path.name) or CONTAINER_CODECS[path.suffix]
     samples = np.ascontiguousarray((noise() if wave is None else wave).reshape(1, -1))
@@ -81,13 +87,13 @@ def save_container(path: Path, wave: np.ndarray | None = None, **options: str) -
     source.sample_rate, source.pts = RATE, 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w", format=muxer, options={**defaults, **options}) as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream = container.add_stream(codec, rate=rate, layout=layout)
         stream.bit_rate = 96_000
         if codec in ("alac", "wavpack"):
             stream.format = "s16p"
         resampler = av.AudioResampler(
             stream.codec_context.format.name,
-            layout="mono",
+            layout=layout,
             rate=rate,
             frame_size=stream.codec_context.frame_size or 1024,
         )

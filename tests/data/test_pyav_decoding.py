@@ -193,12 +193,12 @@ def test_a_header_that_promises_days_is_refused(recordings: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("without_pyav")
-def test_without_pyav_the_error_names_the_extra(tmp_path: Path) -> None:
+def test_without_pyav_the_error_names_it(tmp_path: Path) -> None:
     (tmp_path / "a.m4a").write_bytes(M4A_HEAD)
     error = load_error(tmp_path / "a.m4a")
     assert error.code == "extra.missing"
     assert "it is a recording (mov) that PyAV reads, and PyAV is not installed" in str(error)
-    assert error.hint == "pip install 'dlm[audio]'" and "PyAV" not in get_decoder_versions()
+    assert error.hint == "pip install av" and "PyAV" not in get_decoder_versions()
 
 
 def test_every_container_is_detected_by_its_first_bytes() -> None:
@@ -227,6 +227,6 @@ def test_a_folder_counts_what_only_pyav_reads(
         if is_installed
         else [
             "my.dlm:7: 2 in a format that is not read: corpus/a.m4a, corpus/b.webm; "
-            "install PyAV, which reads it: pip install 'dlm[audio]'"
+            "install PyAV, which reads it: pip install av"
         ]
     )

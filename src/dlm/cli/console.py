@@ -1,4 +1,4 @@
-"""Text on stdout and stderr: escaped control characters, colors, tables, yes-or-no questions.
+"""Text on stdout and stderr: escaped control characters, colors, tables; and what is read on stdin.
 
     print_line, print_text, print_table   stdout   the result; a table is wrapped in a terminal only
     print_status                          stderr   progress, warnings, errors
@@ -46,6 +46,13 @@ def print_progress_count(done: int, total: int) -> None:
     """Rewrite the last line of a terminal's stderr with how many clips are done."""
     end = "\n" if done == total else ""
     print(f"\r{done:,} of {total:,} clips", end=end, file=sys.stderr, flush=True)
+
+
+def read_piped_text() -> str | None:
+    """Read all of stdin, any bytes, without its last line end; None where it is a terminal."""
+    if sys.stdin.isatty():
+        return None
+    return sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n")
 
 
 def print_table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:

@@ -18,7 +18,7 @@ import typer
 
 import dlm
 from dlm.cli import progress, render
-from dlm.cli.console import print_line
+from dlm.cli.console import print_line, read_piped_text
 from dlm.commands import check, data, infer, insight, train, versions
 from dlm.commands.options import (
     ParamInfo,
@@ -159,7 +159,11 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
     has_overrides = OVERRIDES_PARAM in parameters
     field_options = _make_field_parameters() if with_fields and has_overrides else {}
     # parameters that are no options: the program passes a function for each
-    factories = {"progress": progress.make_progress_fn, "stop": progress.stop_on_interrupt}
+    factories: dict[str, Callable[[], Any]] = {
+        "progress": progress.make_progress_fn,
+        "stop": progress.stop_on_interrupt,
+        "read_stdin": lambda: read_piped_text,
+    }
 
     def run_command(**args: Any) -> None:
         args.pop("home")  # its callback has set it
@@ -167,8 +171,6 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
         if has_overrides:
             values = {field: args.pop(option.name) for field, option in field_options.items()}
             args[OVERRIDES_PARAM] = collect_overrides(args["path"], args[OVERRIDES_PARAM], values)
-        if "question" in args and args["question"] is None and not sys.stdin.isatty():
-            args["question"] = sys.stdin.buffer.read().decode("utf-8", "replace")
         if len(formats) > 1:
             raise make_exclusive_error(f"--{formats[0]}", f"--{formats[1]}")
         callbacks = {name: make() for name, make in factories.items() if name in parameters}

@@ -175,6 +175,8 @@ def print_transcripts(transcripts: Iterator["Transcript"], output_format: str) -
         else:
             separator = "\n" if index else ""
             print_text(separator + transcript.format_subtitles(output_format))
+        if not transcript.text:
+            print_status(f"{transcript.path}: no speech was found")
     return 0
 
 

@@ -1,9 +1,13 @@
 """The commands `prompt`, `transcribe` and `eval`: a version, or the base alone, used on recordings.
 
-Audio, options and context length are checked before any weights are loaded.
+    prompt [mine.dlm] "What is said?" --audio a.m4a     transcribe [mine.dlm] a.m4a b.wav talks/
+
+Without a document, `prompt` and `transcribe` use the base inside the package. They take recordings
+at any rate, with any channels. Audio, options and context length are checked before any weights are
+loaded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +20,7 @@ from dlm.commands.options import (
     ParamInfo,
     ProgressFn,
     VersionOption,
+    is_document_path,
     make_exclusive_error,
     require_range,
     to_paths,
@@ -75,7 +80,14 @@ class InferenceTarget:
 
 
 def prompt(
-    path: DocumentArg,
+    path: Annotated[
+        AnyPath | None,
+        ParamInfo(
+            "A document, whose version in use answers. Left out, the base inside the package"
+            " does: a single argument that does not end in .dlm is the question.",
+            metavar="DOCUMENT",
+        ),
+    ] = None,
     question: Annotated[
         str | None, ParamInfo("The question; read from stdin by default.", metavar="QUESTION")
     ] = None,
@@ -103,9 +115,12 @@ def prompt(
     image: Annotated[
         AnyPath | Sequence[AnyPath], ParamInfo("Images are not supported.", hidden=True)
     ] = (),
+    read_stdin: Callable[[], str | None] = lambda: None,
 ) -> Iterator[str]:
     """Ask about one or more recordings; the answer is streamed."""
     audio_paths = to_paths(audio)
+    if path is not None and question is None and not is_document_path(path):
+        path, question = None, str(path)
     if to_paths(image) and audio_paths:
         what = "--image and --audio cannot be combined (each targets a different modality)"
         raise UsageError(what, hint="drop --image", code="usage.no_images")
@@ -113,13 +128,15 @@ def prompt(
         what = "audio-language base requires at least one --audio PATH"
         raise UsageError(what, hint="add --audio clip.wav", code="usage.audio_missing")
     _require_audio_files(audio_paths)
+    if question is None:
+        question = read_stdin()
     if not question or not question.strip():
         hint = "pass a question, or pipe one on stdin"
         raise UsageError("empty query", hint=hint, code="usage.empty_question")
     _validate_sampling(max_tokens, temperature, top_p)
     require_range("--top-k", top_k, minimum=1)
     require_range("--seed", seed, minimum=0)
-    target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
+    target = _resolve_recording_target(path, version, base_only=bare, device=device)
     segments = [AudioSegment(audio_path) for audio_path in audio_paths]
     validate_audio_inputs(segments, target)
     _check_context_length(segments, target)
@@ -135,11 +152,18 @@ def prompt(
 
 
 def transcribe(
-    path: DocumentArg,
+    path: Annotated[
+        AnyPath | None,
+        ParamInfo(
+            "A document, whose version in use transcribes: it ends in .dlm. Left out, the base"
+            " inside the package does.",
+            metavar="DOCUMENT",
+        ),
+    ] = None,
     recordings: Annotated[
         AnyPath | Sequence[AnyPath],
         ParamInfo("Recordings, or folders of them.", metavar="FILE|DIR"),
-    ],
+    ] = (),
     *,
     language: Annotated[
         str | None,
@@ -162,6 +186,12 @@ def transcribe(
     from dlm.data.segmentation import SEGMENTATION_METHODS
 
     paths = to_paths(recordings)
+    document_path = path if path is not None and is_document_path(path) else None
+    if path is not None and document_path is None:
+        paths = [Path(path), *paths]
+    if not paths:
+        what, hint = "there is no recording to transcribe", "name a recording, or a folder"
+        raise UsageError(what, hint=hint, code="usage.audio_missing")
     _require_audio_files(paths)
     if language is not None and not LANGUAGE_CODE_RE.fullmatch(language):
         what = f"'{language}' is not a language code of ISO 639-1"
@@ -174,7 +204,7 @@ def transcribe(
 
         require_vad_extra()
     files = [file for recording in paths for file in _list_audio_files(recording)]
-    target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
+    target = _resolve_recording_target(document_path, version, base_only=bare, device=device)
     validate_audio_inputs(map(AudioSegment, files), target, any_length=True)
 
     from dlm.inference.transcribe import transcribe_files
@@ -257,6 +287,39 @@ def resolve_inference_target(
         path, version_name, hint_suffix=", or use the base without an adapter with --base"
     )
     return InferenceTarget(document, spec, version, chosen_device)
+
+
+def _resolve_recording_target(
+    path: AnyPath | None, version_name: str | None, *, base_only: bool, device: str | None
+) -> InferenceTarget:
+    """What `prompt` and `transcribe` use, with recordings at any rate resampled.
+
+    Refusing another rate belongs to training, where it hides mistakes in the data. Without a
+    document the base inside the package is used, with the settings that `dlm init` writes.
+    """
+    from dlm.config.editor import PLACEHOLDER_PATH, render_new_document
+    from dlm.config.overrides import apply_overrides
+    from dlm.config.parser import parse_document
+    from dlm.plan.hardware import choose_device, detect_hardware
+    from dlm.plan.model_spec import BUNDLED_MODEL
+    from dlm.plan.resolve import resolve_model_spec
+    from dlm.store.layout import get_dlm_home
+
+    if path is not None:
+        target = resolve_inference_target(
+            Path(path), version_name, base_only=base_only, device=device
+        )
+    elif version_name:
+        what, hint = "--version needs a document", "name it first: mine.dlm"
+        raise UsageError(what, hint=hint, code="usage.document_missing")
+    else:
+        spec = resolve_model_spec(BUNDLED_MODEL, Path())
+        text = render_new_document(BUNDLED_MODEL, spec.default_adapter)
+        chosen_device = choose_device(device, detect_hardware(get_dlm_home()))
+        document = parse_document(text, PLACEHOLDER_PATH)
+        target = InferenceTarget(document, spec, None, chosen_device)
+    document = apply_overrides(target.document, {"training.audio.auto_resample": True})
+    return replace(target, document=document)
 
 
 def validate_audio_inputs(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 INT32_LIMIT = 1 << 31
 AnyPath = str | Path
 ProgressFn = Callable[[int, int], None]  # number done, total
+DOCUMENT_SUFFIX = ".dlm"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def describe_parameters(function: Callable[..., object]) -> None:
         parameters.append(parameter)
     vars(function)["__signature__"] = signature.replace(parameters=parameters)
     function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *lines])
+
+
+def is_document_path(path: AnyPath) -> bool:
+    """Whether a path names a document: it ends in `.dlm`, as no recording does."""
+    return Path(path).suffix.lower() == DOCUMENT_SUFFIX
 
 
 def to_paths(paths: AnyPath | Sequence[AnyPath]) -> list[Path]:

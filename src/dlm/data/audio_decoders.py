@@ -77,7 +77,7 @@ CONTAINER_SIGNATURES: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
 CONTAINERS_WITH_DURATION = frozenset("mov matroska ogg caf aiff ape wv".split())
 # containers in which a sample is found without decoding all before it
 SEEKABLE_CONTAINERS = CONTAINERS_WITH_DURATION | {"aac", "mpegts", "mpeg"}
-PYAV_INSTALL_HINT = "pip install 'dlm[audio]'"
+PYAV_INSTALL_HINT = "pip install av"
 FIXED_FRAME_CODECS = frozenset("opus aac mp3 mp2 ac3 flac alac".split())  # frames of equal size
 
 

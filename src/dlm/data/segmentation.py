@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlm.data.audio_io import open_audio, to_mono
+from dlm.data.audio_scan import SILENCE_AMPLITUDE
 from dlm.data.types import AudioSegment
 from dlm.errors import MissingExtra
 
@@ -55,7 +56,7 @@ def split_on_silence(
     """Split a segment at its pauses, and leave them out.
 
     Args:
-        segment: what to split; one of up to `max_seconds` is one span.
+        segment: what to split; one of up to `max_seconds` is one span, a silent one none.
         max_seconds: longer spans are split at their quietest frame.
         max_merged_seconds: neighbouring spans are merged up to this length.
         vad_fn: says which frames hold speech; by default, those that are loud.
@@ -65,9 +66,6 @@ def split_on_silence(
     """
     with open_audio(segment) as stream:
         sample_rate, num_samples = stream.info.sample_rate, stream.num_samples
-        if num_samples <= max_seconds * sample_rate:
-            seconds = num_samples / sample_rate
-            return Segmentation(seconds, ((0.0, seconds),))
         frame_samples = max(sample_rate // SEGMENTATION_FRAMES_PER_SECOND, 1)
         rest, blocks = np.zeros(0, np.float32), []
         for block in stream.blocks:
@@ -78,10 +76,13 @@ def split_on_silence(
     last_frame = np.pad(rest, (0, -len(rest) % frame_samples)).reshape(-1, frame_samples)
     levels = np.concatenate([*blocks, _compute_levels(last_frame)])
     frame_seconds, seconds = frame_samples / sample_rate, num_samples / sample_rate
+    audible = levels >= 20 * np.log10(SILENCE_AMPLITUDE)
+    if num_samples <= max_seconds * sample_rate:
+        return Segmentation(seconds, ((0.0, seconds),) if audible.any() else ())
     if vad_fn:
-        mask = vad_fn(segment, len(levels), frame_seconds)
+        mask = vad_fn(segment, len(levels), frame_seconds) & audible
     else:
-        mask = levels > levels.max() + SILENCE_THRESHOLD_DB
+        mask = (levels > levels.max() + SILENCE_THRESHOLD_DB) & audible
     merged = _merge_short_spans(_mask_to_spans(mask), int(max_merged_seconds / frame_seconds))
     max_frames = int(max_seconds / frame_seconds)
     spans = [piece for span in merged for piece in _split_at_quietest(span, levels, max_frames)]
