@@ -86,7 +86,7 @@ def test_twenty_steps_lower_the_word_error_rate_of_a_voice(document: Path) -> No
 def test_a_long_recording_is_transcribed_better_when_split_at_pauses(
     document: Path, tmp_path: Path
 ) -> None:
-    """Twenty sentences in a row: far fewer errors than with windows of fixed length."""
+    """Twenty sentences, one after the other: far fewer errors than with windows of fixed length."""
     clips = sorted((VOICE / "clips").glob("*.flac"))[:20]
     long = tmp_path / "long.wav"
     soundfile.write(long, np.concatenate([soundfile.read(clip)[0] for clip in clips]), 16_000)

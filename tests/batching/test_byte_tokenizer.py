@@ -24,8 +24,8 @@ def make_text_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each byte and three of ChatML: 259, and none for sound."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = {token: number for number, token in enumerate([*specials, *letters])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
+    vocab = {token: number for number, token in enumerate([*specials, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(specials)
@@ -59,26 +59,26 @@ def test_byte_tokenizer_is_saved_with_its_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chat", ["plain", "template"])
 def test_byte_tokenizer_encodes_an_example(chat: str) -> None:
     base = replace(make_tiny_spec(), chat_format=chat)
-    words = ChatEncoder(build_tokenizer(base, None), base)
+    chat_encoder = ChatEncoder(build_tokenizer(base, None), base)
     turns = (
         Message("user", (AudioSegment(Path("a.wav")), "Which?")),
         Message("assistant", ("low",)),
     )
-    row = words.encode_example(Example(turns, "here", "answer"))
-    asked = "<|audio|>\nWhich?"
+    encoded = chat_encoder.encode_example(Example(turns, "here", "answer"))
+    prompt = "<|audio|>\nWhich?"
     if chat == "template":
-        asked = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
-    learned = [label for label in row.labels if label >= 0]
-    assert learned == [*b"low", words.eos_token_id]
-    assert words.decode_raw(list(row.input_ids)).startswith(f"{asked}low<|im_end|>")
-    assert row.input_ids.count(words.audio_token_id) == 1
+        prompt = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    label_ids = [label for label in encoded.labels if label >= 0]
+    assert label_ids == [*b"low", chat_encoder.eos_token_id]
+    assert chat_encoder.decode_raw(list(encoded.input_ids)).startswith(f"{prompt}low<|im_end|>")
+    assert encoded.input_ids.count(chat_encoder.audio_token_id) == 1
 
 
 def test_placeholder_is_added_to_a_tokenizer_without_one(tmp_path: Path) -> None:
     base = replace(make_tiny_spec(), placeholder="<|audio|>")
-    heard = add_audio_token(make_text_tokenizer(), base)
-    assert heard("a<|audio|>b")["input_ids"][1] == 259 == len(heard) - 1
-    assert "<|im_start|>" in heard.all_special_tokens, "those it had are kept"
+    tokenizer = add_audio_token(make_text_tokenizer(), base)
+    assert tokenizer("a<|audio|>b")["input_ids"][1] == 259 == len(tokenizer) - 1
+    assert "<|im_start|>" in tokenizer.all_special_tokens, "those it had are kept"
     known = len(BYTES)
     assert len(add_audio_token(build_byte_tokenizer(), base)) == known, (
         "one that has it stays as it is"
@@ -99,9 +99,9 @@ def test_embedding_table_is_not_resized_for_the_placeholder(tmp_path: Path) -> N
     assert model.embed_tokens.weight is model.lm_head.weight
     ids = torch.tensor([[5, 259, 6]])
     with torch.no_grad():
-        heard = torch.randn(1, 1, 32)
+        audio_embedding = torch.randn(1, 1, 32)
         hidden = model.decoder(
-            inputs_embeds=torch.cat([model.embed_input_ids(ids)[:, :1], heard], dim=1)
+            inputs_embeds=torch.cat([model.embed_input_ids(ids)[:, :1], audio_embedding], dim=1)
         )
         before = model.lm_head(hidden.last_hidden_state)
     save_composed_model(model, tmp_path)
@@ -109,7 +109,7 @@ def test_embedding_table_is_not_resized_for_the_placeholder(tmp_path: Path) -> N
     assert again.audio_token_id == 259 and again.embed_tokens.weight is again.lm_head.weight
     with torch.no_grad():
         hidden = again.decoder(
-            inputs_embeds=torch.cat([again.embed_input_ids(ids)[:, :1], heard], dim=1)
+            inputs_embeds=torch.cat([again.embed_input_ids(ids)[:, :1], audio_embedding], dim=1)
         )
         assert torch.equal(again.lm_head(hidden.last_hidden_state), before)
     assert before.shape[-1] == 259

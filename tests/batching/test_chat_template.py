@@ -12,7 +12,7 @@ from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, ModelError
 from tests.tiny_models import SPECIAL_TOKENS, make_example, make_tiny_spec, make_tiny_tokenizer
 
-SOUND = AudioSegment(Path("a.wav"))
+SEGMENT = AudioSegment(Path("a.wav"))
 OTHER = AudioSegment(Path("b.wav"))
 CHAT = ChatEncoder(make_tiny_tokenizer(), make_tiny_spec())
 END = "<|im_end|>"
@@ -38,16 +38,16 @@ def make_messages_example(*turns: Message, task: str = "answer") -> Example:
 
 
 def test_transcript_and_end_token_carry_loss() -> None:
-    encoded = CHAT.encode_example(make_example(SOUND.path, "Hello, Zoë!"))
+    encoded = CHAT.encode_example(make_example(SEGMENT.path, "Hello, Zoë!"))
     assert get_trained_texts(encoded) == [f"Hello, Zoë!{END}"]
-    assert encoded.audio_segments == (SOUND,)
+    assert encoded.audio_segments == (SEGMENT,)
     assert decode_tokens(encoded.input_ids) == (
         f"<|im_start|>user\n<|audio|>\nTranscribe.{END}\n<|im_start|>assistant\nHello, Zoë!{END}\n"
     )
 
 
 def test_labels_equal_their_input_ids() -> None:
-    encoded = CHAT.encode_example(make_example(SOUND.path, "hello"))
+    encoded = CHAT.encode_example(make_example(SEGMENT.path, "hello"))
     assert len(encoded.input_ids) == len(encoded.labels)
     assert all(
         label in (IGNORE_INDEX, token)
@@ -59,14 +59,14 @@ def test_only_assistant_messages_carry_loss() -> None:
     encoded = CHAT.encode_example(
         make_messages_example(
             Message("system", ("Be brief.",)),
-            Message("user", (SOUND, "Which animal?")),
+            Message("user", (SEGMENT, "Which animal?")),
             Message("assistant", ("A cat.",)),
             Message("user", ("And here? ", OTHER)),
             Message("assistant", ("A dog.",)),
         )
     )
     assert get_trained_texts(encoded) == [f"A cat.{END}", f"A dog.{END}"]
-    assert encoded.audio_segments == (SOUND, OTHER)
+    assert encoded.audio_segments == (SEGMENT, OTHER)
     text = decode_tokens(encoded.input_ids)
     assert text.startswith(f"<|im_start|>system\nBe brief.{END}\n")
     assert "<|audio|>\nWhich animal?" in text and "And here? <|audio|>" in text
@@ -74,7 +74,7 @@ def test_only_assistant_messages_carry_loss() -> None:
 
 def test_question_replaces_the_default_prompt() -> None:
     question = make_messages_example(
-        Message("user", (SOUND, "Who speaks?")), Message("assistant", ("Ann.",))
+        Message("user", (SEGMENT, "Who speaks?")), Message("assistant", ("Ann.",))
     )
     text = decode_tokens(CHAT.encode_example(question).input_ids)
     assert "<|audio|>\nWho speaks?" in text and "Transcribe." not in text
@@ -85,7 +85,7 @@ def test_default_prompt_names_the_language_of_the_example(language: str | None, 
     chat = ChatEncoder(
         make_tiny_tokenizer(), replace(make_tiny_spec(), default_prompt="Write: <{language}>")
     )
-    example = replace(make_example(SOUND.path, "Bonjour."), language=language)
+    example = replace(make_example(SEGMENT.path, "Bonjour."), language=language)
     assert f"Write: {word}{END}" in decode_tokens(chat.encode_example(example).input_ids)
     assert f"Write: {word}{END}" in decode_tokens(
         chat.encode_prompt(example.messages[:1], "a", language).input_ids
@@ -108,10 +108,10 @@ def test_prose_carries_loss_everywhere() -> None:
 
 
 def test_prompt_ends_where_the_assistant_begins() -> None:
-    turns = (Message("user", (SOUND, "Who?")),)
+    turns = (Message("user", (SEGMENT, "Who?")),)
     encoded = CHAT.encode_prompt(turns, "here")
     assert decode_tokens(encoded.input_ids).endswith("Who?<|im_end|>\n<|im_start|>assistant\n")
-    assert set(encoded.labels) == {IGNORE_INDEX} and encoded.audio_segments == (SOUND,)
+    assert set(encoded.labels) == {IGNORE_INDEX} and encoded.audio_segments == (SEGMENT,)
     whole = CHAT.encode_example(make_messages_example(*turns, Message("assistant", ("Ann.",))))
     assert whole.input_ids[: len(encoded.input_ids)] == encoded.input_ids, (
         "prompts are encoded as in training"
@@ -123,7 +123,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40
 
 @given(text=TEXT)
 def test_any_text_round_trips_through_labels(text: str) -> None:
-    assert get_trained_texts(CHAT.encode_example(make_example(SOUND.path, text))) == [
+    assert get_trained_texts(CHAT.encode_example(make_example(SEGMENT.path, text))) == [
         f"{text}{END}"
     ]
 
@@ -133,7 +133,7 @@ def test_any_text_round_trips_through_labels(text: str) -> None:
 def test_special_token_in_text_is_refused_with_its_location(token: str, where: str) -> None:
     turns = {
         "system": Message("system", ("Be brief.",)),
-        "user": Message("user", (SOUND, "Who?")),
+        "user": Message("user", (SEGMENT, "Who?")),
         "assistant": Message("assistant", ("Ann.",)),
     }
     with pytest.raises(DataError) as caught:
@@ -142,7 +142,7 @@ def test_special_token_in_text_is_refused_with_its_location(token: str, where: s
                 make_messages_example(Message("assistant", (f"some {token} prose",)), task="text")
             )
         elif where == "question":
-            CHAT.encode_prompt((Message("user", (SOUND, f"a{token}b")),), "my.dlm:7")
+            CHAT.encode_prompt((Message("user", (SEGMENT, f"a{token}b")),), "my.dlm:7")
         else:
             turns[where] = Message(turns[where].role, (*turns[where].content, f"x{token}y"))
             CHAT.encode_example(make_messages_example(*turns.values()))
@@ -151,7 +151,7 @@ def test_special_token_in_text_is_refused_with_its_location(token: str, where: s
 
 
 def test_special_token_split_by_audio_is_refused() -> None:
-    parts = ("<|au", SOUND, "dio|>")
+    parts = ("<|au", SEGMENT, "dio|>")
     with pytest.raises(DataError) as caught:
         CHAT.encode_example(
             make_messages_example(Message("user", parts), Message("assistant", ("x",)))
@@ -160,7 +160,7 @@ def test_special_token_split_by_audio_is_refused() -> None:
 
 
 def test_decode_drops_special_tokens() -> None:
-    encoded = CHAT.encode_example(make_example(SOUND.path, "hello"))
+    encoded = CHAT.encode_example(make_example(SEGMENT.path, "hello"))
     assert CHAT.decode([each for each in encoded.labels if each != IGNORE_INDEX]) == "hello"
 
 

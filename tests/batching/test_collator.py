@@ -1,4 +1,4 @@
-"""Rows and sounds padded into one batch."""
+"""Sequences and audio padded into one batch."""
 
 from pathlib import Path
 
@@ -35,8 +35,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
 
 
 def batch_of(examples: list[Example], *, pad_left: bool = False, encoded: bool = False) -> Batch:
-    hear = (lambda mel, frames: mel.T[::2]) if encoded else None
-    extractor = AudioFeatureExtractor(BASE, auto_resample=False, encode_fn=hear)
+    encode_fn = (lambda mel, frames: mel.T[::2]) if encoded else None
+    extractor = AudioFeatureExtractor(BASE, auto_resample=False, encode_fn=encode_fn)
     return collate(
         [CHAT.encode_example(example) for example in examples], extractor, padding(left=pad_left)
     )

@@ -43,7 +43,9 @@ def make_text_sampler(
     lengths: list[int], weights: Sequence[float] = (), **plan: object
 ) -> BucketBatchSampler:
     """Batches of texts of these lengths."""
-    examples = [EncodedExample((5,) * n, (5,) * n, (), f"row {at}") for at, n in enumerate(lengths)]
+    examples = [
+        EncodedExample((5,) * n, (5,) * n, (), f"example {at}") for at, n in enumerate(lengths)
+    ]
     plan = replace(PLAN, **plan)
     return BucketBatchSampler(
         examples,
@@ -72,7 +74,7 @@ def test_epoch_contains_every_example_once(
     first = epoch * sampler.steps_per_epoch
     steps = [sampler.get_step_examples(first + step) for step in range(sampler.steps_per_epoch)]
     assert sorted(location for step in steps for location in get_locations(step)) == sorted(
-        f"row {at}" for at in range(count)
+        f"example {at}" for at in range(count)
     )
     assert all(len(batch) <= per_batch for step in steps for batch in step)
     assert all(len(get_locations(step)) <= per_step for step in steps)
@@ -181,7 +183,7 @@ def test_iter_batches_yields_each_step() -> None:
 
 def test_decoding_error_reaches_the_caller(tmp_path: Path) -> None:
     audio_examples = write_tone_examples(tmp_path, 2)
-    sampler = packed(audio_examples, global_batch_size=1, micro_batch_size=1)
+    sampler = make_audio_sampler(audio_examples, global_batch_size=1, micro_batch_size=1)
     audio_examples[1].audio_segments[0].path.unlink()
     with pytest.raises(DataError, match="1.wav"):
         list(sampler.iter_batches(0, 4))
@@ -193,19 +195,19 @@ def test_too_long_example_is_refused_with_its_location(tmp_path: Path) -> None:
         make_example(write_tone(tmp_path / "long.wav", hertz=99), "x" * 60),
     ]
     with pytest.raises(DataError) as caught:
-        packed(audio_examples, max_tokens=100)
+        make_audio_sampler(audio_examples, max_tokens=100)
     assert str(caught.value).startswith("long.wav: ")
     assert caught.value.code == "data.too_long"
-    packed(audio_examples, max_tokens=200)
+    make_audio_sampler(audio_examples, max_tokens=200)
 
 
 def test_length_limit_counts_audio_tokens(tmp_path: Path) -> None:
     audio_examples = [make_example(write_tone(tmp_path / "a.wav", hertz=99, seconds=1.9), "x")]
-    (batch,) = packed(audio_examples).get_step_batches(0)
+    (batch,) = make_audio_sampler(audio_examples).get_step_batches(0)
     length = int(batch.attention_mask.sum())
-    packed(audio_examples, max_tokens=length)
+    make_audio_sampler(audio_examples, max_tokens=length)
     with pytest.raises(DataError) as caught:
-        packed(audio_examples, max_tokens=length - 1)
+        make_audio_sampler(audio_examples, max_tokens=length - 1)
     assert caught.value.code == "data.too_long"
     assert f"{length} tokens" in str(caught.value)
 
@@ -217,17 +219,17 @@ def test_lengths_from_headers_equal_those_of_the_batch(tmp_path: Path) -> None:
     (other,) = make_example(path, "", start=1.2).audio_segments
     clip = Example((Message("user", (one, other)), Message("assistant", ("yes",))), "two", "answer")
     plan = {"auto_resample": True}
-    length = int(packed([clip], **plan).get_step_batches(0)[0].attention_mask.sum())
-    packed([clip], **plan, max_tokens=length)
+    length = int(make_audio_sampler([clip], **plan).get_step_batches(0)[0].attention_mask.sum())
+    make_audio_sampler([clip], **plan, max_tokens=length)
     with pytest.raises(DataError):
-        packed([clip], **plan, max_tokens=length - 1)
+        make_audio_sampler([clip], **plan, max_tokens=length - 1)
 
 
 def test_every_example_gets_its_own_audio(tmp_path: Path) -> None:
     audio_examples = write_tone_examples(tmp_path, 5)
-    sampler = packed(audio_examples, global_batch_size=3, micro_batch_size=2)
+    sampler = make_audio_sampler(audio_examples, global_batch_size=3, micro_batch_size=2)
     extractor = AudioFeatureExtractor(make_tiny_spec(), auto_resample=False)
-    by_place = {
+    features_by_location = {
         clip.location: extractor(clip.audio_segments[0])[0].values for clip in audio_examples
     }
     for batch in (
@@ -236,10 +238,10 @@ def test_every_example_gets_its_own_audio(tmp_path: Path) -> None:
         for location, segment, frames in zip(
             batch.locations, batch.audio_features, batch.audio_lengths, strict=True
         ):
-            assert torch.equal(segment[:, :frames], by_place[location])
+            assert torch.equal(segment[:, :frames], features_by_location[location])
 
 
-def packed(audio_examples: list[Example], **plan: object) -> BucketBatchSampler:
+def make_audio_sampler(audio_examples: list[Example], **plan: object) -> BucketBatchSampler:
     plan = replace(PLAN, **plan)
     extractor = AudioFeatureExtractor(plan.spec, auto_resample=plan.auto_resample)
     return build_batches(
@@ -247,25 +249,27 @@ def packed(audio_examples: list[Example], **plan: object) -> BucketBatchSampler:
     )
 
 
-def test_rows_are_padded_to_multiples(tmp_path: Path) -> None:
-    """Whole multiples of 16, but never beyond the longest row there may be."""
+def test_sequences_are_padded_to_multiples(tmp_path: Path) -> None:
+    """Whole multiples of 16, but never beyond the longest sequence there may be."""
     audio_examples = write_tone_examples(tmp_path, 6)
     widths = {
         batch.input_ids.shape[1]
-        for batch in packed(audio_examples, micro_batch_size=1).get_step_batches(0)
+        for batch in make_audio_sampler(audio_examples, micro_batch_size=1).get_step_batches(0)
     }
     assert all(width % 16 == 0 for width in widths)
     exact = max(
         int(batch.attention_mask.sum())
-        for batch in packed(audio_examples, micro_batch_size=1).get_step_batches(0)
+        for batch in make_audio_sampler(audio_examples, micro_batch_size=1).get_step_batches(0)
     )
-    close = packed(audio_examples, micro_batch_size=1, max_tokens=exact).get_step_batches(0)
+    close = make_audio_sampler(
+        audio_examples, micro_batch_size=1, max_tokens=exact
+    ).get_step_batches(0)
     assert max(batch.input_ids.shape[1] for batch in close) == exact
 
 
 def test_prefetching_leaves_cores_to_the_trainer(tmp_path: Path) -> None:
     cores = torch.get_num_threads()
-    sampler = packed(write_tone_examples(tmp_path, 3), global_batch_size=1)
+    sampler = make_audio_sampler(write_tone_examples(tmp_path, 3), global_batch_size=1)
     assert len(list(sampler.iter_batches(0, 3))) == 3
     assert torch.get_num_threads() == cores
 
@@ -273,7 +277,7 @@ def test_prefetching_leaves_cores_to_the_trainer(tmp_path: Path) -> None:
 def test_weights_set_how_often_an_example_comes() -> None:
     weights = [2.0] * 10 + [2.5] * 10 + [0.5] * 10
     sampler = make_text_sampler(list(range(5, 35)), weights, global_batch_size=7)
-    assert sampler.steps_per_epoch == 8  # 20, 25 and 5 rows
+    assert sampler.steps_per_epoch == 8  # 20, 25 and 5 examples
     for epoch in range(3):
         first = epoch * sampler.steps_per_epoch
         counts = Counter(
@@ -282,10 +286,10 @@ def test_weights_set_how_often_an_example_comes() -> None:
             for location in get_locations(sampler.get_step_examples(first + n))
         )
         results = [
-            sum(counts[f"row {at}"] for at in range(start, start + 10)) for start in (0, 10, 20)
+            sum(counts[f"example {at}"] for at in range(start, start + 10)) for start in (0, 10, 20)
         ]
         assert results == [20, 25, 5]
-        assert {counts[f"row {at}"] for at in range(10)} == {2}
+        assert {counts[f"example {at}"] for at in range(10)} == {2}
 
 
 def test_weighted_steps_do_not_depend_on_earlier_steps() -> None:
@@ -305,7 +309,7 @@ def test_unit_weights_change_nothing() -> None:
 
 def test_build_batches_uses_example_weights(tmp_path: Path) -> None:
     one, other = write_tone_examples(tmp_path, 2)
-    sampler = packed([one, replace(other, weight=3.0)], global_batch_size=4)
+    sampler = make_audio_sampler([one, replace(other, weight=3.0)], global_batch_size=4)
     assert sorted(get_locations(sampler.get_step_examples(0))) == [
         "0.wav",
         "1.wav",
@@ -316,7 +320,7 @@ def test_build_batches_uses_example_weights(tmp_path: Path) -> None:
 
 def test_missing_recordings_are_left_out_of_their_step(tmp_path: Path) -> None:
     audio_examples = write_tone_examples(tmp_path, 40)
-    sampler = packed(
+    sampler = make_audio_sampler(
         audio_examples, skip_bad_examples=True, global_batch_size=8, micro_batch_size=4
     )
     audio_examples[3].audio_segments[0].path.unlink()
@@ -330,7 +334,7 @@ def test_missing_recordings_are_left_out_of_their_step(tmp_path: Path) -> None:
 
 def test_step_without_decodable_example_carries_no_loss(tmp_path: Path) -> None:
     audio_examples = write_tone_examples(tmp_path, 40)
-    sampler = packed(
+    sampler = make_audio_sampler(
         audio_examples, skip_bad_examples=True, global_batch_size=1, micro_batch_size=1
     )
     number = next(n for n in range(40) if get_locations(sampler.get_step_examples(n)) == ["3.wav"])
@@ -342,7 +346,7 @@ def test_step_without_decodable_example_carries_no_loss(tmp_path: Path) -> None:
 
 def test_too_many_missing_recordings_end_the_run(tmp_path: Path) -> None:
     audio_examples = write_tone_examples(tmp_path, 40)
-    sampler = packed(audio_examples, skip_bad_examples=True, global_batch_size=8)
+    sampler = make_audio_sampler(audio_examples, skip_bad_examples=True, global_batch_size=8)
     for clip in audio_examples[:3]:
         clip.audio_segments[0].path.unlink()
     with pytest.raises(DataError) as caught:
@@ -356,7 +360,7 @@ def test_example_without_labels_is_left_out(tmp_path: Path) -> None:
         *write_tone_examples(tmp_path, 20),
         make_example(write_tone(tmp_path / "long.wav", hertz=99), "x" * 60),
     ]
-    sampler = packed(audio_examples, max_tokens=100, skip_bad_examples=True)
+    sampler = make_audio_sampler(audio_examples, max_tokens=100, skip_bad_examples=True)
     assert list(sampler.bad_examples.issues) == ["long.wav"]
     assert "training.sequence_len is 100" in str(sampler.bad_examples.issues["long.wav"])
     lines = [
@@ -373,7 +377,7 @@ def test_example_without_labels_is_left_out(tmp_path: Path) -> None:
     tokens=st.integers(0, 600),
     rank=st.integers(0, 1),
 )
-def test_short_rows_fill_a_batch_up_to_its_token_budget(
+def test_short_examples_fill_a_batch_up_to_its_token_budget(
     lengths: list[int], per_batch: int, tokens: int, rank: int
 ) -> None:
     full = {"max_batch_tokens": tokens, "max_batch_labels": 10_000}
@@ -397,4 +401,4 @@ def test_batches_respect_the_label_budget() -> None:
         3,
         3,
         3,
-    ]  # ten learned tokens a row
+    ]  # ten label tokens an example

@@ -38,7 +38,7 @@ def make_text_example(location: str) -> Example:
 
 
 def iter_examples(name: str, count: int) -> Iterator[ReaderItem]:
-    yield from (make_text_example(f"{name}/{row}") for row in range(count))
+    yield from (make_text_example(f"{name}/{index}") for index in range(count))
 
 
 def make_source(counts: list[int], name: str = "feed", **more: object) -> StreamSource:
@@ -86,7 +86,7 @@ def read_steps(
 
 
 def list_locations(counts: list[int], name: str = "feed") -> list[str]:
-    return sorted(f"{name} {at}/{row}" for at, many in enumerate(counts) for row in range(many))
+    return sorted(f"{name} {at}/{index}" for at, many in enumerate(counts) for index in range(many))
 
 
 @given(counts=COUNTS, per_step=st.integers(1, 9), per_batch=st.integers(1, 9))
@@ -192,9 +192,9 @@ def test_stream_reads_only_a_few_windows_ahead() -> None:
     num_read = []
 
     def endless() -> Iterator[ReaderItem]:
-        for row in range(1 << 40):
-            num_read.append(row)
-            yield make_text_example(f"feed/{row}")
+        for index in range(1 << 40):
+            num_read.append(index)
+            yield make_text_example(f"feed/{index}")
 
     sampler = make_sampler(
         [StreamSource("feed", (SourceShard.from_iterable("feed", endless),), lambda item: item)]

@@ -270,9 +270,9 @@ def test_wrong_options_are_refused_and_change_nothing(
     def assert_refused(*options: object, text: str, error: str, code: int = 2) -> None:
         dlm("check", document, *options).refused(text, error=error, code=code)
 
-    add_listen = "options of --listen; add --listen"
-    assert_refused("--clips", 3, text=add_listen, error="usage.listen_missing")
-    assert_refused("--base", text=add_listen, error="usage.listen_missing")
+    text = "options of --listen; add --listen"
+    assert_refused("--clips", 3, text=text, error="usage.listen_missing")
+    assert_refused("--base", text=text, error="usage.listen_missing")
     assert_refused("--listen", "--clips", 0, text="--clips is 0", error="usage.out_of_range")
     options = ("--listen", "--version", "v0001", "--base")
     assert_refused(*options, text="exclude each other", error="usage.exclusive_options")

@@ -154,7 +154,7 @@ def test_held_out_clips_are_encoded_before_the_run(document: Path, home: Path) -
     assert not list(home.rglob("run.json"))
 
 
-def test_audio_too_long_for_a_row_is_refused(document: Path) -> None:
+def test_audio_too_long_for_a_sequence_is_refused(document: Path) -> None:
     write_tone(Path("clips/0.wav"), hertz=200, seconds=6.0)
     message = (
         "my.dlm:10: its audio takes 75 tokens, and training.sequence_len is 64; cut the clip",
@@ -170,7 +170,7 @@ def test_audio_too_long_for_a_row_is_refused(document: Path) -> None:
     assert result.code == 0, result
 
 
-def test_too_many_segments_for_a_row_are_refused(document: Path) -> None:
+def test_too_many_segments_for_a_sequence_are_refused(document: Path) -> None:
     audio_tags = "<audio>clips/0.wav</audio>" * 9
     append(
         document, f"\n::conversation::\n### User\n{audio_tags} How many?\n### Assistant\nNine.\n"

@@ -16,7 +16,7 @@ from dlm.store.records import RunRecord
 from dlm.store.versions import open_store
 from dlm.training.events import ExamplesSkipped, TrainingStarted
 from tests.cli_runner import CommandResult, dlm
-from tests.data.recordings import document, noise, save
+from tests.data.recordings import create_document, make_noise, save_audio
 from tests.tiny_models import TRANSCRIPTS, write_tiny_model, write_tone
 
 FRONTMATTER = (
@@ -257,12 +257,12 @@ def test_another_split_of_a_source_can_be_held_out(tmp_path: Path) -> None:
         folder = tmp_path / "data" / split
         rows = [f"{name}.wav,What {name} says." for name in names]
         for name in names:
-            save(folder / f"{name}.wav", noise(seed=ord(name)))
+            save_audio(folder / f"{name}.wav", make_noise(seed=ord(name)))
         (folder / "metadata.csv").write_text("\n".join(["file_name,text", *rows]) + "\n")
     head = "training:\n  sources: [{path: data, split: train}]\n"
-    written = document(tmp_path, head=head + "  held_out: {path: data, split: test}\n")
+    written = create_document(tmp_path, head=head + "  held_out: {path: data, split: test}\n")
     result = json.loads(dlm("check", written.path, "--json").out)
     assert (result["clips"], result["held_out"]) == (5, 2)
     with pytest.raises(DocumentError, match="my.dlm:7:26: ") as caught:
-        document(tmp_path, head=head + "  held_out: {path: data, splt: test}\n")
+        create_document(tmp_path, head=head + "  held_out: {path: data, splt: test}\n")
     assert caught.value.code == "document.unknown_key"

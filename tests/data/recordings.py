@@ -12,7 +12,7 @@ RATE = 16000
 HEAD = "---\ndlm_id: 01J9Z3K4M5N6P7Q8R9S0T1V2W3\ndlm_version: 11\nbase_model: sparrow\n"
 
 
-def noise(
+def make_noise(
     seconds: float = 1.0, *, rate: int = RATE, channels: int = 1, seed: int = 0
 ) -> np.ndarray:
     """Pink-ish noise at a speaking level: (samples, channels)."""
@@ -20,35 +20,39 @@ def noise(
     return (0.05 * wave + 0.02 * np.roll(wave, 1, axis=0)).astype(np.float32)
 
 
-def save(path: Path, wave: np.ndarray | None = None, *, rate: int = RATE, **form: str) -> Path:
+def save_audio(
+    path: Path, wave: np.ndarray | None = None, *, rate: int = RATE, **format_options: str
+) -> Path:
     """Write a recording; its suffix says the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", None)}
-    kind, subtype = known.get(path.suffix.lower(), (path.suffix[1:].upper(), None))
-    given = {"format": kind, "subtype": subtype, **form}
-    soundfile.write(path, noise() if wave is None else wave, rate, **given)
+    formats = {".ogg": ("OGG", "VORBIS"), ".opus": ("OGG", "OPUS"), ".mp3": ("MP3", None)}
+    container, subtype = formats.get(path.suffix.lower(), (path.suffix[1:].upper(), None))
+    options = {"format": container, "subtype": subtype, **format_options}
+    soundfile.write(path, make_noise() if wave is None else wave, rate, **options)
     return path
 
 
-def pair(path: Path, transcript: str | bytes, wave: np.ndarray | None = None) -> Path:
+def save_with_transcript(
+    path: Path, transcript: str | bytes, wave: np.ndarray | None = None
+) -> Path:
     """Write a recording and the transcript beside it."""
-    words = transcript if isinstance(transcript, bytes) else transcript.encode()
-    save(path, wave).with_suffix(".txt").write_bytes(words)
+    content = transcript if isinstance(transcript, bytes) else transcript.encode()
+    save_audio(path, wave).with_suffix(".txt").write_bytes(content)
     return path
 
 
-def document(folder: Path, body: str = "", *, head: str = "") -> Document:
+def create_document(folder: Path, body: str = "", *, head: str = "") -> Document:
     """Write and read `my.dlm` in `folder`; `head` are further lines of its frontmatter."""
     path = folder / "my.dlm"
     path.write_text(f"{HEAD}{head}---\n{body}", encoding="utf-8")
     return read_document(path)
 
 
-def spoken(path: Path, text: str = "hello there my friend", **where: float) -> Example:
+def make_audio_example(path: Path, text: str = "hello there my friend", **span: float) -> Example:
     """A clip that transcribes `path`."""
-    sound = AudioSegment(path, display_path=path.name, **where)
+    segment = AudioSegment(path, display_path=path.name, **span)
     return Example(
-        (Message("user", (sound,)), Message("assistant", (text,))), path.name, "transcribe"
+        (Message("user", (segment,)), Message("assistant", (text,))), path.name, "transcribe"
     )
 
 
@@ -82,7 +86,7 @@ def save_container(path: Path, wave: np.ndarray | None = None, **options: str) -
     layout = "stereo" if path.name == "phone.m4a" else "mono"
 
     codec, rate, muxer, defaults = CONTAINER_CODECS.get(path.name) or CONTAINER_CODECS[path.suffix]
-    samples = np.ascontiguousarray((noise() if wave is None else wave).reshape(1, -1))
+    samples = np.ascontiguousarray((make_noise() if wave is None else wave).reshape(1, -1))
     source = av.AudioFrame.from_ndarray(samples, format="flt", layout="mono")
     source.sample_rate, source.pts = RATE, 0
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dlm.data.load import attach_transcripts, find_missing_transcripts, load_examples
 from dlm.data.types import Example
-from tests.data.recordings import document, save
+from tests.data.recordings import create_document, save_audio
 
 BODY = """
 ::audio path="a.wav" transcript="Die Faehre geht um halb." prompt="Translate."::
@@ -33,10 +33,10 @@ Nobody knows.
 
 def load_body(folder: Path) -> tuple[Example, ...]:
     for name in ("a.wav", "c.wav", "corpus/b.wav"):
-        save(folder / name)
+        save_audio(folder / name)
     (folder / "corpus/b.txt").write_text("Good morning.")
     head = "training:\n  sources: [corpus]\n"
-    return load_examples(document(folder, BODY, head=head)).examples
+    return load_examples(create_document(folder, BODY, head=head)).examples
 
 
 def get_transcripts(example: Example) -> list[str | None]:

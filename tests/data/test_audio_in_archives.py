@@ -11,7 +11,7 @@ from dlm.data.audio_io import hash_recording, load_audio, read_audio_info
 from dlm.data.audio_scan import compute_audio_stats
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.recordings import RATE, noise, save
+from tests.data.recordings import RATE, make_noise, save_audio
 
 BYTES_BEFORE, BYTES_AFTER = b"x" * 777, b"y" * 5000
 
@@ -37,7 +37,7 @@ def load_error(segment: AudioSegment) -> AudioError:
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".au"])
 def test_it_is_decoded_as_the_file_it_was(tmp_path: Path, suffix: str) -> None:
-    path = save(tmp_path / f"a{suffix}", noise(3.0))
+    path = save_audio(tmp_path / f"a{suffix}", make_noise(3.0))
     segment = write_archive(tmp_path, path.read_bytes())
     assert read_audio_info(*segment.recording_key) == read_audio_info(path)
     assert hash_recording(segment) == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -48,7 +48,7 @@ def test_it_is_decoded_as_the_file_it_was(tmp_path: Path, suffix: str) -> None:
 
 
 def test_recordings_of_one_archive_are_different(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"{seed}.wav", noise(seed=seed)) for seed in (1, 2)]
+    paths = [save_audio(tmp_path / f"{seed}.wav", make_noise(seed=seed)) for seed in (1, 2)]
     archive = tmp_path / "two.tar"
     archive.write_bytes(b"".join(path.read_bytes() for path in paths))
     num_bytes = paths[0].stat().st_size
@@ -60,9 +60,9 @@ def test_recordings_of_one_archive_are_different(tmp_path: Path) -> None:
 
 def test_only_the_span_is_decoded(tmp_path: Path) -> None:
     """What lies around it would be refused."""
-    wave = noise(60.0)
+    wave = make_noise(60.0)
     wave[: 30 * RATE] = wave[31 * RATE :] = np.nan
-    content = save(tmp_path / "a.wav", wave, subtype="FLOAT").read_bytes()
+    content = save_audio(tmp_path / "a.wav", wave, subtype="FLOAT").read_bytes()
     segment = write_archive(tmp_path, content)
     assert load_error(segment).code == "audio.not_finite"
     span = AudioSegment(segment.path, 30.0, 31.0, byte_range=segment.byte_range)
@@ -70,7 +70,7 @@ def test_only_the_span_is_decoded(tmp_path: Path) -> None:
 
 
 def test_an_archive_cut_short_is_refused(tmp_path: Path) -> None:
-    segment = write_archive(tmp_path, save(tmp_path / "a.wav").read_bytes())
+    segment = write_archive(tmp_path, save_audio(tmp_path / "a.wav").read_bytes())
     os.truncate(segment.path, 20000)
     error = load_error(segment)
     assert error.code == "audio.outside_archive" and "copy the archive again" in error.hint
@@ -105,7 +105,7 @@ def test_its_content_is_checked_as_that_of_a_file(
 
 def test_hints_and_sizes_are_those_of_the_recording(tmp_path: Path) -> None:
     assert "into all.tar, or leave" in load_error(write_archive(tmp_path, bytes(range(256)))).hint
-    content = save(tmp_path / "a.wav").read_bytes()
+    content = save_audio(tmp_path / "a.wav").read_bytes()
     error = load_error(write_archive(tmp_path, content[:20000]))
     assert error.code == "audio.truncated"
     assert "its header promises 32000 bytes of audio, the file holds 19956" in error.what

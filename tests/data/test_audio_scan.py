@@ -12,7 +12,7 @@ import soundfile
 from dlm.data.audio_scan import MAX_FULL_SCAN_SEGMENTS, fingerprint_recording
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import AudioError
-from tests.data.recordings import RATE, noise, save, spoken
+from tests.data.recordings import RATE, make_audio_example, make_noise, save_audio
 from tests.data.validation import list_issues, validate
 
 NUM_SPANS = MAX_FULL_SCAN_SEGMENTS + 50
@@ -21,9 +21,10 @@ NUM_SPANS = MAX_FULL_SCAN_SEGMENTS + 50
 @pytest.fixture(scope="module")
 def spans(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """More spans of one recording than are all decoded."""
-    path = save(tmp_path_factory.mktemp("long") / "a.wav", noise(0.1 * (NUM_SPANS + 1)))
+    path = save_audio(tmp_path_factory.mktemp("long") / "a.wav", make_noise(0.1 * (NUM_SPANS + 1)))
     return [
-        spoken(path, f"clip number {n}", start=n / 10, end=n / 10 + 0.1) for n in range(NUM_SPANS)
+        make_audio_example(path, f"clip number {n}", start=n / 10, end=n / 10 + 0.1)
+        for n in range(NUM_SPANS)
     ]
 
 
@@ -53,17 +54,19 @@ def test_a_full_scan_decodes_all(spans: list[Example]) -> None:
 
 
 def test_headers_show_what_is_missing_and_truncated(spans: list[Example], tmp_path: Path) -> None:
-    truncated = save(tmp_path / "truncated.wav")
+    truncated = save_audio(tmp_path / "truncated.wav")
     os.truncate(truncated, 5000)
-    outside = spoken(spans[0].audio_segments[0].path, start=1e6)
-    report = validate(*spans, spoken(tmp_path / "gone.wav"), spoken(truncated), outside)
+    outside = make_audio_example(spans[0].audio_segments[0].path, start=1e6)
+    report = validate(
+        *spans, make_audio_example(tmp_path / "gone.wav"), make_audio_example(truncated), outside
+    )
     codes = [issue.code for issue in report.fatal_issues]
     assert codes == ["audio.not_found", "audio.truncated", "audio.span_outside"]
     assert len(report.example_stats) == NUM_SPANS
 
 
 def test_recordings_in_one_archive_are_different(tmp_path: Path) -> None:
-    files = [save(tmp_path / f"{n}.wav", noise(seed=n)).read_bytes() for n in range(2)]
+    files = [save_audio(tmp_path / f"{n}.wav", make_noise(seed=n)).read_bytes() for n in range(2)]
     archive = tmp_path / "clips.bin"
     archive.write_bytes(b"".join(files))
     examples = []
@@ -77,14 +80,16 @@ def test_recordings_in_one_archive_are_different(tmp_path: Path) -> None:
 
 
 def test_a_recording_whose_first_span_is_bad_is_hashed(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.wav", noise(2.0))
-    report = validate(spoken(path, start=5.0), spoken(path, start=1.0))
+    path = save_audio(tmp_path / "a.wav", make_noise(2.0))
+    report = validate(make_audio_example(path, start=5.0), make_audio_example(path, start=1.0))
     expected = [hashlib.sha256(path.read_bytes()).hexdigest()]
     assert [each.sha256 for each in report.example_stats] == expected
 
 
 def test_progress_is_reported_for_each_segment(tmp_path: Path) -> None:
-    examples = [spoken(save(tmp_path / f"{n}.wav", noise(seed=n))) for n in range(5)]
+    examples = [
+        make_audio_example(save_audio(tmp_path / f"{n}.wav", make_noise(seed=n))) for n in range(5)
+    ]
     calls = []
     validate(*examples, examples[0], progress=lambda done, total: calls.append((done, total)))
     assert calls == [(n, 5) for n in range(1, 6)]
@@ -102,7 +107,12 @@ def test_segments_are_read_in_threads_and_in_blocks(
         return read_block(file, count, **options)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", read)
-    validate(*(spoken(save(tmp_path / f"{n}.wav", noise(20.0, seed=n))) for n in range(4)))
+    validate(
+        *(
+            make_audio_example(save_audio(tmp_path / f"{n}.wav", make_noise(20.0, seed=n)))
+            for n in range(4)
+        )
+    )
     assert max(block_sizes) <= 1 << 16 and threading.get_ident() not in threads
 
 

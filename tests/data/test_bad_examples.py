@@ -16,7 +16,13 @@ from dlm.data.load import load_examples
 from dlm.data.types import Example, Issue
 from dlm.data.validate import validate_examples
 from dlm.errors import DataError
-from tests.data.recordings import RATE, document, noise, pair, save
+from tests.data.recordings import (
+    RATE,
+    create_document,
+    make_noise,
+    save_audio,
+    save_with_transcript,
+)
 
 CORPUS = "training:\n  sources: [corpus]\n"
 
@@ -40,13 +46,15 @@ def filter_document(written: Document) -> tuple[FilterResult, tuple[Example, ...
 def filter_corpus(folder: Path, *lines: str) -> tuple[FilterResult, tuple[Example, ...]]:
     """Filter the examples of the folder `corpus`; `lines` are further fields of training."""
     head = CORPUS + "".join(f"  {line}\n" for line in lines)
-    return filter_document(document(folder, head=head))
+    return filter_document(create_document(folder, head=head))
 
 
 def write_corpus(folder: Path, num_examples: int) -> Path:
     """Write so many recordings with their transcripts into `corpus`."""
     for number in range(num_examples):
-        pair(folder / f"corpus/{number:03}.wav", f"This is {number}.", noise(0.12, seed=number))
+        save_with_transcript(
+            folder / f"corpus/{number:03}.wav", f"This is {number}.", make_noise(0.12, seed=number)
+        )
     return folder
 
 
@@ -64,8 +72,8 @@ def only_skip_issue(result: FilterResult) -> Issue:
 BAD = {
     "missing": lambda path: path.unlink(),
     "damaged": lambda path: path.write_bytes(path.read_bytes()[:40]),
-    "other rate": lambda path: save(path, rate=8000),
-    "too short": lambda path: save(path, noise(0.01)),
+    "other rate": lambda path: save_audio(path, rate=8000),
+    "too short": lambda path: save_audio(path, make_noise(0.01)),
     "empty transcript": lambda path: path.with_suffix(".txt").write_text("\n"),
 }
 
@@ -79,7 +87,7 @@ def test_one_bad_example_of_many_is_skipped(kind: str, tmp_path: Path) -> None:
     in_folder = kind == "empty transcript"
     source, location = ("corpus", "corpus/007.txt") if in_folder else ("list.jsonl", "list.jsonl:8")
     head = f"training:\n  sources: [{source}]\n  bad_clips: skip\n"
-    result, examples = filter_document(document(tmp_path, head=head))
+    result, examples = filter_document(create_document(tmp_path, head=head))
     assert fatal_issues(result) == [] and len(examples) == 24
     assert str(only_skip_issue(result)) == (
         f"my.dlm: 1 of 25 clips cannot be used and is left out: {location}; "
@@ -93,7 +101,7 @@ def test_bad_examples_are_fatal_below_100_and_skipped_from_there(tmp_path: Path)
     (tmp_path / "corpus/007.txt").write_text("")
     result, examples = filter_corpus(tmp_path)
     assert len(fatal_issues(result)) == 1 and result.skipped_issues == () and len(examples) == 98
-    pair(tmp_path / "corpus/100.wav", "One more.", noise(0.12))
+    save_with_transcript(tmp_path / "corpus/100.wav", "One more.", make_noise(0.12))
     result, _ = filter_corpus(tmp_path)
     assert fatal_issues(result) == [] and len(result.skipped_issues) == 1
     result, _ = filter_corpus(tmp_path, "bad_clips: error")
@@ -125,7 +133,7 @@ def test_more_than_5_percent_stop_training(tmp_path: Path) -> None:
 def test_a_missing_source_is_never_skipped(tmp_path: Path) -> None:
     write_corpus(tmp_path, 25)
     head = "training:\n  sources: [corpus, else]\n  bad_clips: skip\n"
-    result, _ = filter_document(document(tmp_path, head=head))
+    result, _ = filter_document(create_document(tmp_path, head=head))
     assert [(issue.where, issue.code) for issue in fatal_issues(result)] == [
         ("my.dlm:6", "source.not_found")
     ]
@@ -138,7 +146,7 @@ def test_examples_of_one_bad_recording_are_skipped_together(tmp_path: Path) -> N
     (tmp_path / "list.jsonl").write_text("".join(records))
     (tmp_path / "corpus/003.wav").unlink()
     head = "training:\n  sources: [list.jsonl]\n  bad_clips: skip\n"
-    written = document(tmp_path, head=head)
+    written = create_document(tmp_path, head=head)
     result, examples = filter_document(written)
     left = {example.location for example in examples}
     locations = [example.location for example in load_examples(written).examples]
@@ -155,7 +163,7 @@ def test_broken_records_count_as_examples(tmp_path: Path) -> None:
     records = [f'{{"audio": "corpus/{n:03}.wav", "text": "Text {n}"}}\n' for n in range(98)]
     lines = [*records[:50], "{broken\n", "[]\n", *records[50:]]
     (tmp_path / "list.jsonl").write_text("".join(lines))
-    written = document(tmp_path, head="training:\n  sources: [list.jsonl]\n")
+    written = create_document(tmp_path, head="training:\n  sources: [list.jsonl]\n")
     data, config = load_examples(written), written.config.training
     assert len(data.record_issues) == 2 and should_skip_bad_examples(config, data)
     result = filter_bad_examples(config, data, data.issues, where="my.dlm")

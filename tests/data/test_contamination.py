@@ -11,7 +11,14 @@ from dlm.data.contamination import check_leakage, find_test_benchmark, is_test_s
 from dlm.data.load import LoadedData, load_examples
 from dlm.data.types import Example, Issue
 from dlm.data.validate import validate_examples
-from tests.data.recordings import RATE, document, noise, pair, save, spoken
+from tests.data.recordings import (
+    RATE,
+    create_document,
+    make_audio_example,
+    make_noise,
+    save_audio,
+    save_with_transcript,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +58,9 @@ def test_a_test_split_is_known_by_its_name() -> None:
 def find_fatal_issues(folder: Path, *lines: str) -> list[Issue]:
     """Load a document with these fields of training: what would stop it."""
     head = "training:\n" + "".join(f"  {line}\n" for line in lines)
-    return [issue for issue in load_examples(document(folder, head=head)).issues if issue.fatal]
+    return [
+        issue for issue in load_examples(create_document(folder, head=head)).issues if issue.fatal
+    ]
 
 
 @pytest.fixture
@@ -59,7 +68,7 @@ def librispeech(tmp_path: Path) -> Path:
     """A folder as LibriSpeech has it, with one utterance for tests and one for training."""
     for split in ("test-clean", "train-clean-100"):
         chapter = tmp_path / f"LibriSpeech/{split}/61/70968"
-        pair(chapter / "61-70968-0000.flac", "x").with_suffix(".txt").unlink()
+        save_with_transcript(chapter / "61-70968-0000.flac", "x").with_suffix(".txt").unlink()
         (chapter / "61-70968.trans.txt").write_text("61-70968-0000 HE BEGAN A CONFUSED COMPLAINT\n")
     return tmp_path
 
@@ -78,7 +87,7 @@ def test_a_test_split_may_be_held_out_or_allowed(librispeech: Path) -> None:
     train_split = "sources: [{path: LibriSpeech, split: train-clean-100}]"
     assert find_fatal_issues(librispeech, train_split) == []
     assert find_fatal_issues(librispeech, TEST_CLEAN, "allow_test_split: true") == []
-    pair(librispeech / "mine/a.wav", "Mine.")
+    save_with_transcript(librispeech / "mine/a.wav", "Mine.")
     both = "sources: [mine, {path: LibriSpeech, split: test-clean}]"
     assert find_fatal_issues(librispeech, both, "held_out: LibriSpeech") == []
     (issue,) = find_fatal_issues(librispeech, both, "held_out: mine")
@@ -87,12 +96,12 @@ def test_a_test_split_may_be_held_out_or_allowed(librispeech: Path) -> None:
 
 def test_a_test_split_that_gives_no_example_is_not_refused(librispeech: Path) -> None:
     source = "{path: LibriSpeech, split: test-clean, exclude: ['test-*/**']}"
-    pair(librispeech / "mine/a.wav", "Mine.")
+    save_with_transcript(librispeech / "mine/a.wav", "Mine.")
     assert find_fatal_issues(librispeech, f"sources: [mine, {source}]") == []
 
 
 def test_the_test_split_of_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    pair(tmp_path / "a.wav", "Said.")
+    save_with_transcript(tmp_path / "a.wav", "Said.")
     (tmp_path / "mine.jsonl").write_text('{"audio": "a.wav", "text": "Said.", "split": "test"}\n')
     (issue,) = find_fatal_issues(tmp_path, "sources: [{path: mine.jsonl, split: test}]")
     assert (issue.where, issue.code) == ("my.dlm:6", "data.test_split")
@@ -114,7 +123,9 @@ def find_leaks(train: list[Example], held_out: list[Example]) -> list[tuple[str,
 
 
 def make_example(path: Path, text: str, *, seed: int = 0, speaker: str | None = None) -> Example:
-    return replace(spoken(save(path, noise(seed=seed)), text), speaker=speaker)
+    return replace(
+        make_audio_example(save_audio(path, make_noise(seed=seed)), text), speaker=speaker
+    )
 
 
 def test_a_held_out_sentence_that_is_trained_on(tmp_path: Path) -> None:
@@ -138,7 +149,7 @@ def test_short_phrases_are_no_leak(tmp_path: Path) -> None:
 def test_held_out_audio_that_is_trained_on(tmp_path: Path) -> None:
     train = [make_example(tmp_path / "a.wav", SENTENCE)]
     shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
-    held_out = [spoken(tmp_path / "b.wav", "quite another text that is not it")]
+    held_out = [make_audio_example(tmp_path / "b.wav", "quite another text that is not it")]
     what = "it is held out, and a.wav, which is trained on, is the same audio"
     assert find_leaks(train, held_out) == [("b.wav", "data.leaked_audio", what)]
 

@@ -14,7 +14,7 @@ from dlm.data.load import load_examples
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError
 from dlm.io import hash_tree
-from tests.data.recordings import RATE, document, noise, save
+from tests.data.recordings import RATE, create_document, make_noise, save_audio
 
 EACH_FORMAT = pytest.mark.parametrize("export_format", EXPORT_FORMATS)
 
@@ -28,10 +28,10 @@ def make_example(
 
 def make_examples(folder: Path) -> list[Example]:
     """A whole recording, spans of others, and one within an archive."""
-    plain = save(folder / "a b.wav", noise(0.5))
+    plain = save_audio(folder / "a b.wav", make_noise(0.5))
     deep = folder / "deep.flac"
-    soundfile.write(deep, noise(1.0, channels=2, seed=1), 8000, subtype="PCM_24")
-    member = save(folder / "c.ogg", noise(0.4, seed=2))
+    soundfile.write(deep, make_noise(1.0, channels=2, seed=1), 8000, subtype="PCM_24")
+    member = save_audio(folder / "c.ogg", make_noise(0.4, seed=2))
     with tarfile.open(folder / "x.tar", "w") as tar:
         tar.add(plain, "first.wav")
         tar.add(member, "c.ogg")
@@ -54,11 +54,11 @@ def make_examples(folder: Path) -> list[Example]:
 def read_back(folder: Path, name: str, **source: str) -> list[Example]:
     """The clips of a source, whose format is found out by looking."""
     known = "".join(f"      {key}: {value}\n" for key, value in source.items())
-    found = load_examples(
-        document(folder, head=f"training:\n  sources:\n    - path: {name}\n{known}")
+    data = load_examples(
+        create_document(folder, head=f"training:\n  sources:\n    - path: {name}\n{known}")
     )
-    assert [str(problem) for problem in found.issues] == []
-    return list(found.examples)
+    assert [str(problem) for problem in data.issues] == []
+    return list(data.examples)
 
 
 def describe(example: Example) -> tuple[object, ...]:
@@ -117,7 +117,7 @@ def test_whole_recordings_are_copied_and_spans_are_cut(tmp_path: Path) -> None:
 
 
 def test_conversations_are_messages(tmp_path: Path) -> None:
-    first, second = (AudioSegment(save(tmp_path / name)) for name in ("a.wav", "b.wav"))
+    first, second = (AudioSegment(save_audio(tmp_path / name)) for name in ("a.wav", "b.wav"))
     talk = Example(
         (
             Message("system", ("Be brief.",)),
@@ -140,12 +140,14 @@ def test_conversations_are_messages(tmp_path: Path) -> None:
         summary.num_recordings,
         summary.num_answers,
     ) == (2, 1, 2, 2)
-    (row, _) = map(json.loads, (tmp_path / "to/clips.jsonl").read_text().splitlines())
-    assert row["audios"] == ["audio/000000-a.wav", "audio/000001-b.wav", "audio/000000-a.wav"]
+    (record, _) = map(json.loads, (tmp_path / "to/clips.jsonl").read_text().splitlines())
+    assert record["audios"] == ["audio/000000-a.wav", "audio/000001-b.wav", "audio/000000-a.wav"]
     back = read_back(tmp_path, "to/clips.jsonl")
-    for found, wanted in zip(back, (talk, question), strict=True):
-        assert [turn.role for turn in found.messages] == [turn.role for turn in wanted.messages]
-        assert describe(found) == describe(wanted)
+    for example, expected in zip(back, (talk, question), strict=True):
+        assert [message.role for message in example.messages] == [
+            message.role for message in expected.messages
+        ]
+        assert describe(example) == describe(expected)
     for export_format in ("audiofolder", "webdataset"):
         with pytest.raises(DataError, match="my.dlm:9: it is a conversation.*--form jsonl"):
             export_examples(tmp_path, [talk], export_format)
@@ -153,7 +155,7 @@ def test_conversations_are_messages(tmp_path: Path) -> None:
 
 def test_questions_are_read_again_with_task_answer(tmp_path: Path) -> None:
     question = make_example(
-        AudioSegment(save(tmp_path / "a.wav")), "One.", "How many?", task="answer"
+        AudioSegment(save_audio(tmp_path / "a.wav")), "One.", "How many?", task="answer"
     )
     for export_format in ("audiofolder", "webdataset"):
         (tmp_path / export_format).mkdir()
@@ -164,7 +166,7 @@ def test_questions_are_read_again_with_task_answer(tmp_path: Path) -> None:
 
 
 def test_a_text_with_an_audio_tag_is_refused_in_jsonl(tmp_path: Path) -> None:
-    tagged = make_example(AudioSegment(save(tmp_path / "a.wav")), "<audio> is a tag")
+    tagged = make_example(AudioSegment(save_audio(tmp_path / "a.wav")), "<audio> is a tag")
     with pytest.raises(DataError, match="its text holds an <audio> tag; take it out, or take"):
         export_examples(tmp_path, [tagged], "jsonl")
     (tmp_path / "to").mkdir()
@@ -174,13 +176,13 @@ def test_a_text_with_an_audio_tag_is_refused_in_jsonl(tmp_path: Path) -> None:
 
 def test_file_names_are_safe_and_unique(tmp_path: Path) -> None:
     names = ["../../x.wav", "/etc/x.wav", "a\n\u202eb.WAV", "x" * 300 + ".wav", ".wav", "日本.wav"]
-    path = save(tmp_path / "a.wav")
+    path = save_audio(tmp_path / "a.wav")
     ends = [0.1 + at / 10 for at in range(len(names))]
-    sounds = [
+    segments = [
         AudioSegment(path, 0.0, end, display_path=name)
         for end, name in zip(ends, names, strict=True)
     ]
-    examples = [make_example(segment, "x") for segment in sounds]
+    examples = [make_example(segment, "x") for segment in segments]
     for export_format in EXPORT_FORMATS:
         (tmp_path / export_format).mkdir()
         export_examples(tmp_path / export_format, examples, export_format)
@@ -192,7 +194,7 @@ def test_file_names_are_safe_and_unique(tmp_path: Path) -> None:
 
 
 def test_many_examples_fill_several_shards(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.wav", noise(0.01))
+    path = save_audio(tmp_path / "a.wav", make_noise(0.01))
     examples = [make_example(AudioSegment(path), f"{number}") for number in range(7)]
     (tmp_path / "to").mkdir()
     describe: list[tuple[int, ...]] = []
@@ -213,7 +215,7 @@ def test_many_examples_fill_several_shards(tmp_path: Path) -> None:
 
 def test_full_scale_samples_are_kept(tmp_path: Path) -> None:
     wave = np.array([-1.0, 1.0 - 2**-15, 0.0, 2**-15] * 100)[:, None]
-    loud = make_example(AudioSegment(save(tmp_path / "a.wav", wave), 0.0, 0.02), "x")
+    loud = make_example(AudioSegment(save_audio(tmp_path / "a.wav", wave), 0.0, 0.02), "x")
     (tmp_path / "to").mkdir()
     export_examples(tmp_path / "to", [loud], "jsonl")
     assert list(map(describe, read_back(tmp_path, "to/clips.jsonl"))) == [describe(loud)]

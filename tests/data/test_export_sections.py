@@ -11,13 +11,13 @@ from dlm.data.export import format_section
 from dlm.data.load import iter_document_examples
 from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.errors import DataError
-from tests.data.recordings import document, spoken
+from tests.data.recordings import create_document, make_audio_example
 from tests.fuzz.mutations import PIECES
 
 
 def parse_example(folder: Path, text: str) -> Example:
     """The clip of a section, read in a document of its own."""
-    (example,) = iter_document_examples(document(folder, text))
+    (example,) = iter_document_examples(create_document(folder, text))
     assert isinstance(example, Example)
     return example
 
@@ -28,12 +28,12 @@ def make_example(*messages: tuple[str, tuple[str | AudioSegment, ...]], **known:
 
 @pytest.fixture
 def empty_document(tmp_path: Path) -> Document:
-    return document(tmp_path)
+    return create_document(tmp_path)
 
 
 def test_a_transcript_is_an_audio_section(empty_document: Document) -> None:
     path = empty_document.folder / "a b/c.wav"
-    example = spoken(path, 'She said "no" \\ left: é.', start=0.5, end=1 / 3 + 1)
+    example = make_audio_example(path, 'She said "no" \\ left: é.', start=0.5, end=1 / 3 + 1)
     text = format_section(example, empty_document)
     assert text == (
         '::audio path="a b/c.wav" transcript="She said \\"no\\" \\\\ left: é."'
@@ -68,14 +68,16 @@ def test_a_conversation_is_a_conversation_section(empty_document: Document) -> N
 
 
 def test_the_system_prompt_of_the_document_is_not_repeated(tmp_path: Path) -> None:
-    written = document(tmp_path, head="system_prompt: Listen.\n")
-    plain = spoken(tmp_path / "a.wav")
+    written = create_document(tmp_path, head="system_prompt: Listen.\n")
+    plain = make_audio_example(tmp_path / "a.wav")
     example = Example(
         (Message("system", ("Listen.",)), *plain.messages), plain.location, "transcribe"
     )
     text = format_section(example, written)
     assert text == '::audio path="a.wav" transcript="hello there my friend"::'
-    (parsed,) = iter_document_examples(document(tmp_path, text, head="system_prompt: Listen.\n"))
+    (parsed,) = iter_document_examples(
+        create_document(tmp_path, text, head="system_prompt: Listen.\n")
+    )
     assert parsed.messages == example.messages
 
 

@@ -13,7 +13,7 @@ from dlm.data.audio_io import MAX_LOADED_SAMPLES, load_audio, read_audio_info
 from dlm.data.audio_scan import AudioStats, compute_audio_stats
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.recordings import RATE, noise, save, save_container
+from tests.data.recordings import RATE, make_noise, save_audio, save_container
 
 THREE_HOURS = 3 * 3600 * RATE  # samples
 SUFFIXES = [".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".au", ".caf"]
@@ -46,7 +46,7 @@ def load_error(path: Path) -> AudioError:
 
 def save_with_false_length(path: Path, num_samples: int) -> Path:
     """Save a second of audio whose header promises so many samples."""
-    content = bytearray(save(path, noise(1.0)).read_bytes())
+    content = bytearray(save_audio(path, make_noise(1.0)).read_bytes())
     if path.suffix == ".wav":
         content[40:44] = (2 * num_samples).to_bytes(4, "little")
     elif path.suffix == ".flac":
@@ -84,14 +84,14 @@ def test_the_largest_length_of_a_header_is_refused(tmp_path: Path) -> None:
 
 
 def test_silence_that_compresses_well_is_read(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.flac", np.zeros((60 * RATE, 1), np.float32))
+    path = save_audio(tmp_path / "a.flac", np.zeros((60 * RATE, 1), np.float32))
     assert path.stat().st_size < read_audio_info(path).num_samples / 200
     assert len(load(path)) == 60 * RATE
 
 
 def test_a_recording_too_large_for_memory_is_read_by_spans(tmp_path: Path) -> None:
     """Its samples are zeros that take no room on the disk."""
-    path = save(tmp_path / "long.wav")
+    path = save_audio(tmp_path / "long.wav")
     num_samples = MAX_LOADED_SAMPLES + 1
     content = bytearray(path.read_bytes()[:44])
     content[40:44] = (2 * num_samples).to_bytes(4, "little")
@@ -153,7 +153,9 @@ def test_any_bytes_in_a_container_are_refused(
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".m4a", ".webm", ".aac", ".wv"])
 def test_recordings_with_changed_bytes_are_read_or_refused(tmp_path: Path, suffix: str) -> None:
     is_container = suffix not in SUFFIXES
-    good = (save_container if is_container else save)(tmp_path / f"good{suffix}", noise(0.3))
+    good = (save_container if is_container else save_audio)(
+        tmp_path / f"good{suffix}", make_noise(0.3)
+    )
     content, path = good.read_bytes(), tmp_path / f"bad{suffix}"
     rng = np.random.default_rng(0)
     for index in rng.integers(0, len(content) if is_container else 200, 40 if is_container else 20):

@@ -8,12 +8,12 @@ import pytest
 from dlm.config.parser import Document, MessageBlock, QAPair, Section
 from dlm.data.load import LoadedData, load_examples
 from dlm.data.types import AudioSegment, Example, Message
-from tests.data.recordings import document, save
+from tests.data.recordings import create_document, save_audio
 
 
 def make_document(folder: Path, *sections: Section, head: str = "") -> Document:
     """A document with exactly these sections, whatever the parser would say of them."""
-    return replace(document(folder, head=head), sections=sections)
+    return replace(create_document(folder, head=head), sections=sections)
 
 
 def make_audio_section(line: int = 1, **attributes: str) -> Section:
@@ -35,7 +35,9 @@ def get_only_example(data: LoadedData) -> Example:
 
 
 def test_an_audio_section_is_an_example(tmp_path: Path) -> None:
-    parsed = document(tmp_path, '# A\n\n::audio path="clips/a.wav" transcript="Hello there."::\n')
+    parsed = create_document(
+        tmp_path, '# A\n\n::audio path="clips/a.wav" transcript="Hello there."::\n'
+    )
     example = load_examples(parsed).examples[1]
     segment = AudioSegment(tmp_path / "clips/a.wav")
     assert get_contents(example) == [("user", (segment,)), ("assistant", ("Hello there.",))]
@@ -151,7 +153,9 @@ def test_a_conversation_must_end_with_the_assistant(tmp_path: Path, blocks: tupl
 
 
 def test_prose_is_one_assistant_message(tmp_path: Path) -> None:
-    example = get_only_example(load_examples(document(tmp_path, "\nPlain words.\n\nAnd more.\n")))
+    example = get_only_example(
+        load_examples(create_document(tmp_path, "\nPlain words.\n\nAnd more.\n"))
+    )
     assert get_contents(example) == [("assistant", ("Plain words.\n\nAnd more.",))]
     assert (example.task, example.location) == ("text", "my.dlm:7")
 
@@ -176,7 +180,7 @@ def test_invalid_attributes_are_issues(tmp_path: Path) -> None:
 
 def test_a_path_may_begin_at_home_or_the_root(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    elsewhere = save(tmp_path / "elsewhere/b.wav")
+    elsewhere = save_audio(tmp_path / "elsewhere/b.wav")
     sections = (make_audio_section(1, path="~/a.wav"), make_audio_section(2, path=str(elsewhere)))
     first, second = load_examples(make_document(tmp_path, *sections)).examples
     assert first.audio_segments[0].path == tmp_path / "home/a.wav"
@@ -186,7 +190,7 @@ def test_a_path_may_begin_at_home_or_the_root(tmp_path: Path, monkeypatch) -> No
 
 @pytest.mark.parametrize("body", ["", "\n\n  \n"])
 def test_a_document_without_anything_to_train_on(tmp_path: Path, body: str) -> None:
-    data = load_examples(document(tmp_path, body))
+    data = load_examples(create_document(tmp_path, body))
     (issue,) = data.issues
     assert issue.fatal and data.examples == ()
     assert str(issue) == (

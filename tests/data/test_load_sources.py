@@ -8,14 +8,16 @@ import pytest
 
 from dlm.data.load import LoadedData, SourceReport, load_examples
 from dlm.data.types import AudioSegment, Example
-from tests.data.recordings import document, pair, save
+from tests.data.recordings import create_document, save_audio, save_with_transcript
 
 CORPUS = "training:\n  sources:\n    - path: ./corpus\n"
 
 
 def load_corpus(folder: Path, *more: str, head: str = CORPUS) -> LoadedData:
     """Load a document with one source; `more` are further fields of that source."""
-    return load_examples(document(folder, head=head + "".join(f"      {line}\n" for line in more)))
+    return load_examples(
+        create_document(folder, head=head + "".join(f"      {line}\n" for line in more))
+    )
 
 
 def get_locations(data: LoadedData) -> list[str]:
@@ -29,7 +31,7 @@ def get_lines(data: LoadedData) -> list[str]:
 
 
 def test_audio_with_a_transcript_beside_it_is_an_example(tmp_path: Path) -> None:
-    path = pair(tmp_path / "corpus/a.wav", "  Hello thère.\n")
+    path = save_with_transcript(tmp_path / "corpus/a.wav", "  Hello thère.\n")
     data = load_corpus(tmp_path, "language: fr", "prompt: Write it down.")
     (example,) = data.examples
     assert isinstance(example, Example) and example.location == "corpus/a.wav"
@@ -39,7 +41,7 @@ def test_audio_with_a_transcript_beside_it_is_an_example(tmp_path: Path) -> None
 
 
 def test_without_a_prompt_the_user_message_is_the_audio(tmp_path: Path) -> None:
-    pair(tmp_path / "corpus/a.wav", "Hello.")
+    save_with_transcript(tmp_path / "corpus/a.wav", "Hello.")
     (example,) = load_corpus(tmp_path).examples
     assert len(example.messages[0].content) == 1
 
@@ -48,22 +50,24 @@ def test_without_a_prompt_the_user_message_is_the_audio(tmp_path: Path) -> None:
     "name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.opus", "A.WAV", "a.b.Wav", "ünï cödé.wav"]
 )
 def test_every_audio_format_is_found_whatever_its_case(tmp_path: Path, name: str) -> None:
-    pair(tmp_path / "corpus" / name, "Hello.")
+    save_with_transcript(tmp_path / "corpus" / name, "Hello.")
     assert get_locations(load_corpus(tmp_path)) == [f"corpus/{name}"]
 
 
 def test_examples_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("b/2.wav", "a/1.wav", "c.wav", "b/10.wav"):
-        pair(tmp_path / "corpus" / name, name)
+        save_with_transcript(tmp_path / "corpus" / name, name)
     wanted = ["corpus/a/1.wav", "corpus/b/10.wav", "corpus/b/2.wav", "corpus/c.wav"]
     assert get_locations(load_corpus(tmp_path)) == wanted
 
 
 def test_skipped_files_are_counted_and_reported(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
-    sizes = sum(pair(corpus / name, "Hi.").stat().st_size for name in ("a.wav", "b.flac"))
-    pair(corpus / "out/c.wav", "Hi.")
-    save(corpus / "d.wav")
+    sizes = sum(
+        save_with_transcript(corpus / name, "Hi.").stat().st_size for name in ("a.wav", "b.flac")
+    )
+    save_with_transcript(corpus / "out/c.wav", "Hi.")
+    save_audio(corpus / "d.wav")
     for name in ("notes.md", "lone.txt", "e.mid", ".hidden.wav"):
         (corpus / name).write_text("words")
     data = load_corpus(tmp_path, "include: ['**/*.{wav,flac}']", "exclude: [out/**]")
@@ -86,7 +90,7 @@ def test_skipped_files_are_counted_and_reported(tmp_path: Path) -> None:
 
 def test_only_the_first_names_are_reported(tmp_path: Path) -> None:
     for number in range(8):
-        save(tmp_path / f"corpus/{number}.wav")
+        save_audio(tmp_path / f"corpus/{number}.wav")
     data = load_corpus(tmp_path)
     assert data.sources[0].skipped_audio_no_transcript == 8
     assert data.sources[0].skipped_names[-1] == "corpus/4.wav"
@@ -94,14 +98,14 @@ def test_only_the_first_names_are_reported(tmp_path: Path) -> None:
 
 
 def test_transcripts_are_no_text_examples(tmp_path: Path) -> None:
-    pair(tmp_path / "corpus/a.wav", "Hello.")
+    save_with_transcript(tmp_path / "corpus/a.wav", "Hello.")
     assert [example.task for example in load_corpus(tmp_path).examples] == ["transcribe"]
 
 
 def test_max_files_counts_examples(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/0.wav")
+    save_audio(tmp_path / "corpus/0.wav")
     for number in range(1, 6):
-        pair(tmp_path / f"corpus/{number}.wav", "Hi.")
+        save_with_transcript(tmp_path / f"corpus/{number}.wav", "Hi.")
     data = load_corpus(tmp_path, "max_files: 2")
     assert get_locations(data) == ["corpus/1.wav", "corpus/2.wav"]
     (report,) = data.sources
@@ -109,16 +113,16 @@ def test_max_files_counts_examples(tmp_path: Path) -> None:
 
 
 def test_several_sources_and_sections_in_order(tmp_path: Path) -> None:
-    pair(tmp_path / "x/a.wav", "Hi.")
-    pair(tmp_path / "y/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "x/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "y/a.wav", "Hi.")
     head = "training:\n  sources:\n    - {path: y}\n    - path: 'x'  # second\n"
-    data = load_examples(document(tmp_path, "Prose.\n", head=head))
+    data = load_examples(create_document(tmp_path, "Prose.\n", head=head))
     assert get_locations(data) == ["my.dlm:10", "y/a.wav", "x/a.wav"]
     assert [report.path for report in data.sources] == ["y", "x"]
 
 
 def test_a_source_may_be_one_recording(tmp_path: Path) -> None:
-    pair(tmp_path / "corpus/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "corpus/a.wav", "Hi.")
     head = "training:\n  sources:\n    - path: corpus/a.wav\n"
     assert get_locations(load_corpus(tmp_path, head=head)) == ["corpus/a.wav"]
 
@@ -133,7 +137,7 @@ def test_a_source_that_is_no_audio_is_refused(tmp_path: Path) -> None:
 
 def test_a_source_outside_is_named_as_written(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    pair(tmp_path / "far/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "far/a.wav", "Hi.")
     (tmp_path / "here").mkdir()
     for path, location in (("../far", "../far/a.wav"), ("~/far", "~/far/a.wav")):
         head = f"training:\n  sources:\n    - path: {path}\n"
@@ -147,13 +151,13 @@ def test_a_source_outside_is_named_as_written(tmp_path: Path, monkeypatch) -> No
     "words", ["Hello.", "\ufeffHello.", "\r\n Hello. \r\n", "Hello.\n\n"], ids=ascii
 )
 def test_a_transcript_is_stripped_and_may_have_a_bom(tmp_path: Path, words: str) -> None:
-    pair(tmp_path / "corpus/a.wav", words)
+    save_with_transcript(tmp_path / "corpus/a.wav", words)
     assert load_corpus(tmp_path).examples[0].target == "Hello."
 
 
 @pytest.mark.parametrize("blank", ["", " \n\t", "\ufeff", "\u3000\n"], ids=ascii)
 def test_a_blank_transcript(tmp_path: Path, blank: str) -> None:
-    pair(tmp_path / "corpus/a.wav", blank)
+    save_with_transcript(tmp_path / "corpus/a.wav", blank)
     data = load_corpus(tmp_path)
     assert get_lines(data) == [
         "corpus/a.txt: AUDIO section has empty transcript; "
@@ -164,7 +168,7 @@ def test_a_blank_transcript(tmp_path: Path, blank: str) -> None:
 
 @pytest.mark.parametrize("words", ["déjà".encode("latin1"), "hello".encode("utf-16")], ids=ascii)
 def test_a_transcript_that_is_not_utf8(tmp_path: Path, words: bytes) -> None:
-    pair(tmp_path / "corpus/a.wav", words)
+    save_with_transcript(tmp_path / "corpus/a.wav", words)
     data = load_corpus(tmp_path)
     (line,) = get_lines(data)
     assert "corpus/a.txt: the transcript is not UTF-8 (byte " in line
@@ -172,15 +176,15 @@ def test_a_transcript_that_is_not_utf8(tmp_path: Path, words: bytes) -> None:
 
 
 def test_a_transcript_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     os.mkfifo(tmp_path / "corpus/a.txt")
     (line,) = get_lines(load_corpus(tmp_path))
     assert line.startswith("corpus/a.txt: the transcript is not a regular file; ")
 
 
 def test_a_transcript_without_permission_is_refused(tmp_path: Path, monkeypatch) -> None:
-    pair(tmp_path / "corpus/a.wav", "Hi.")
-    parsed = document(tmp_path, head=CORPUS)
+    save_with_transcript(tmp_path / "corpus/a.wav", "Hi.")
+    parsed = create_document(tmp_path, head=CORPUS)
 
     def closed(_: Path) -> bytes:
         raise PermissionError(13, "Permission denied")
@@ -222,19 +226,19 @@ def test_an_empty_folder(tmp_path: Path) -> None:
 
 
 def test_a_recording_that_is_a_broken_link_is_an_example(tmp_path: Path) -> None:
-    pair(tmp_path / "corpus/a.wav", "Hi.").unlink()
+    save_with_transcript(tmp_path / "corpus/a.wav", "Hi.").unlink()
     (tmp_path / "corpus/a.wav").symlink_to("gone.wav")
     assert get_locations(load_corpus(tmp_path)) == ["corpus/a.wav"]
 
 
 def test_links_in_a_circle_give_each_example_once(tmp_path: Path) -> None:
-    pair(tmp_path / "corpus/x/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "corpus/x/a.wav", "Hi.")
     (tmp_path / "corpus/x/up").symlink_to(tmp_path / "corpus")
     assert get_locations(load_corpus(tmp_path)) == ["corpus/x/a.wav"]
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch) -> None:
-    pair(tmp_path / "corpus/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "corpus/a.wav", "Hi.")
     (tmp_path / "corpus/closed").mkdir()
     plain = Path.iterdir
 
@@ -253,8 +257,8 @@ STRICT = "training:\n  sources_policy: strict\n  sources:\n"
 
 
 def test_strict_refuses_sources_outside_the_folder_of_the_document(tmp_path: Path) -> None:
-    pair(tmp_path / "far/a.wav", "Hi.")
-    pair(tmp_path / "here/corpus/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "far/a.wav", "Hi.")
+    save_with_transcript(tmp_path / "here/corpus/a.wav", "Hi.")
     data = load_corpus(tmp_path / "here", head=STRICT + "    - path: corpus\n    - path: ../far\n")
     assert get_locations(data) == ["corpus/a.wav"]
     assert get_lines(data) == [
@@ -265,15 +269,15 @@ def test_strict_refuses_sources_outside_the_folder_of_the_document(tmp_path: Pat
 
 
 def test_strict_follows_links(tmp_path: Path) -> None:
-    far = pair(tmp_path / "far/a.wav", "Hi.")
+    far = save_with_transcript(tmp_path / "far/a.wav", "Hi.")
     corpus = tmp_path / "here/corpus"
-    pair(corpus / "b.wav", "Hi.")
+    save_with_transcript(corpus / "b.wav", "Hi.")
     (corpus / "a.wav").symlink_to(far)
     (corpus / "a.txt").write_text("Hi.")
     (corpus / "link").symlink_to(far.parent)
     (corpus / "loop.wav").symlink_to("loop.wav")
     (corpus / "loop.txt").write_text("Hi.")
-    parsed = document(tmp_path / "here", head=STRICT + "    - path: corpus\n")
+    parsed = create_document(tmp_path / "here", head=STRICT + "    - path: corpus\n")
     data = load_examples(parsed)
     assert get_locations(data) == ["corpus/b.wav", "corpus/loop.wav"]
     assert [line.split(" lies")[0] for line in get_lines(data)] == [

@@ -23,7 +23,7 @@ from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.load import load_model
 from dlm.plan.types import ModelPlan
 from tests.cli_runner import dlm
-from tests.data.recordings import RATE, noise, save, spoken
+from tests.data.recordings import RATE, make_audio_example, make_noise, save_audio
 from tests.tiny_models import DLM_ID, make_tiny_spec, write_document, write_tiny_model
 
 NUM_CLIPS = 12
@@ -121,7 +121,7 @@ def test_of_very_many_clips_only_those_trained_on_are_hashed_and_copied(
 def test_a_recording_that_is_not_copied_is_hashed_and_decoded_from_one_open_file(
     tmp_path: Path, opens: Counter[str]
 ) -> None:
-    path = save(tmp_path / "clips" / "one.wav")
+    path = save_audio(tmp_path / "clips" / "one.wav")
 
     def extract(*spans: tuple[float, float]) -> int:
         opens.clear()
@@ -138,20 +138,20 @@ def test_a_recording_that_is_not_copied_is_hashed_and_decoded_from_one_open_file
     assert extract((0.0, 0.4)) == 1, "hashed and decoded"
     assert extract((0.0, 0.4)) == 0, "the hash is remembered, and the features are on disk"
     assert extract((0.0, 0.4), (0.4, 0.8)) == 1, "only another span is decoded"
-    save(path, noise(2.0))
+    save_audio(path, make_noise(2.0))
     assert extract((0.0, 0.4)) == 1, "another recording by its time and size"
 
 
 @pytest.mark.parametrize("method", ["sha256", "fingerprint", None])
-def test_the_scan_of_very_many_hashes_a_recording_as_it_is_told_to(
+def test_the_scan_of_very_many_hashes_recordings_by_the_given_method(
     tmp_path: Path,
     opens: Counter[str],
     monkeypatch: pytest.MonkeyPatch,
     method: HashMethod | None,
 ) -> None:
     monkeypatch.setattr("dlm.data.audio_scan.MAX_FULL_SCAN_SEGMENTS", 1)
-    path = save(tmp_path / "clips" / "one.wav")
-    examples = [spoken(path), spoken(path, start=0.5)]
+    path = save_audio(tmp_path / "clips" / "one.wav")
+    examples = [make_audio_example(path), make_audio_example(path, start=0.5)]
     expected = {"sha256": sha256_file, "fingerprint": lambda _: fingerprint_recording(segment)}
     (segment,) = examples[0].audio_segments
     value = expected[method](path) if method else ""
@@ -170,9 +170,9 @@ def test_checking_opens_each_clip_once(document: Path, opens: Counter[str]) -> N
 
 
 def test_segments_carry_what_the_scan_read(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.wav", noise(2.0))
-    outside = spoken(path, start=3.0)
-    examples = [outside, spoken(path), spoken(path, start=0.5, end=1.0)]
+    path = save_audio(tmp_path / "a.wav", make_noise(2.0))
+    outside = make_audio_example(path, start=3.0)
+    examples = [outside, make_audio_example(path), make_audio_example(path, start=0.5, end=1.0)]
     scan = scan_audio(examples)
     attached = attach_recordings(examples, lambda each: scan.recordings[scan.segment_numbers[each]])
     assert attached[1:] == tuple(examples[1:])
@@ -185,12 +185,12 @@ def test_segments_carry_what_the_scan_read(tmp_path: Path) -> None:
 
 
 def test_a_recording_changed_after_the_scan_is_refused(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.wav")
+    path = save_audio(tmp_path / "a.wav")
     recording = Recording(RATE, 1, RATE, sha256_file(path))
     segment = AudioSegment(path, display_path="a.wav", recording=recording)
     load = {"sample_rate": RATE, "resample": False, "on_open": verify_recording}
     assert len(load_audio(segment, **load)) == RATE
-    save(path, noise(seed=1))
+    save_audio(path, make_noise(seed=1))
     with pytest.raises(AudioError) as caught:
         load_audio(segment, **load)
     assert caught.value.code == "audio.changed" and caught.value.where == "a.wav"
@@ -201,7 +201,7 @@ def test_a_clip_changed_after_the_check_stops_the_run(
 ) -> None:
     def load_after_change(plan: ModelPlan) -> AudioLanguageModel:
         for path in Path("clips").iterdir():
-            save(path, noise(seed=3))
+            save_audio(path, make_noise(seed=3))
         return load_model(plan)
 
     monkeypatch.setattr("dlm.models.load.load_model", load_after_change)

@@ -21,7 +21,14 @@ from dlm.data.audio_scan import compute_audio_stats
 from dlm.data.load import load_examples
 from dlm.data.types import AudioSegment
 from dlm.errors import AudioError
-from tests.data.recordings import RATE, document, noise, pair, save, save_container
+from tests.data.recordings import (
+    RATE,
+    create_document,
+    make_noise,
+    save_audio,
+    save_container,
+    save_with_transcript,
+)
 
 M4A_HEAD = b"\0\0\0\x20ftypM4A " + bytes(200)
 CONTAINERS = [
@@ -34,9 +41,9 @@ CONTAINERS = [
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same 45 seconds of noise in every container."""
     folder = tmp_path_factory.mktemp("recordings")
-    save(folder / "source.wav", noise(45.0))
+    save_audio(folder / "source.wav", make_noise(45.0))
     for name in CONTAINERS:
-        save_container(folder / name, noise(45.0))
+        save_container(folder / name, make_noise(45.0))
     return folder
 
 
@@ -123,7 +130,7 @@ def test_a_file_name_is_never_an_address_or_a_command(
 
 
 def test_statistics_are_those_of_the_same_samples_in_a_wav(tmp_path: Path) -> None:
-    wav = AudioSegment(save(tmp_path / "source.wav"))
+    wav = AudioSegment(save_audio(tmp_path / "source.wav"))
     wave = load_audio(wav, sample_rate=RATE, resample=False)
     stats = compute_audio_stats(AudioSegment(save_container(tmp_path / "a.wv", wave)))
     assert stats == compute_audio_stats(wav)
@@ -168,7 +175,7 @@ def test_a_file_cut_before_its_index_is_refused(
 
 
 def test_a_file_cut_within_its_audio_is_refused_as_a_whole(tmp_path: Path) -> None:
-    path = save_container(tmp_path / "a.m4a", noise(45.0), movflags="+faststart")
+    path = save_container(tmp_path / "a.m4a", make_noise(45.0), movflags="+faststart")
     os.truncate(path, path.stat().st_size // 2)
     error = load_error(path)
     assert error.code == "audio.truncated"
@@ -217,10 +224,12 @@ def test_a_folder_counts_what_only_pyav_reads(
     if not is_installed:
         request.getfixturevalue("without_pyav")
     for name in ("a.m4a", "b.webm"):
-        pair(tmp_path / "corpus/x.wav", "Hi.").rename(tmp_path / "corpus" / name)
+        save_with_transcript(tmp_path / "corpus/x.wav", "Hi.").rename(tmp_path / "corpus" / name)
         (tmp_path / "corpus/x.txt").rename(tmp_path / "corpus" / f"{name[0]}.txt")
-    pair(tmp_path / "corpus/c.wav", "Hi.")
-    data = load_examples(document(tmp_path, head="training:\n  sources:\n    - path: corpus\n"))
+    save_with_transcript(tmp_path / "corpus/c.wav", "Hi.")
+    data = load_examples(
+        create_document(tmp_path, head="training:\n  sources:\n    - path: corpus\n")
+    )
     assert len(data.examples) == (3 if is_installed else 1)
     assert [str(issue) for issue in data.issues] == (
         []

@@ -14,12 +14,12 @@ from dlm.data.quality_checks import (
     find_repeated_phrase,
 )
 from dlm.data.types import LANGUAGE_CODE_RE, Example, Message
-from tests.data.recordings import RATE, noise, save, spoken
+from tests.data.recordings import RATE, make_audio_example, make_noise, save_audio
 from tests.data.validation import list_codes, list_issues
 
 
 def test_silence_is_reported(tmp_path: Path) -> None:
-    (issue,) = list_issues(spoken(save(tmp_path / "a.wav", noise() * 0.001)))
+    (issue,) = list_issues(make_audio_example(save_audio(tmp_path / "a.wav", make_noise() * 0.001)))
     assert issue.code == "audio.silent"
     assert str(issue) == (
         "a.wav: it is silent (below -60 dBFS); record it again or take the clip out"
@@ -27,9 +27,9 @@ def test_silence_is_reported(tmp_path: Path) -> None:
 
 
 def test_channels_that_cancel_each_other_are_reported(tmp_path: Path) -> None:
-    wave = noise()
-    path = save(tmp_path / "a.wav", np.concatenate([wave, -wave], axis=1), subtype="FLOAT")
-    assert list_codes(spoken(path)) == [
+    wave = make_noise()
+    path = save_audio(tmp_path / "a.wav", np.concatenate([wave, -wave], axis=1), subtype="FLOAT")
+    assert list_codes(make_audio_example(path)) == [
         ("a.wav", "audio.channels_cancel"),
         ("a.wav", "audio.multichannel"),
     ]
@@ -39,22 +39,24 @@ def test_channels_that_cancel_each_other_are_reported(tmp_path: Path) -> None:
     ("num_clipped", "is_reported"), [(RATE // 500, True), (RATE // 2000, False)]
 )
 def test_clipped_samples_are_reported(tmp_path: Path, num_clipped: int, is_reported: bool) -> None:
-    wave = noise()
+    wave = make_noise()
     wave[:num_clipped:2], wave[1:num_clipped:2] = 1.0, -1.0
-    issues = list_issues(spoken(save(tmp_path / "a.wav", wave)))
+    issues = list_issues(make_audio_example(save_audio(tmp_path / "a.wav", wave)))
     assert [issue.code for issue in issues] == ["audio.clipped"] * is_reported
     if is_reported:
         assert issues[0].what == "0.2% of its samples are clipped at full scale"
 
 
 def test_an_offset_is_reported(tmp_path: Path) -> None:
-    (issue,) = list_issues(spoken(save(tmp_path / "a.wav", noise() - 0.1)))
+    (issue,) = list_issues(make_audio_example(save_audio(tmp_path / "a.wav", make_noise() - 0.1)))
     assert issue.code == "audio.dc_offset"
     assert issue.what == "it is off centre by 10.0% of full scale (DC offset)"
 
 
 def test_several_channels_are_reported(tmp_path: Path) -> None:
-    (issue,) = list_issues(spoken(save(tmp_path / "a.wav", noise(channels=8))))
+    (issue,) = list_issues(
+        make_audio_example(save_audio(tmp_path / "a.wav", make_noise(channels=8)))
+    )
     assert issue.code == "audio.multichannel"
     assert issue.what == "its 8 channels are mixed to mono"
 
@@ -72,32 +74,38 @@ def test_several_channels_are_reported(tmp_path: Path) -> None:
 def test_an_implausible_number_of_words_per_second_is_reported(
     tmp_path: Path, text: str, seconds: float, what: str | None
 ) -> None:
-    path = save(tmp_path / "a.wav", noise(seconds))
+    path = save_audio(tmp_path / "a.wav", make_noise(seconds))
     different_words = " ".join(f"{word}{n}" for n, word in enumerate(text.split()))
-    issues = list_issues(spoken(path, different_words))
+    issues = list_issues(make_audio_example(path, different_words))
     assert [issue.what for issue in issues] == ([what] if what else [])
     assert all(issue.code == "data.speaking_rate" for issue in issues)
 
 
 def test_answers_have_no_speaking_rate(tmp_path: Path) -> None:
     question = Message(
-        "user", (*spoken(save(tmp_path / "a.wav", noise(9.0))).audio_segments, "Who?")
+        "user",
+        (
+            *make_audio_example(save_audio(tmp_path / "a.wav", make_noise(9.0))).audio_segments,
+            "Who?",
+        ),
     )
     assert list_issues(Example((question, Message("assistant", ("Ann.",))), "q", "answer")) == []
 
 
 @pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x85"])
 def test_control_characters_are_reported(tmp_path: Path, char: str) -> None:
-    path = save(tmp_path / "a.wav")
-    (issue,) = list_issues(spoken(path, f"one{char} two"))
+    path = save_audio(tmp_path / "a.wav")
+    (issue,) = list_issues(make_audio_example(path, f"one{char} two"))
     assert issue.code == "data.control_character"
     assert issue.what == f"its text holds a control character ({char!r})"
-    assert list_issues(spoken(path, "one\n\ttwo\r\n")) == []
+    assert list_issues(make_audio_example(path, "one\n\ttwo\r\n")) == []
 
 
 def test_repeated_text_is_reported(tmp_path: Path) -> None:
     text = "So thank you. " + "Thank you. " * 4
-    (issue,) = list_issues(spoken(save(tmp_path / "a.wav", noise(1.9)), text))
+    (issue,) = list_issues(
+        make_audio_example(save_audio(tmp_path / "a.wav", make_noise(1.9)), text)
+    )
     assert issue.code == "data.repeated_text"
     assert issue.what == 'its text repeats itself ("thank you.")'
 
@@ -121,7 +129,7 @@ def test_a_phrase_counts_as_repeated_from_eight_words_on(text: str, phrase: str 
 def list_script_warnings(
     text: str, language: str | None = None, **options: str
 ) -> list[QualityWarning]:
-    example = replace(spoken(Path("a.wav"), text), language=language, **options)
+    example = replace(make_audio_example(Path("a.wav"), text), language=language, **options)
     return list(check_script(example))
 
 

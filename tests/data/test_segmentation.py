@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dlm.data.segmentation import Segmentation, split_evenly, split_on_silence
 from dlm.data.types import AudioSegment
-from tests.data.recordings import RATE, save
+from tests.data.recordings import RATE, save_audio
 
 
 def make_waveform(*stretches: tuple[float, float], noise_level: float = 1e-4) -> np.ndarray:
@@ -29,7 +29,7 @@ def save_waveform(
     path: Path, waveform: np.ndarray, *, rate: int = RATE, num_channels: int = 1
 ) -> AudioSegment:
     channels = np.tile(waveform[:, None], (1, num_channels))
-    return AudioSegment(save(path, channels, rate=rate, subtype="FLOAT"))
+    return AudioSegment(save_audio(path, channels, rate=rate, subtype="FLOAT"))
 
 
 def split(folder: Path, waveform: np.ndarray, *, max_seconds: float = 12) -> list:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from dlm.data.load import load_examples
 from dlm.data.split import SplitKeyer, hash_contents, split_by_group, train_eval_split
 from dlm.data.types import AudioSegment, Example, Message
-from tests.data.recordings import document, noise, pair, save
+from tests.data.recordings import create_document, make_noise, save_audio, save_with_transcript
 
 
-def make_transcription(name: str, text: str = "", *, folder: str = "corpus") -> Example:
+def make_audio_example(name: str, text: str = "", *, folder: str = "corpus") -> Example:
     segment = AudioSegment(Path(folder, name))
     turns = (Message("user", (segment,)), Message("assistant", (text or f"This is {name}.",)))
     return Example(turns, name, "transcribe")
@@ -32,7 +32,7 @@ def make_text(text: str) -> Example:
     return Example((Message("assistant", (text,)),), text, "text")
 
 
-EXAMPLES = [make_transcription(f"{number}.wav") for number in range(100)]
+EXAMPLES = [make_audio_example(f"{number}.wav") for number in range(100)]
 
 
 def split_held_out(
@@ -83,7 +83,7 @@ def test_a_larger_split_contains_a_smaller_one() -> None:
 
 @pytest.mark.parametrize("held_out", [0.05, 0.1, 0.5])
 def test_a_fraction_holds_out_about_as_much(held_out: float) -> None:
-    examples = [make_transcription(f"{number}.wav") for number in range(2000)]
+    examples = [make_audio_example(f"{number}.wav") for number in range(2000)]
     assert abs(len(split_held_out(examples, held_out)) / 2000 - held_out) < 0.03
 
 
@@ -104,7 +104,7 @@ def test_other_examples_do_not_change_the_side() -> None:
 
 def test_the_folder_does_not_change_the_side() -> None:
     moved = [
-        make_transcription(example.location, folder="/elsewhere/corpus") for example in EXAMPLES
+        make_audio_example(example.location, folder="/elsewhere/corpus") for example in EXAMPLES
     ]
     assert split_held_out(moved, 10) == split_held_out(EXAMPLES, 10)
 
@@ -217,7 +217,7 @@ def make_archive_example(number: int, *, shift: int = 0) -> Example:
 
 
 def make_speaker_example(number: int, speaker: str | None) -> Example:
-    return replace(make_transcription(f"{number}.wav"), speaker=speaker)
+    return replace(make_audio_example(f"{number}.wav"), speaker=speaker)
 
 
 SPEAKERS = [make_speaker_example(number, f"speaker {number % 20}") for number in range(200)]
@@ -266,11 +266,11 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Twenty recordings, each in two formats by two names."""
     folder, examples = tmp_path_factory.mktemp("copies"), []
     for number in range(20):
-        wave = (noise(0.1, seed=number) * 32767).astype("int16")
-        one = save(folder / f"{number}.wav", wave)
-        other = save(folder / f"copy of {number}.flac", wave)
+        wave = (make_noise(0.1, seed=number) * 32767).astype("int16")
+        one = save_audio(folder / f"{number}.wav", wave)
+        other = save_audio(folder / f"copy of {number}.flac", wave)
         examples += [
-            make_transcription(path.name, f"Said {path}.", folder=str(folder))
+            make_audio_example(path.name, f"Said {path}.", folder=str(folder))
             for path in (one, other)
         ]
     return examples
@@ -304,9 +304,11 @@ def test_a_missing_recording_is_grouped_by_its_name() -> None:
 def split_sources(folder: Path, *lines: str) -> tuple[set[str], set[str], list[str]]:
     """The places on both sides of a document with these settings, and its problems."""
     for name in ("corpus/a", "corpus/b", "dev/c", "dev/d"):
-        pair(folder / f"{name}.wav", f"This is {name}.", noise(0.2, seed=ord(name[-1])))
+        save_with_transcript(
+            folder / f"{name}.wav", f"This is {name}.", make_noise(0.2, seed=ord(name[-1]))
+        )
     head = "training:\n" + "".join(f"  {line}\n" for line in lines)
-    parsed = document(folder, head=head)
+    parsed = create_document(folder, head=head)
     data = load_examples(parsed)
     train, held_out_examples = train_eval_split(data, parsed.config.training)
     indices = ({example.location for example in side} for side in (train, held_out_examples))
@@ -331,8 +333,8 @@ def test_the_order_of_sources_does_not_change_the_side(tmp_path: Path) -> None:
 
 
 def test_a_missing_source_cannot_be_held_out(tmp_path: Path) -> None:
-    *_, told = split_sources(tmp_path, "sources: [corpus]", "held_out: else")
-    assert told == ["my.dlm:7: source not found: else; make the folder or correct its path"]
+    *_, issues = split_sources(tmp_path, "sources: [corpus]", "held_out: else")
+    assert issues == ["my.dlm:7: source not found: else; make the folder or correct its path"]
 
 
 def test_held_out_recordings_are_not_trained_on_through_another_source(tmp_path: Path) -> None:

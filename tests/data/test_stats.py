@@ -11,7 +11,7 @@ import pytest
 
 from dlm.data.stats import LENGTH_EDGES_SECONDS, LEVEL_EDGES_DB, CountDuration, Histogram
 from dlm.data.types import AudioSegment, Example, Message
-from tests.data.recordings import RATE, noise, save, spoken
+from tests.data.recordings import RATE, make_audio_example, make_noise, save_audio
 from tests.data.validation import list_issues, validate
 
 
@@ -36,8 +36,8 @@ def test_an_example_is_measured(tmp_path: Path) -> None:
     wave = np.zeros((RATE, 1), np.float32)
     wave[: RATE // 2] = 0.5
     wave[: RATE // 2 : 2] = -0.5
-    path = save(tmp_path / "a.wav", wave, subtype="FLOAT")
-    (stats,) = validate(spoken(path, "one two three four")).example_stats
+    path = save_audio(tmp_path / "a.wav", wave, subtype="FLOAT")
+    (stats,) = validate(make_audio_example(path, "one two three four")).example_stats
     assert (stats.location, stats.task) == ("a.wav", "transcribe")
     assert (stats.seconds, stats.num_samples, stats.sample_rate) == (1.0, RATE, RATE)
     assert (stats.num_channels, stats.durations) == (1, (1.0,))
@@ -48,15 +48,21 @@ def test_an_example_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_span_is_measured_alone(tmp_path: Path) -> None:
-    wave = np.concatenate([noise(1.0), 4 * noise(1.0)])
-    path = save(tmp_path / "a.wav", wave, subtype="FLOAT")
-    spans = [spoken(path, start=0.0, end=1.0), spoken(path, start=1.0, end=2.0)]
+    wave = np.concatenate([make_noise(1.0), 4 * make_noise(1.0)])
+    path = save_audio(tmp_path / "a.wav", wave, subtype="FLOAT")
+    spans = [
+        make_audio_example(path, start=0.0, end=1.0),
+        make_audio_example(path, start=1.0, end=2.0),
+    ]
     quiet, loud = validate(*spans).example_stats
     assert loud.rms == pytest.approx(4 * quiet.rms) and quiet.seconds == loud.seconds == 1.0
 
 
 def test_several_segments_of_an_example_are_measured_as_one(tmp_path: Path) -> None:
-    segments = [AudioSegment(save(tmp_path / f"{n}.wav", noise(n + 1.0, seed=n))) for n in range(2)]
+    segments = [
+        AudioSegment(save_audio(tmp_path / f"{n}.wav", make_noise(n + 1.0, seed=n)))
+        for n in range(2)
+    ]
     messages = (Message("user", (*segments, "Same voice?")), Message("assistant", ("No.",)))
     (stats,) = validate(Example(messages, "my.dlm:3", "answer")).example_stats
     assert (stats.seconds, stats.num_samples, stats.num_words) == (3.0, 3 * RATE, 1)
@@ -64,12 +70,12 @@ def test_several_segments_of_an_example_are_measured_as_one(tmp_path: Path) -> N
 
 def test_the_dataset_counts_a_shared_segment_once(tmp_path: Path) -> None:
     paths = [
-        save(tmp_path / f"{n}.wav", noise(1.0 + n, rate=rate, seed=n), rate=rate)
+        save_audio(tmp_path / f"{n}.wav", make_noise(1.0 + n, rate=rate, seed=n), rate=rate)
         for n, rate in enumerate([RATE, RATE, 8000])
     ]
     question = Message("user", (AudioSegment(paths[0]), "Who?"))
     examples = [
-        *(spoken(path, "one two three four") for path in paths),
+        *(make_audio_example(path, "one two three four") for path in paths),
         Example((Message("assistant", ("Prose.",)),), "my.dlm:9", "text"),
         Example((question, Message("assistant", ("Ann.",))), "q", "answer"),
     ]
@@ -84,20 +90,24 @@ def test_the_dataset_counts_a_shared_segment_once(tmp_path: Path) -> None:
 
 def test_lengths_and_levels_have_histograms(tmp_path: Path) -> None:
     examples = [
-        spoken(save(tmp_path / f"{n}.wav", noise(seconds, seed=n)), f"{n}")
+        make_audio_example(save_audio(tmp_path / f"{n}.wav", make_noise(seconds, seed=n)), f"{n}")
         for n, seconds in enumerate([0.2, 0.7, 0.8, 3.0, 9.0])
     ]
     loud = np.tile(np.float32([[0.5], [-0.5]]), (8000, 1))
-    report = validate(*examples, spoken(save(tmp_path / "loud.wav", loud), "loud"))
+    report = validate(
+        *examples, make_audio_example(save_audio(tmp_path / "loud.wav", loud), "loud")
+    )
     assert list_bins(report.lengths) == {0.0: 1, 0.5: 2, 1.0: 1, 2.0: 1, 8.0: 1}
     assert list_bins(report.levels) == {-30.0: 5, -10.0: 1}  # noise of 0.054 is -25.4 dBFS
     assert report.num_segments == report.num_decoded == 6
 
 
 def test_languages_speakers_and_rates_count_each_segment_once(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"{n}.wav", noise(1.0 + n, seed=n)) for n in range(3)]
+    paths = [save_audio(tmp_path / f"{n}.wav", make_noise(1.0 + n, seed=n)) for n in range(3)]
     texts = ["one two three", "four", "five six"]
-    first, second, third = (spoken(path, text) for path, text in zip(paths, texts, strict=True))
+    first, second, third = (
+        make_audio_example(path, text) for path, text in zip(paths, texts, strict=True)
+    )
     question = Message("user", (*third.audio_segments, "Who?"))
     report = validate(
         replace(first, language="fr", speaker="ann"),

@@ -24,7 +24,7 @@ from dlm.data.streaming import (
 from dlm.data.types import Example, Issue, Message
 from dlm.errors import DataError
 from tests.data.readers.format_fixtures import FORMAT_FIXTURES
-from tests.data.recordings import document, pair, save
+from tests.data.recordings import create_document, save_audio, save_with_transcript
 
 SHARDS = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 NUM_WORKERS = st.integers(1, 6)
@@ -196,9 +196,9 @@ training:
 
 def write_sources(folder: Path) -> Path:
     for name in "abc":
-        pair(folder / f"lists/{name}.wav", f"it is {name}")
-    pair(folder / "kept/d.wav", "it is d")
-    save(folder / "e.wav")
+        save_with_transcript(folder / f"lists/{name}.wav", f"it is {name}")
+    save_with_transcript(folder / "kept/d.wav", "it is d")
+    save_audio(folder / "e.wav")
     lines = [
         json.dumps({"audio": "e.wav", "text": f"row {row}"})
         for row in range(2 * MAX_STREAM_SAMPLE_EXAMPLES)
@@ -209,7 +209,7 @@ def write_sources(folder: Path) -> Path:
 
 def test_sections_and_each_source_of_a_document_are_streams(tmp_path: Path) -> None:
     source = open_stream_sources(
-        document(write_sources(tmp_path), "A word of its own.\n", head=HEAD)
+        create_document(write_sources(tmp_path), "A word of its own.\n", head=HEAD)
     )
     assert [(each.name, each.weight, each.max_examples) for each in source] == [
         ("my.dlm", 1.0, None),
@@ -228,7 +228,7 @@ def test_sections_and_each_source_of_a_document_are_streams(tmp_path: Path) -> N
 
 def test_no_more_than_a_sample_of_a_stream_is_listed(tmp_path: Path) -> None:
     made = write_sources(tmp_path)
-    items = load_examples(document(made, head=HEAD.replace(", max_files: 4", "")))
+    items = load_examples(create_document(made, head=HEAD.replace(", max_files: 4", "")))
     assert [each.audio_count for each in items.sources] == [2, MAX_STREAM_SAMPLE_EXAMPLES - 1, 1]
     assert [each.target for each in items.held_out_examples] == ["it is d"]
 
@@ -236,7 +236,7 @@ def test_no_more_than_a_sample_of_a_stream_is_listed(tmp_path: Path) -> None:
 def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"source not found: nowhere; make the folder"):
         open_stream_sources(
-            document(tmp_path, head="training: {sources: [{path: nowhere, stream: true}]}\n")
+            create_document(tmp_path, head="training: {sources: [{path: nowhere, stream: true}]}\n")
         )
 
 
@@ -244,7 +244,7 @@ def test_a_missing_source_is_an_error(tmp_path: Path) -> None:
 def test_every_format_can_be_streamed(name: str, tmp_path: Path) -> None:
     source = {**FORMAT_FIXTURES[name](tmp_path), "stream": True}
     head = yaml.safe_dump({"training": {"sources": [source]}}, allow_unicode=True)
-    made = document(tmp_path, head=head)
+    made = create_document(tmp_path, head=head)
     listed = Counter(load_examples(made).examples)
     (source,) = open_stream_sources(made)
     for num_workers in (1, 3):

@@ -11,18 +11,18 @@ from dlm.config.data_schema import AudioConfig
 from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment, Example, Issue, Message
 from dlm.data.validate import validate_examples
-from tests.data.recordings import RATE, noise, save, spoken
+from tests.data.recordings import RATE, make_audio_example, make_noise, save_audio
 from tests.data.validation import list_codes, list_issues, validate
 
 TRANSCRIPT = "one two three four"
 
 
 def save_truncated(path: Path) -> None:
-    os.truncate(save(path), 5000)
+    os.truncate(save_audio(path), 5000)
 
 
 def save_not_finite(path: Path) -> None:
-    save(path, np.full((RATE, 1), np.nan, np.float32), subtype="FLOAT")
+    save_audio(path, np.full((RATE, 1), np.nan, np.float32), subtype="FLOAT")
 
 
 FATAL = {
@@ -32,21 +32,21 @@ FATAL = {
     "audio.empty": lambda path: path.touch(),
     "audio.not_finite": save_not_finite,
     "audio.not_a_file": lambda path: path.mkdir(),
-    "audio.sample_rate_mismatch": lambda path: save(path, rate=44100),
-    "audio.too_short": lambda path: save(path, noise(0.09)),
+    "audio.sample_rate_mismatch": lambda path: save_audio(path, rate=44100),
+    "audio.too_short": lambda path: save_audio(path, make_noise(0.09)),
 }
 
 
 @pytest.mark.parametrize("code", FATAL)
 def test_audio_that_cannot_be_trained_on_is_fatal(tmp_path: Path, code: str) -> None:
     FATAL[code](tmp_path / "a.wav")
-    (issue,) = list_issues(spoken(tmp_path / "a.wav"), fatal=True)
+    (issue,) = list_issues(make_audio_example(tmp_path / "a.wav"), fatal=True)
     assert (issue.where, issue.code) == ("a.wav", code)
     assert str(issue).startswith("a.wav: ") and str(issue).count("a.wav: ") == 1
 
 
 def test_an_issue_names_the_line_and_the_recording_once(tmp_path: Path) -> None:
-    path = save(tmp_path / "cd.wav", rate=44100)
+    path = save_audio(tmp_path / "cd.wav", rate=44100)
     messages = (
         Message("user", (AudioSegment(path, display_path="clips/cd.wav"),)),
         Message("assistant", (TRANSCRIPT,)),
@@ -61,7 +61,7 @@ def test_an_issue_names_the_line_and_the_recording_once(tmp_path: Path) -> None:
 
 
 def test_another_rate_is_no_issue_with_auto_resample(tmp_path: Path) -> None:
-    example = spoken(save(tmp_path / "a.wav", noise(rate=44100), rate=44100))
+    example = make_audio_example(save_audio(tmp_path / "a.wav", make_noise(rate=44100), rate=44100))
     assert list_issues(example, auto_resample=True) == []
 
 
@@ -71,15 +71,18 @@ def test_a_missing_resampler_is_reported_once(
     for library in ("soxr", "scipy", "scipy.signal"):
         monkeypatch.setitem(sys.modules, library, None)
     examples = [
-        spoken(save(tmp_path / f"{n}.wav", noise(rate=8000, seed=n), rate=8000)) for n in range(3)
+        make_audio_example(
+            save_audio(tmp_path / f"{n}.wav", make_noise(rate=8000, seed=n), rate=8000)
+        )
+        for n in range(3)
     ]
     codes = list_codes(*examples, fatal=True, auto_resample=True)
     assert codes == [("0.wav", "audio.no_resampler")]
-    assert list_issues(spoken(save(tmp_path / "a.wav")), auto_resample=True) == []
+    assert list_issues(make_audio_example(save_audio(tmp_path / "a.wav")), auto_resample=True) == []
 
 
 def test_an_empty_transcript_is_fatal(tmp_path: Path) -> None:
-    (issue,) = list_issues(spoken(save(tmp_path / "a.wav"), " \n"), fatal=True)
+    (issue,) = list_issues(make_audio_example(save_audio(tmp_path / "a.wav"), " \n"), fatal=True)
     assert issue.code == "data.empty_transcript"
     assert str(issue) == (
         "a.wav: AUDIO section has empty transcript; write what the model should answer"
@@ -87,8 +90,8 @@ def test_an_empty_transcript_is_fatal(tmp_path: Path) -> None:
 
 
 def test_a_bad_span_leaves_the_other_spans_of_its_recording(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.wav", noise(2.0))
-    report = validate(spoken(path, start=5.0), spoken(path, start=1.0))
+    path = save_audio(tmp_path / "a.wav", make_noise(2.0))
+    report = validate(make_audio_example(path, start=5.0), make_audio_example(path, start=1.0))
     assert [issue.code for issue in report.issues] == ["audio.span_outside"]
     assert [stats.seconds for stats in report.example_stats] == [1.0] and report.num_examples == 2
 
@@ -96,7 +99,7 @@ def test_a_bad_span_leaves_the_other_spans_of_its_recording(tmp_path: Path) -> N
 def test_issues_of_loading_come_first(tmp_path: Path) -> None:
     known = Issue("my.dlm:3", "what", "hint", fatal=True, code="data.test")
     report = validate_examples(
-        LoadedData((spoken(tmp_path / "gone.wav"),), (), (known,)),
+        LoadedData((make_audio_example(tmp_path / "gone.wav"),), (), (known,)),
         sample_rate=RATE,
         window_seconds=30,
         audio_config=AudioConfig(),
@@ -106,7 +109,7 @@ def test_issues_of_loading_come_first(tmp_path: Path) -> None:
 
 def save_lengths(folder: Path, *seconds: float) -> list[Example]:
     return [
-        spoken(save(folder / f"{n}.wav", noise(length, seed=n)), TRANSCRIPT)
+        make_audio_example(save_audio(folder / f"{n}.wav", make_noise(length, seed=n)), TRANSCRIPT)
         for n, length in enumerate(seconds)
     ]
 

@@ -336,10 +336,10 @@ def test_masks_have_the_configured_number_and_width() -> None:
         assert torch.equal(masked[:, 100:], mel[:, 100:]), "the tail is not masked"
         hidden = masked[:, :100] == mean
         assert torch.equal(masked[:, :100][~hidden], mel[:, :100][~hidden])
-        columns, rows = hidden.all(dim=0), hidden.all(dim=1)
-        assert torch.equal(hidden, columns[None] | rows[:, None])
-        widths.append(int(columns.sum()))
-        heights.append(int(rows.sum()))
+        masked_frames, masked_bins = hidden.all(dim=0), hidden.all(dim=1)
+        assert torch.equal(hidden, masked_frames[None] | masked_bins[:, None])
+        widths.append(int(masked_frames.sum()))
+        heights.append(int(masked_bins.sum()))
     assert 30 < max(widths) <= 40 and max(heights) == 8 and min(widths + heights) == 0
 
 

@@ -187,7 +187,7 @@ def test_placeholders_of_a_batch_match_the_variants(tmp_path: Path) -> None:
     assert len(spans) > 4
 
 
-def test_rows_are_refused_by_their_longest_variant(tmp_path: Path) -> None:
+def test_examples_are_refused_by_their_longest_variant(tmp_path: Path) -> None:
     examples = [make_example(write_tone(tmp_path / "a.wav", hertz=99, seconds=1.0), "x")]
     extractor = make_augmented()
     packed = build_batches(

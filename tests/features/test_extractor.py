@@ -204,13 +204,15 @@ def test_recordings_of_one_archive_have_their_own_features(
     assert torch.equal(extractor(segment)[0].values, one) and encoder.calls == 2
 
 
-@pytest.mark.parametrize("keep", [0, 1, 7, 100, -1], ids=lambda keep: f"{keep}_bytes")
+@pytest.mark.parametrize(
+    "num_bytes", [0, 1, 7, 100, -1], ids=lambda num_bytes: f"{num_bytes}_bytes"
+)
 def test_truncated_cache_file_is_computed_again(
-    segment: AudioSegment, tmp_path: Path, keep: int
+    segment: AudioSegment, tmp_path: Path, num_bytes: int
 ) -> None:
     (one,) = extractor_with(make_tiny_spec(), CountingEncoder(), tmp_path)(segment)
     (file,) = (tmp_path / "features").iterdir()
-    file.write_bytes(file.read_bytes()[:keep])
+    file.write_bytes(file.read_bytes()[:num_bytes])
     encoder = CountingEncoder()
     (again,) = extractor_with(make_tiny_spec(), encoder, tmp_path)(segment)
     assert encoder.calls == 1 and torch.equal(one.values, again.values)

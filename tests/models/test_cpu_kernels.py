@@ -153,7 +153,7 @@ def test_bf16_attention_with_a_cache_equals_one_forward() -> None:
 
 
 @pytest.mark.parametrize("tokens, dtype", [(1500, torch.bfloat16), (20, torch.float32)])
-def test_bf16_attention_leaves_long_rows_and_other_dtypes_to_transformers(
+def test_bf16_attention_leaves_long_sequences_and_other_dtypes_to_transformers(
     tokens: int, dtype: torch.dtype
 ) -> None:
     ours, theirs = (model.to(dtype) for model in make_decoders())

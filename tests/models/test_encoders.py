@@ -105,8 +105,8 @@ def test_padding_of_a_batch_changes_no_output(encoders, family: str, layer: Laye
     lengths = [560, 719, 4000, 2500]
     waveforms = [make_waveform(length, seed) for seed, length in enumerate(lengths)]
     batch = torch.full((len(lengths), 1, 4100), 7.0)  # padding that is not zero
-    for row, waveform in zip(batch, waveforms, strict=True):
-        row[0, : len(waveform)] = waveform
+    for padded, waveform in zip(batch, waveforms, strict=True):
+        padded[0, : len(waveform)] = waveform
     output = run_encoder(
         encoders[family], batch, torch.tensor(lengths), layer=layer, encoder_input="wave"
     )
@@ -234,8 +234,8 @@ def test_padding_of_log_mels_changes_no_output_of_whisper() -> None:
     lengths = [1, 2, 3, 57, 128, 199, 200]
     log_mels = [torch.randn(80, length) for length in lengths]
     batch = torch.full((len(lengths), 80, 200), 7.0)  # padding that is not zero
-    for row, log_mel in zip(batch, log_mels, strict=True):
-        row[:, : log_mel.shape[1]] = log_mel
+    for padded, log_mel in zip(batch, log_mels, strict=True):
+        padded[:, : log_mel.shape[1]] = log_mel
     output = run_whisper_encoder(encoder, batch, torch.tensor(lengths))
     for hidden, log_mel in zip(output, log_mels, strict=True):
         lengths = torch.tensor([log_mel.shape[1]])

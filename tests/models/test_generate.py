@@ -46,7 +46,8 @@ def setup(tmp_path_factory: pytest.TempPathFactory, examples: list[Example]) -> 
         for n, example in enumerate(examples)
     ]
     encoded_examples = [
-        chat_encoder.encode_prompt(messages, f"row {n}") for n, messages in enumerate(conversations)
+        chat_encoder.encode_prompt(messages, f"example {n}")
+        for n, messages in enumerate(conversations)
     ]
     return GenerationSetup(
         model,
@@ -257,8 +258,8 @@ def test_tokens_are_drawn_by_their_probabilities(
     ]
     probability_before = [sum(probabilities[:rank]) / sum(probabilities) for rank in range(8)]
     probabilities = [
-        kept_probability if before < config.get("top_p", 1.0) else 0.0
-        for kept_probability, before in zip(probabilities, probability_before, strict=True)
+        probability if before < config.get("top_p", 1.0) else 0.0
+        for probability, before in zip(probabilities, probability_before, strict=True)
     ]
     counts = Counter[str]()
     for seed in range(DRAWS // 500):
@@ -268,9 +269,7 @@ def test_tokens_are_drawn_by_their_probabilities(
             )
         )
     assert counts.keys() == {
-        letter
-        for letter, kept_probability in zip(LETTERS, probabilities, strict=True)
-        if kept_probability
+        letter for letter, probability in zip(LETTERS, probabilities, strict=True) if probability
     }
     for letter, probability in zip(LETTERS, probabilities, strict=True):
         expected = probability / sum(probabilities)

@@ -40,7 +40,7 @@ KEYS = [
     "qwen3-omni-30b-a3b",
 ]
 NUM_SAMPLES = (16_037, 9_000, 31_999, 3_000, 24_160)  # odd remainders of every stride
-SEGMENTS_OF_EXAMPLES = ((0, 1, 2), (3,), (4, 0))  # sounds of each row of a batch
+SEGMENTS_OF_EXAMPLES = ((0, 1, 2), (3,), (4, 0))  # segments of each example of a batch
 WINDOW_SAMPLES = {"qwen3-asr-1.7b": 8 * SAMPLE_RATE, "qwen3-omni-30b-a3b": 8 * SAMPLE_RATE}
 
 
@@ -74,7 +74,7 @@ def load_twin(key: str, folder: Path, **strides: int) -> PretrainedAudioLM:
 
 def make_conversation(key: str, segments: list[AudioSegment]) -> Example:
     """Sounds with words between them, where the form has a place for words."""
-    prompts = [item for sound in segments for item in (sound, "and")][:-1]
+    prompts = [item for segment in segments for item in (segment, "and")][:-1]
     message = Message("user", tuple(segments if key == "qwen3-asr-1.7b" else prompts))
     return Example((message, Message("assistant", ("yes",))), "clip", "answer")
 
@@ -87,10 +87,10 @@ def make_family_batch(
     extractor: AudioFeatureExtractor | None = None,
 ) -> Batch:
     chat_encoder = build_chat_encoder(model.tokenizer, model.spec)
-    rows = [chat_encoder.encode_example(example) for example in examples]
+    encoded_examples = [chat_encoder.encode_example(example) for example in examples]
     extractor = extractor or AudioFeatureExtractor(model.spec, auto_resample=False)
     return collate(
-        rows,
+        encoded_examples,
         extractor,
         PaddingSpec(chat_encoder.pad_token_id, chat_encoder.audio_token_id, pad_left=pad_left),
     )
@@ -98,7 +98,7 @@ def make_family_batch(
 
 @torch.no_grad()
 def compute_logits(model: PretrainedAudioLM, batch: Batch) -> torch.Tensor:
-    """Logits where there is text or sound."""
+    """Logits where there is text or audio."""
     logits = model.compute_logits(
         model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
     )
@@ -137,7 +137,7 @@ def compute_reference_logits(
 
 @pytest.mark.parametrize("key", KEYS)
 def test_logits_equal_those_of_the_class(key: str, checkpoint_dirs, segments) -> None:
-    """Rows of one to three sounds, padded on either side; each alone says what it says in them."""
+    """Examples of one to three segments, padded on either side; each alone has the same logits."""
     model = load_twin(key, checkpoint_dirs(key))
     examples = [
         make_conversation(key, [segments[index] for index in item]) for item in SEGMENTS_OF_EXAMPLES
@@ -183,7 +183,7 @@ def test_audio_longer_than_the_window_is_cut_into_windows(
 
 @pytest.mark.parametrize("key", KEYS)
 def test_gradients_equal_those_of_the_class(key: str, checkpoint_dirs, segments) -> None:
-    """LoRA on the language model and the encoder, and the projector, for one row's own loss."""
+    """LoRA on the language model and the encoder, and the projector, for one example's own loss."""
     model = load_twin(key, checkpoint_dirs(key))
     apply_adapter(
         model, AdapterSpec("lora", 4, 8, 0.0, ("lm", "projector", "encoder"), None), seed=0
@@ -222,7 +222,7 @@ def compute_gradients(model: PretrainedAudioLM, loss: torch.Tensor) -> dict[str,
 def test_cached_encoder_output_changes_no_logit_and_no_answer(
     key: str, checkpoint_dirs, segments, tmp_path: Path
 ) -> None:
-    """In memory, on disk and heard afresh, the logits are the same.
+    """In memory, on disk and encoded again, the logits are the same.
 
     So are the answers of a batch, of each question alone, and of the class's own generate.
     """

@@ -182,7 +182,7 @@ def load_model(folder: Path):
 
 
 def make_spec(folder: Path) -> ModelSpec:
-    """The row of the folder."""
+    """The spec of the folder."""
     return replace(
         find_catalog_spec("qwen2-audio-7b-instruct"), key="ear", source=str(folder), revision="x"
     )
@@ -191,8 +191,8 @@ def make_spec(folder: Path) -> ModelSpec:
 def change_tensors(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
     """Write the weights again, without some tensors or with others."""
     tensors = {**load_file(folder / "model.safetensors"), **changes}
-    kept_tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    save_file(kept_tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    remaining = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(remaining, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def get_refusal(folder: Path) -> str:

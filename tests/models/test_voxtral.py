@@ -115,7 +115,7 @@ def test_conversations_have_the_logits_of_the_class(
     processor: VoxtralProcessor,
     segments: list[AudioSegment],
 ) -> None:
-    """Two sounds in a turn, asked as the processor asks; 1e-5, fp32."""
+    """Two segments in a message, encoded as the processor does; 1e-5, fp32."""
     content_parts = [
         {"type": "audio", "base64": base64.b64encode(segment.path.read_bytes()).decode()}
         for segment in segments

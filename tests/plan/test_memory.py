@@ -227,13 +227,13 @@ def test_bytes_of_a_quantized_matrix() -> None:
 
 
 def make_batch(
-    model, num_tokens: int, num_audio_tokens: int, num_labels: int, num_rows: int
+    model, num_tokens: int, num_audio_tokens: int, num_labels: int, num_examples: int
 ) -> Batch:
-    """Rows of these lengths, with log-mels or, where the encoder is frozen, its output."""
-    audio_spec, num_windows = model.spec.audio_spec, num_rows
-    input_ids = torch.full((num_rows, num_tokens), 5)
+    """Sequences of these lengths, with log-mels or, where the encoder is frozen, its output."""
+    audio_spec, num_windows = model.spec.audio_spec, num_examples
+    input_ids = torch.full((num_examples, num_tokens), 5)
     input_ids[:, :num_audio_tokens] = model.audio_token_id
-    labels = torch.full((num_rows, num_tokens), -100)
+    labels = torch.full((num_examples, num_tokens), -100)
     labels[:, num_tokens - num_labels :] = 5
     num_frames = num_audio_tokens * audio_spec.projector_stride
     encoder_trained = any(
@@ -261,10 +261,10 @@ def make_batch(
         audio_lengths=torch.full((num_windows,), length),
         audio_token_counts=torch.full((num_windows,), num_audio_tokens),
         is_encoded=not encoder_trained,
-        locations=("x",) * num_rows,
-        windows_per_example=(1,) * num_rows,
+        locations=("x",) * num_examples,
+        windows_per_example=(1,) * num_examples,
         num_audio_samples=0,
-        teacher_examples=(None,) * num_rows,
+        teacher_examples=(None,) * num_examples,
     )
 
 
@@ -345,30 +345,30 @@ def test_activations_are_bounded(
     plan = replace(
         plan, precision=precision, weights_dtype=choose_frozen_dtype(plan.adapter, precision)
     )
-    lengths, num_rows = SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40), 2
+    lengths, num_examples = SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40), 2
     model = load_model(plan)
     measured = measure_peak_bytes(
         model,
         make_batch(
-            model, lengths.num_tokens, lengths.num_audio_tokens, lengths.num_labels, num_rows
+            model, lengths.num_tokens, lengths.num_audio_tokens, lengths.num_labels, num_examples
         ),
         use_bf16=plan.precision == "bf16",
     )
-    estimate = estimate_activation_bytes(plan, lengths, num_rows)
+    estimate = estimate_activation_bytes(plan, lengths, num_examples)
     assert measured <= estimate <= max_ratio * measured
 
 
 def test_memory_of_generation_is_bounded(get_spec) -> None:
     """Keys, values and a layer's activations: never underestimated, at most doubled."""
-    plan, num_rows, lengths = (
+    plan, num_examples, lengths = (
         make_model_plan(get_spec("stitched")),
         4,
         SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=0),
     )
     model = load_model(plan).eval()
     with torch.inference_mode(), PeakMemoryMeter() as meter:
-        embeddings = torch.zeros(num_rows, lengths.num_tokens, model.spec.sizes.lm.hidden_size)
-        attention_mask = torch.ones(num_rows, lengths.num_tokens, dtype=torch.long)
+        embeddings = torch.zeros(num_examples, lengths.num_tokens, model.spec.sizes.lm.hidden_size)
+        attention_mask = torch.ones(num_examples, lengths.num_tokens, dtype=torch.long)
         model.compute_next_logits(embeddings, attention_mask, DynamicCache())
     fixed_bytes = estimate_frozen_bytes(plan) + estimate_memory(plan, lengths, 1).trainable
     estimate = (
@@ -377,7 +377,7 @@ def test_memory_of_generation_is_bounded(get_spec) -> None:
             for available_bytes in range(
                 fixed_bytes, fixed_bytes + 8 * meter.peak_bytes, meter.peak_bytes // 50
             )
-            if choose_eval_batch_size(plan, lengths, 16, available_bytes) == num_rows
+            if choose_eval_batch_size(plan, lengths, 16, available_bytes) == num_examples
         )
         - fixed_bytes
     )
@@ -405,20 +405,20 @@ def test_gradient_checkpointing_saves_memory(get_spec) -> None:
     assert estimate[1] < 0.9 * estimate[0]
 
 
-def test_activations_grow_with_rows_and_lengths(get_spec) -> None:
+def test_activations_grow_with_batch_size_and_lengths(get_spec) -> None:
     spec = get_spec("stitched")
     plan, lengths = (
         make_model_plan(spec),
         SequenceLengths(num_tokens=200, num_audio_tokens=25, num_labels=40),
     )
-    one_row = estimate_activation_bytes(plan, lengths, 1)
-    assert estimate_activation_bytes(plan, lengths, 2) > 1.9 * one_row - 1_000_000
+    num_bytes = estimate_activation_bytes(plan, lengths, 1)
+    assert estimate_activation_bytes(plan, lengths, 2) > 1.9 * num_bytes - 1_000_000
     for larger in (
         replace(lengths, num_tokens=400),
         replace(lengths, num_labels=80),
         replace(lengths, num_audio_tokens=50),
     ):
-        assert estimate_activation_bytes(plan, larger, 1) > one_row
+        assert estimate_activation_bytes(plan, larger, 1) > num_bytes
     checkpointed = replace(
         plan, gradient_checkpointing=True
     )  # whose last layer runs on all positions
@@ -428,7 +428,7 @@ def test_activations_grow_with_rows_and_lengths(get_spec) -> None:
     ]
     assert estimates[1] - estimates[0] == spec.sizes.vocab_size * 12
     assert (
-        estimate_activation_bytes(plan, replace(lengths, num_labels=41), 1) - one_row
+        estimate_activation_bytes(plan, replace(lengths, num_labels=41), 1) - num_bytes
         > spec.sizes.vocab_size * 12
     )
     assert estimate_memory(plan, lengths, 1).runtime == 0
@@ -452,17 +452,17 @@ def make_example(*texts: str, num_segments: int = 1) -> Example:
 
 
 @pytest.mark.parametrize("key", ["qwen2-audio-7b-instruct", "voxtral-mini-3b", "qwen3-asr-1.7b"])
-def test_short_rows_count_as_half_a_minute(key: str) -> None:
+def test_short_sequences_count_as_half_a_minute(key: str) -> None:
     spec = find_catalog_spec(key)
-    short_row = estimate_sequence_lengths(
+    lengths = estimate_sequence_lengths(
         spec, 2048, [make_example("?", "yes")], {"my.dlm:3": (0.5,)}
     )
-    assert short_row == estimate_sequence_lengths(spec, 2048)
-    assert short_row.num_audio_tokens == round(30 * spec.audio_spec.tokens_per_second)
-    assert short_row.num_tokens == short_row.num_audio_tokens + 256
+    assert lengths == estimate_sequence_lengths(spec, 2048)
+    assert lengths.num_audio_tokens == round(30 * spec.audio_spec.tokens_per_second)
+    assert lengths.num_tokens == lengths.num_audio_tokens + 256
 
 
-def test_long_rows_are_bounded_by_their_examples() -> None:
+def test_long_sequences_are_bounded_by_their_examples() -> None:
     spec = find_catalog_spec("qwen2-audio-7b-instruct")
     long_example = make_example("", "word " * 400)
     lengths = estimate_sequence_lengths(

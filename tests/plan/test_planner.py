@@ -187,9 +187,9 @@ def test_memory_decides_micro_batch_size_and_gradient_checkpointing(
     assert plan.memory.total <= gib * GIB * 15 // 16
     assert plan.batches.max_batch_tokens >= micro_batch_size * 600
     lines = summarize_by_name(plan)
-    short_rows = f", or more of short rows, up to {plan.batches.max_batch_tokens:,} tokens"
+    short_examples = f", or more of short rows, up to {plan.batches.max_batch_tokens:,} tokens"
     why = f"micro-batch {micro_batch_size} x {4 // micro_batch_size}"
-    assert lines["batch"].why == why + short_rows * (micro_batch_size < 4)
+    assert lines["batch"].why == why + short_examples * (micro_batch_size < 4)
     assert ("with gradient checkpointing, to fit" in lines["memory"].why) == checkpointing
 
 
@@ -199,17 +199,17 @@ def test_number_of_examples_does_not_change_the_micro_batch_size() -> None:
     assert (batches.micro_batch_size, batches.global_batch_size) == (3, 3)
 
 
-def test_longer_rows_make_smaller_batches() -> None:
-    long_rows = TrainSetInfo(9, lengths=SequenceLengths(2048, 1500, 500))
+def test_longer_sequences_make_smaller_batches() -> None:
+    long_sequences = TrainSetInfo(9, lengths=SequenceLengths(2048, 1500, 500))
     hardware = replace(SERVER, gpus=(make_fake_gpu(48),))
-    plan = plan_run(spec=QWEN, hardware=hardware, train_set=long_rows)
+    plan = plan_run(spec=QWEN, hardware=hardware, train_set=long_sequences)
     assert plan.batches.micro_batch_size == 1
     assert plan_on_gpu(48, num_examples=9).batches.micro_batch_size == 2
 
 
 @pytest.mark.parametrize(("gib", "smallest", "largest"), [(24, 2, 8), (80, 16, 16)])
 def test_evaluation_after_training_fits_too(gib: int, smallest: int, largest: int) -> None:
-    """Generating sixteen rows takes 8 GiB of keys and values beside the weights."""
+    """Generating sixteen sequences takes 8 GiB of keys and values beside the weights."""
     assert smallest <= plan_on_gpu(gib).eval_batch_size <= largest
     assert plan_on_gpu(80, eval_batch_size=3).eval_batch_size == 3
     assert plan_run().eval_batch_size == 16

@@ -318,15 +318,15 @@ def test_prompt_refuses_what_cannot_be(store_folder: Path) -> None:
 def test_audio_comes_before_the_question_or_at_its_placeholders(store_folder: Path) -> None:
     """Several recordings, in their order; before the question unless it has placeholders."""
 
-    def said(*words: str, question: str) -> str:
+    def generate(*words: str, question: str) -> str:
         done = dlm("prompt", "my-audio.dlm", "--max-tokens", 6, *words, question)
         assert done.code == 0, done.err
         return done.out
 
     first, second = ("--audio", "clips/intro.wav"), ("--audio", "clips/new-clip.wav")
-    plain = said(*first, *second, question="Who?")
-    assert plain == said(*first, *second, question="<|AUDIO|><|AUDIO|>Who?")
-    assert said(*first, *second, question="Is <|AUDIO|> or <|AUDIO|> longer?")
+    plain = generate(*first, *second, question="Who?")
+    assert plain == generate(*first, *second, question="<|AUDIO|><|AUDIO|>Who?")
+    assert generate(*first, *second, question="Is <|AUDIO|> or <|AUDIO|> longer?")
 
 
 def test_the_snapshot_has_the_files_of_the_recipe(followed: tuple, store_folder: Path) -> None:

@@ -57,8 +57,8 @@ def test_every_command_of_the_page_runs(
         assert done.code == 0, (words, done)
         assert done.out
         if "--show-labels" in words:
-            learned = next(line for line in done.out.splitlines() if line.startswith(">"))
-            assert learned.endswith(" Le colis arrive vendredi matin.</s>")
+            trained = next(line for line in done.out.splitlines() if line.startswith(">"))
+            assert trained.endswith(" Le colis arrive vendredi matin.</s>")
 
 
 def test_the_flags_of_the_table_exist() -> None:
@@ -108,8 +108,8 @@ def test_memorized_clips_are_answered_exactly(
     document = write_recipe_document(tmp_path, checkpoint, kind)
     monkeypatch.chdir(tmp_path)
     version = train_document(document)
-    with safe_open(version / "adapter_model.safetensors", "pt") as learned:
-        names = list(learned.keys())
+    with safe_open(version / "adapter_model.safetensors", "pt") as trained:
+        names = list(trained.keys())
     assert names and not [name for name in names if "audio_tower" in name]
 
     assert get_answer(dlm("transcribe", document, "0.wav", "--language", "fr")) == "Bonjour, Zoë."

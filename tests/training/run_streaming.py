@@ -85,10 +85,10 @@ def write_shards(folder: Path) -> None:
         with tarfile.open(folder / f"{shard}.tar", "w") as tar:
             if shard % 3 == 0:
                 tar.add(write_tone(folder.parent / "wav/untold.wav", hertz=900), "untold.wav")
-            for row in range(EXAMPLES_PER_SHARD):
-                name = f"{shard}-{row}"
+            for index in range(EXAMPLES_PER_SHARD):
+                name = f"{shard}-{index}"
                 wav = write_tone(
-                    folder.parent / "wav" / f"{name}.wav", hertz=200 + 40 * shard + row
+                    folder.parent / "wav" / f"{name}.wav", hertz=200 + 40 * shard + index
                 )
                 text = wav.with_suffix(".txt")
                 text.write_text(f"clip {name}")

@@ -182,14 +182,17 @@ def test_loss_equals_that_of_two_models_in_transformers(
         student_logits = model.lm(
             inputs_embeds=model.merge_audio_embeddings(batch), attention_mask=batch.attention_mask
         ).logits
-    for row, teacher_example in enumerate(batch.teacher_examples):
-        label_mask = batch.labels[row, 1:] != -100
-        row_logits, labels = student_logits[row, :-1][label_mask], batch.labels[row, 1:][label_mask]
-        ce_loss = cross_entropy(row_logits, labels, reduction="sum")
-        assert torch.allclose(losses.ce_loss[row], ce_loss, rtol=1e-4)
+    for index, teacher_example in enumerate(batch.teacher_examples):
+        label_mask = batch.labels[index, 1:] != -100
+        example_logits, labels = (
+            student_logits[index, :-1][label_mask],
+            batch.labels[index, 1:][label_mask],
+        )
+        ce_loss = cross_entropy(example_logits, labels, reduction="sum")
+        assert torch.allclose(losses.ce_loss[index], ce_loss, rtol=1e-4)
         if teacher_example is None:
-            assert losses.total_loss[row] == losses.ce_loss[row]
-            assert losses.num_distilled[row] == losses.kl_loss[row] == 0
+            assert losses.total_loss[index] == losses.ce_loss[index]
+            assert losses.num_distilled[index] == losses.kl_loss[index] == 0
             continue
         with torch.no_grad():
             teacher_logits = base_model.lm(
@@ -197,14 +200,14 @@ def test_loss_equals_that_of_two_models_in_transformers(
             ).logits[0, :-1]
         teacher_logits = teacher_logits[torch.tensor(teacher_example.labels[1:]) != -100]
         divergence = compute_kl_divergence(
-            row_logits, compute_top_k(teacher_logits, min(top_k, VOCAB_SIZE), 2.0), 2.0
+            example_logits, compute_top_k(teacher_logits, min(top_k, VOCAB_SIZE), 2.0), 2.0
         )
         assert divergence.sum() > 0.5, "student and teacher differ"
-        assert torch.allclose(losses.kl_loss[row], divergence.sum(), rtol=1e-3)
-        assert losses.num_distilled[row] == len(labels)
+        assert torch.allclose(losses.kl_loss[index], divergence.sum(), rtol=1e-3)
+        assert losses.num_distilled[index] == len(labels)
         eos_divergence = divergence[-1] * len(labels)  # weighs half as much as all labels together
         total_loss = 0.75 * ce_loss + 0.25 * (divergence.sum() + 0.5 * eos_divergence)
-        assert torch.allclose(losses.total_loss[row], total_loss, rtol=1e-3)
+        assert torch.allclose(losses.total_loss[index], total_loss, rtol=1e-3)
 
 
 def test_teacher_does_not_change_the_student(
@@ -256,7 +259,7 @@ def make_setup(
 def test_each_example_is_read_once_and_at_its_labels(
     model_dir: Path, examples: list[Example], tmp_path: Path
 ) -> None:
-    """Four epochs: the teacher runs in evaluation mode, on one row at a time."""
+    """Four epochs: the teacher runs in evaluation mode, on one example at a time."""
     plan = make_plan(model_dir, examples)
     plan = replace(plan, training=replace(plan.training, num_steps=4))
     runs = []

@@ -48,7 +48,7 @@ def test_mean_loss_equals_that_of_transformers(
     assert compute_mean_loss(model, [batch]) == pytest.approx(float(expected.loss), abs=1e-5)
 
 
-def test_loss_of_a_row_does_not_depend_on_its_batch(
+def test_loss_of_an_example_does_not_depend_on_its_batch(
     model: ComposedAudioLM, examples: list[Example]
 ) -> None:
     with torch.no_grad():

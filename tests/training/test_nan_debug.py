@@ -105,7 +105,7 @@ def test_non_finite_weight_is_named(
 
 
 class InfiniteGradient(torch.autograd.Function):
-    """The identity; its gradient is infinite where that of a row is not zero."""
+    """The identity; its gradient is infinite where that of an example is not zero."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,7 @@ def test_non_finite_gradient_is_traced_to_its_module(
     assert event.reason == "the gradient is not finite"
     assert event.non_finite_origin.module == "lm.model.layers.0.self_attn.o_proj"
     assert event.non_finite_origin.direction == "backward"
-    assert len(event.locations) == 1, "rows are searched one by one"
+    assert len(event.locations) == 1, "examples are searched one by one"
 
 
 def test_non_finite_gradient_of_a_weight_is_named(model_dir: Path, examples: list[Example]) -> None:

@@ -219,7 +219,7 @@ def test_qlora_loss_falls_on_a_composed_model(model_dir: Path, examples: list[Ex
         assert any(isinstance(step, LoraLayer) for step in setup.model.modules())
 
 
-def test_row_without_labels_is_refused_by_its_location(
+def test_example_without_labels_is_refused_by_its_location(
     model_dir: Path, examples: list[Example]
 ) -> None:
     unlabeled = Example((Message("assistant", ("",)),), "my.dlm:7", "text")

@@ -290,7 +290,7 @@ def test_checkpoint_at_the_end_of_a_stage_starts_the_next(write, tmp_path: Path)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_skipped_steps_in_a_row_are_counted_over_stages(write) -> None:
+def test_consecutive_skipped_steps_are_counted_over_stages(write) -> None:
     """The learning rate of the first stage makes weights infinite."""
     stages = "  max_grad_norm: 1.0e+30\n  warmup_ratio: 0.0\n  stages: ["
     stages += "{train: [projector], steps: 2, learning_rate: 1.0e+38}, {train: [lora], steps: 3}]\n"

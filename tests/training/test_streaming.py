@@ -12,7 +12,7 @@ from tests.cli_runner import make_environment
 
 ROOT = Path(__file__).parents[2]
 LOCATIONS = sorted(
-    f"shards/{shard}.tar/{shard}-{row}.wav" for shard in range(8) for row in range(3)
+    f"shards/{shard}.tar/{shard}-{index}.wav" for shard in range(8) for index in range(3)
 )
 STEPS_PER_EPOCH = 6  # 24 clips, 4 in each
 

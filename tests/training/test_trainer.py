@@ -255,7 +255,7 @@ def test_nan_example_is_skipped_and_named(
     assert {event.reason for event in skipped} == {"the loss is not finite"}
 
 
-def test_too_many_skipped_steps_in_a_row_end_the_run(
+def test_too_many_consecutive_skipped_steps_end_the_run(
     model_dir: Path, examples: list[Example]
 ) -> None:
     plan = make_tiny_plan(model_dir, 8, steps=9, stability={"max_skipped_steps": 3})

@@ -52,7 +52,7 @@ class EncodedExample:
 
     @property
     def label_ids(self) -> tuple[int, ...]:
-        """The token ids that carry loss; nothing predicts the first token of a row."""
+        """The token ids that carry loss; nothing predicts the first token of a sequence."""
         return tuple(label for label in self.labels[1:] if label != IGNORE_INDEX)
 
 

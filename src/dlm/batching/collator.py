@@ -1,12 +1,12 @@
 """The collator: encoded examples and their audio features, padded into the tensors of one batch.
 
-    input_ids, attention_mask, labels   (rows, tokens)
+    input_ids, attention_mask, labels   (examples, tokens)
     audio_features       (windows, num_mel_bins, frames) log-mel, (windows, 1, samples) waveform,
                          or (windows, frames, hidden_size) encoder output
     audio_lengths        (windows,) true length of each, in frames or samples
     audio_token_counts   (windows,) tokens each takes in the text
 
-An audio segment is one window, or several in a row when it is longer than the encoder's window.
+An audio segment is one window, or several when it is longer than the encoder's window.
 """
 
 from collections.abc import Callable
@@ -27,17 +27,17 @@ class Batch:
     """What a model takes at once.
 
     Attributes:
-        input_ids: (rows, tokens).
-        attention_mask: (rows, tokens), 0 for padding.
-        labels: (rows, tokens), IGNORE_INDEX where there is no loss.
+        input_ids: (examples, tokens).
+        attention_mask: (examples, tokens), 0 for padding.
+        labels: (examples, tokens), IGNORE_INDEX where there is no loss.
         audio_features: of all windows, (windows, ...); None without audio.
         audio_lengths: (windows,) frames that hold audio; samples of waveforms.
         audio_token_counts: (windows,) placeholders of each window.
         is_encoded: whether `audio_features` are encoder output.
-        locations: where each row was written.
-        windows_per_example: number of windows of each row.
-        num_audio_samples: samples of audio in all rows.
-        teacher_examples: what a distillation teacher reads for each row.
+        locations: where each example was written.
+        windows_per_example: number of windows of each example.
+        num_audio_samples: samples of audio in all examples.
+        teacher_examples: what a distillation teacher reads for each example.
     """
 
     input_ids: torch.Tensor
@@ -54,7 +54,7 @@ class Batch:
 
     @property
     def num_label_tokens(self) -> int:
-        """Tokens that carry loss; nothing predicts the first token of a row."""
+        """Tokens that carry loss; nothing predicts the first token of an example."""
         return int((self.labels[:, 1:] != IGNORE_INDEX).sum())
 
     def to(self, device: str) -> "Batch":
@@ -72,14 +72,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class PaddingSpec:
-    """How rows are padded.
+    """How sequences are padded.
 
     Attributes:
         pad_token_id: id of the padding token.
         audio_token_id: id of the placeholder.
         pad_left: on the left, to generate; on the right, to train.
-        pad_to_multiple_of: rows have a length that is a multiple of it, up to `max_length`.
-        max_length: longest row, in tokens, that is padded further.
+        pad_to_multiple_of: sequences have a length that is a multiple of it, up to `max_length`.
+        max_length: longest sequence, in tokens, that is padded further.
     """
 
     pad_token_id: int
@@ -104,16 +104,16 @@ def collate(examples: list[EncodedExample], feature_fn: FeatureFn, padding: Padd
     """Make one batch of examples. Raises AudioError where audio cannot be decoded."""
     features = [[feature_fn(segment) for segment in example.audio_segments] for example in examples]
     windows = [window for segments in features for segment in segments for window in segment]
-    rows = []
+    sequences = []
     for example, segments in zip(examples, features, strict=True):
         token_counts = [sum(window.num_tokens for window in segment) for segment in segments]
-        rows.append(_expand_placeholders(example, token_counts, padding.audio_token_id))
-    input_ids = [ids for ids, _ in rows]
+        sequences.append(_expand_placeholders(example, token_counts, padding.audio_token_id))
+    input_ids = [ids for ids, _ in sequences]
     attention_mask = [[1] * len(ids) for ids in input_ids]
     return Batch(
         input_ids=_pad_sequences(input_ids, padding.pad_token_id, padding),
         attention_mask=_pad_sequences(attention_mask, 0, padding),
-        labels=_pad_sequences([labels for _, labels in rows], IGNORE_INDEX, padding),
+        labels=_pad_sequences([labels for _, labels in sequences], IGNORE_INDEX, padding),
         audio_features=_stack_features(windows) if windows else None,
         audio_lengths=torch.tensor([each.num_frames for each in windows], dtype=torch.long),
         audio_token_counts=torch.tensor([each.num_tokens for each in windows], dtype=torch.long),
@@ -146,18 +146,18 @@ def _expand_placeholders(
 
 def _pad_sequences(sequences: list[list[int]], value: int, padding: PaddingSpec) -> torch.Tensor:
     length = padding.compute_padded_length(sequences)
-    rows = []
+    padded = []
     for sequence in sequences:
         fill = [value] * (length - len(sequence))
-        rows.append(fill + sequence if padding.pad_left else sequence + fill)
-    return torch.tensor(rows, dtype=torch.long)
+        padded.append(fill + sequence if padding.pad_left else sequence + fill)
+    return torch.tensor(padded, dtype=torch.long)
 
 
 def _stack_features(windows: list[AudioFeatures]) -> torch.Tensor:
-    """The values of all windows, (windows, rows, columns), padded with zeros."""
+    """The values of all windows, (windows, ...), padded with zeros."""
     shapes = torch.tensor([window.values.shape for window in windows])
     stacked = windows[0].values.new_zeros((len(windows), *shapes.amax(dim=0).tolist()))
     for target, window in zip(stacked, windows, strict=True):
-        rows, columns = window.values.shape
-        target[:rows, :columns] = window.values
+        height, width = window.values.shape
+        target[:height, :width] = window.values
     return stacked

@@ -1,4 +1,4 @@
-"""The label view of `dlm check --show-labels`: the tokens of one row, and which carry loss.
+"""The label view of `dlm check --show-labels`: the tokens of one example, and which carry loss.
 
 <|im_start|>user
           no loss
@@ -32,13 +32,13 @@ class LabelSpan:
 
 @dataclass(frozen=True)
 class LabelView:
-    """One row as text.
+    """One example as text.
 
     Attributes:
         location: where the example was written.
-        num_tokens: tokens of the row.
+        num_tokens: tokens of the example.
         num_label_tokens: tokens that carry loss.
-        spans: the row, cut where loss begins and ends.
+        spans: the example, cut where loss begins and ends.
     """
 
     location: str

@@ -78,7 +78,7 @@ class BucketBatchSampler:
         batch_plan: sizes and limits; with `skip_bad_examples`, audio that cannot be decoded is
             left out and counted in `bad_examples`.
         feature_fn: features of a segment, or of a segment in an epoch.
-        padding: how rows are padded.
+        padding: how sequences are padded.
         sampling_weights: how often each example comes in an epoch.
     """
 
@@ -157,7 +157,7 @@ class BucketBatchSampler:
         return micro_batches
 
     def _fits_in_batch(self, num_examples: int, max_length: int, num_labels: int) -> bool:
-        """Whether a batch may have so many rows: as planned, or more that are short."""
+        """Whether a batch may have so many examples: as planned, or more that are short."""
         plan = self._batch_plan
         if num_examples <= plan.micro_batch_size:
             return True
@@ -245,7 +245,7 @@ def build_batches(
 
 
 def make_train_padding(chat_encoder: ChatEncoder, batch_plan: BatchPlan) -> PaddingSpec:
-    """Return how rows are padded in training."""
+    """Return how sequences are padded in training."""
     return PaddingSpec(
         chat_encoder.pad_token_id,
         chat_encoder.audio_token_id,

@@ -112,7 +112,7 @@ class StreamBatchSampler:
             left out and counted.
         transform_fn: encodes an example; None skips it, DataError says why it cannot be used.
         feature_fn: features of a segment, or of a segment in an epoch.
-        padding: how rows are padded.
+        padding: how sequences are padded.
         num_workers: readers in this process.
     """
 
@@ -256,7 +256,7 @@ class StreamBatchSampler:
                 decodable.append(example)
             except DataError as error:
                 issues.append(Issue.from_error(error, example.location))
-        if not decodable:  # a row without audio and without loss stands for the step
+        if not decodable:  # an example without audio and without loss stands for the step
             padding, ignored = (self._padding.pad_token_id,) * 2, (IGNORE_INDEX,) * 2
             decodable = [EncodedExample(padding, ignored, (), examples[0].location)]
         micro_batches = split_into_chunks(decodable, self._batch_plan.micro_batch_size)

@@ -201,7 +201,7 @@ def run_training(
 
     Raises:
         DataError: an example cannot be encoded or decoded, unless the plan skips such.
-        TrainingError: too many steps in a row are skipped, or the checkpoint does not fit.
+        TrainingError: too many consecutive steps are skipped, or the checkpoint does not fit.
     """
     from dlm.store.runs import persist_events
 

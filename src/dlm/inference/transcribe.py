@@ -12,7 +12,7 @@ from dlm.plan.audio_lengths import AudioTokenizerSpec
 
 MAX_SEGMENT_SECONDS = 12.0  # longer segments are cut at their quietest frame
 # Of the window, up to which neighbours are merged: sparrow (15 s) gets 50 % of the words of 60
-# sentences in a row wrong when they are merged up to 3 s, 81 % up to 6 s.
+# sentences, one after the other, wrong when they are merged up to 3 s, 81 % up to 6 s.
 MAX_MERGE_FRACTION = 0.2
 
 

@@ -67,7 +67,7 @@ class AudioLanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def project_audio(self, encoder_output: EncoderOutput) -> torch.Tensor:
-        """Compute the audio embeddings of all windows in a row: (audio tokens, hidden_size)."""
+        """Compute audio embeddings, window after window: (audio tokens, hidden_size)."""
 
     @property
     @abstractmethod

@@ -72,7 +72,8 @@ def _bf16_attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """(batch, heads, tokens, head_dim) -> (batch, tokens, heads, head_dim); or transformers' own.
 
-    Transformers' own are: another dtype, dropout, and rows so long that scores take much memory.
+    Transformers' own are: another dtype, dropout, and sequences so long that scores take much
+    memory.
     """
     is_bf16 = query.dtype == torch.bfloat16 and not kwargs.get("dropout")
     if not is_bf16 or key.shape[2] > MAX_BF16_SCORE_KEYS:

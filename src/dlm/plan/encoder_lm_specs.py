@@ -313,7 +313,7 @@ class LanguageModelSpec:
     Attributes:
         shape: its layers; parameters are those of its config until they are counted in its files.
         embedding: parameters of the embeddings and the head.
-        vocab_size: rows of the embeddings.
+        vocab_size: tokens that have an embedding.
         context_length: longest sequence, in tokens.
     """
 
@@ -348,10 +348,10 @@ def derive_lm_spec(config: HfConfigMapping, *, where: str) -> LanguageModelSpec:
     shape = TransformerShape(num_parameters=0, **fields)
     is_gpt2 = model_type == "gpt2"
     tables = 1 if config.get("tie_word_embeddings", is_gpt2) else 2
-    position_rows = context_length if is_gpt2 else 0
+    num_positions = context_length if is_gpt2 else 0
     return LanguageModelSpec(
         shape=replace(shape, num_parameters=_count_layer_parameters(model_type, shape)),
-        embedding=(tables * vocab_size + position_rows) * shape.hidden_size,
+        embedding=(tables * vocab_size + num_positions) * shape.hidden_size,
         vocab_size=vocab_size,
         context_length=context_length,
     )

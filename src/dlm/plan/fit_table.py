@@ -93,7 +93,7 @@ def build_fit_table(specs: Iterable[ModelSpec], hardware: Hardware) -> tuple[Fit
 
 
 def estimate_min_memory(model_plan: ModelPlan, lengths: SequenceLengths) -> int:
-    """Estimate the bytes of one row at a time, with gradient checkpointing if that takes less."""
+    """Estimate the bytes of batches of one, with gradient checkpointing if that takes less."""
     return min(
         estimate_memory(
             replace(model_plan, gradient_checkpointing=recompute), lengths, batch_size=1

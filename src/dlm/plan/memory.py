@@ -7,9 +7,9 @@
 
 The first two are exact. Activations count the tensors that each layer keeps for its gradients in
 transformers and peft: never less than measured in real models, and a little more (the limits are in
-tests/plan). Rows are bounded before a tokenizer exists: audio tokens are exact (audio_lengths.py),
-text is bounded by bytes. Every row is at least as long as half a minute of audio with its text, so
-that one more short example in a document does not change its batches.
+tests/plan). Sequences are bounded before a tokenizer exists: audio tokens are exact
+(audio_lengths.py), text is bounded by bytes. Every sequence is at least as long as half a minute of
+audio with its text, so that one more short example in a document does not change its batches.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ FP32_BYTES = 4
 BYTES_PER_TRAINABLE_PARAMETER = 4 * FP32_BYTES  # the parameter, its gradient and two moments
 CUDA_RUNTIME_BYTES = 600 << 20  # kernels and work space
 
-# rows
+# sequences
 TYPICAL_SECONDS = 30
 TYPICAL_TEXT_TOKENS = 256  # a question and a transcript
 CHAT_TEMPLATE_TOKENS = 64  # that a chat template adds
@@ -62,7 +62,7 @@ QUANT_BLOCK_SIZE = 64  # 4-bit weights that share a scale
 QUANT_SCALE_BLOCK_SIZE = 256  # 8-bit scales that share an fp32 scale
 QUANT_TABLE_BYTES = 64 + 1024 + 4  # the values of 4 and 8 bits, and the mean of the scales
 
-# a CPU keeps attention scores in bf16 up to so many keys: those of longer rows take too much
+# a CPU keeps attention scores in bf16 up to so many keys: those of longer sequences take too much
 MAX_BF16_SCORE_KEYS = 640
 
 
@@ -74,11 +74,11 @@ def estimate_sequence_lengths(
     *,
     min_speed_percent: int = 100,
 ) -> SequenceLengths:
-    """Bound the rows of examples, in tokens.
+    """Bound the sequences of examples, in tokens.
 
     Args:
         spec: the base model.
-        max_tokens: longest row that is allowed.
+        max_tokens: longest sequence that is allowed.
         examples: what is trained on.
         durations: seconds of each audio segment, by the location of its example.
         min_speed_percent: slowest speed that augmentation plays them at.
@@ -123,7 +123,7 @@ def compute_typical_samples(spec: ModelSpec) -> int:
 def estimate_memory(
     model_plan: ModelPlan, lengths: SequenceLengths, batch_size: int
 ) -> MemoryEstimate:
-    """Estimate the bytes of training with `batch_size` rows of these lengths in a batch."""
+    """Estimate the bytes of training with `batch_size` sequences of these lengths in a batch."""
     return MemoryEstimate(
         frozen=estimate_frozen_bytes(model_plan),
         trainable=count_trainable_parameters(model_plan) * BYTES_PER_TRAINABLE_PARAMETER,
@@ -144,7 +144,7 @@ def choose_batch_size(
 
     Args:
         model_plan: what is trained.
-        lengths: of a row.
+        lengths: of a sequence.
         batch_sizes: to try in this order.
         available_bytes: of the device.
         gradient_checkpointing: whether it is used; None for only where the last batch size does
@@ -166,7 +166,7 @@ def choose_batch_size(
 def choose_eval_batch_size(
     model_plan: ModelPlan, lengths: SequenceLengths, max_batch_size: int, available_bytes: int
 ) -> int:
-    """Choose how many rows are generated at once after training, at least one."""
+    """Choose how many sequences are generated at once after training, at least one."""
     memory = estimate_memory(model_plan, lengths, 1)
     free_bytes = available_bytes - (memory.total - memory.activations)
     batch_size = free_bytes // _estimate_generation_bytes(model_plan, lengths)
@@ -174,7 +174,7 @@ def choose_eval_batch_size(
 
 
 def _estimate_generation_bytes(model_plan: ModelPlan, lengths: SequenceLengths) -> int:
-    """Generating one row: keys and values of all layers, one layer's activations, logits."""
+    """Generating one sequence: keys and values of all layers, one layer's activations, logits."""
     lm, itemsize = model_plan.spec.sizes.lm, _get_activation_itemsize(model_plan)
     query_width = _get_query_width(lm)
     kv_cache = 2 * lm.num_layers * query_width * lm.num_kv_heads // lm.num_heads
@@ -240,10 +240,10 @@ def estimate_frozen_bytes(model_plan: ModelPlan) -> int:
     return frozen + spec.sizes.lm.num_layers * (quantized - whole)
 
 
-def compute_quantized_bytes(num_weights: int, num_rows: int, bits: Bits) -> int:
+def compute_quantized_bytes(num_weights: int, num_outputs: int, bits: Bits) -> int:
     """Compute the bytes of a quantized matrix with its scales."""
     if bits == 8:
-        return num_weights + FP32_BYTES * num_rows
+        return num_weights + FP32_BYTES * num_outputs
     num_scales = ceil_div(num_weights, QUANT_BLOCK_SIZE)
     scale_bytes = num_scales + FP32_BYTES * ceil_div(num_scales, QUANT_SCALE_BLOCK_SIZE)
     return ceil_div(num_weights, 2) + scale_bytes + QUANT_TABLE_BYTES
@@ -302,7 +302,7 @@ def estimate_feature_bytes(spec: ModelSpec, num_frames: int) -> int:
 
 
 def estimate_frontend_activation_bytes(spec: ModelSpec, num_frames: int, *, num_layers: int) -> int:
-    """Estimate what a trained encoder keeps of a row outside its layers.
+    """Estimate what a trained encoder keeps of a sequence outside its layers.
 
     That is its convolutions, and the values of frame pairs in `num_layers` layers.
     """

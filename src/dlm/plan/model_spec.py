@@ -56,7 +56,7 @@ class ParameterCounts:
         projector: its parameters.
         lm: the layers of the language model.
         embedding: parameters of the language model's embeddings and head.
-        vocab_size: rows of the embeddings.
+        vocab_size: tokens that have an embedding.
     """
 
     encoder: TransformerShape

@@ -67,7 +67,7 @@ def make_plan(
     Args:
         config: what is asked for.
         spec: the base model, whose defaults fill what `config` leaves open.
-        train_set: size of the training set and of its longest row.
+        train_set: size of the training set and of its longest sequence.
         hardware: what it runs on.
         cli_overrides: what the command line gives besides fields of the document.
         field_overrides: the fields it gives, already in `config`; for the summary.
@@ -272,7 +272,7 @@ def _plan_batches(
     )
     # an encoder takes as much memory for a short segment where it pads each to its window
     fills_batches = use_cached_features and config.micro_batch_size == "auto"
-    num_filled_rows = micro_batch_size if fills_batches else 0
+    num_filled_sequences = micro_batch_size if fills_batches else 0
     return BatchPlan(
         spec=model_plan.spec,
         global_batch_size=min(default_size * grad_accum, max(train_set.num_examples, 1)),
@@ -285,8 +285,8 @@ def _plan_batches(
         distill=model_plan.distill,
         skip_bad_examples=train_set.skip_bad_examples,
         augmentation=augmentation,
-        max_batch_tokens=num_filled_rows * lengths.num_tokens,
-        max_batch_labels=num_filled_rows * lengths.num_labels,
+        max_batch_tokens=num_filled_sequences * lengths.num_tokens,
+        max_batch_labels=num_filled_sequences * lengths.num_labels,
     )
 
 

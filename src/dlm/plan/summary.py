@@ -52,9 +52,9 @@ def _summarize_model(plan: Plan) -> Iterator[SummaryLine]:
 
 
 def _summarize_memory(plan: Plan) -> SummaryLine:
-    memory, rows = plan.memory, plan.batches.micro_batch_size
+    memory, batch_size = plan.memory, plan.batches.micro_batch_size
     why = f"{format_bytes(memory.frozen)} stay, {format_bytes(memory.trainable)} learn, "
-    why += f"{format_bytes(memory.activations)} for {rows} row{'s' * (rows > 1)} "
+    why += f"{format_bytes(memory.activations)} for {batch_size} row{'s' * (batch_size > 1)} "
     why += f"of up to {plan.lengths.num_tokens:,} tokens"
     if memory.runtime:
         why += f", {format_bytes(memory.runtime)} for CUDA"

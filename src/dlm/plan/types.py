@@ -2,7 +2,7 @@
 
     Plan
     ├── config     what the document and the command line ask for
-    ├── train_set  TrainSetInfo: the size of the training set and of its longest row
+    ├── train_set  TrainSetInfo: the size of the training set and of its longest sequence
     ├── model      ModelPlan: what is loaded, in which number format, and what of it is trained
     ├── batches    BatchPlan: batch sizes, limits in tokens, augmentation
     ├── training   TrainingPlan: steps, learning rates, stages, distillation
@@ -193,16 +193,16 @@ class BatchPlan:
     Attributes:
         spec: the base model.
         global_batch_size: examples of a step.
-        micro_batch_size: rows of a batch; more where rows are short, up to the last two limits.
-        max_tokens: tokens of a row.
+        micro_batch_size: examples of a batch; more where they are short, up to the last two limits.
+        max_tokens: tokens of an example's sequence.
         auto_resample: whether recordings at other sample rates are converted.
         max_windows: encoder windows of a segment, the rest is truncated; None for no limit.
         use_cached_features: whether the frozen encoder's output is cached.
         seed: of the order of examples.
-        distill: whether rows are encoded for a teacher too.
+        distill: whether examples are encoded for a teacher too.
         skip_bad_examples: whether an example that cannot be used is left out.
         augmentation: what every epoch changes; None for nothing.
-        max_batch_tokens: padded tokens of a batch; 0 for no more rows than micro_batch_size.
+        max_batch_tokens: padded tokens of a batch; 0 for no more examples than micro_batch_size.
         max_batch_labels: padded label tokens of a batch.
     """
 
@@ -273,7 +273,7 @@ class TrainingPlan:
         max_grad_norm: larger gradients are scaled down to it.
         lr_scheduler: how the rate falls after warm-up.
         warmup_steps: steps of linear warm-up.
-        max_skipped_steps: skipped steps in a row that end the run.
+        max_skipped_steps: consecutive skipped steps that end the run.
         save_interval_seconds: between two checkpoints.
         save_steps: between two checkpoints, instead of seconds.
         precision: number format of the forward pass.
@@ -332,7 +332,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """Upper bounds of a row, in tokens.
+    """Upper bounds of a sequence, in tokens.
 
     Attributes:
         num_tokens: all tokens.
@@ -351,7 +351,7 @@ class TrainSetInfo:
 
     Attributes:
         num_examples: examples of an epoch; of a stream, those that were read to look at.
-        lengths: bounds of its rows; None for those of a typical example.
+        lengths: bounds of its sequences; None for those of a typical example.
         num_stage_examples: examples of an epoch of each stage.
         weight_groups: weight, number of examples, number of them in an epoch; for each weight.
         recording_bytes: of the recordings; 0 for a stream.
@@ -409,7 +409,7 @@ class Plan:
         model: what is loaded.
         batches: how examples are batched.
         training: how the model is trained.
-        lengths: the row that memory is reserved for.
+        lengths: the sequence that memory is reserved for.
         memory: the estimate for it.
         eval_batch_size: examples that are generated at once when the model is tested.
         copy_recordings: whether recordings are copied into the store.

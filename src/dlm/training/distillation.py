@@ -34,14 +34,14 @@ class TopKProbs:
     """The teacher's most probable tokens.
 
     Attributes:
-        token_ids: (labels, k), the rows of a batch one after the other.
+        token_ids: (labels, k), the examples of a batch one after the other.
         probs: (labels, k), or (labels, k + 1) where the last is of all other tokens together.
-        row_mask: (rows,), the rows that have a teacher.
+        has_teacher: (examples,), whether an example has a teacher.
     """
 
     token_ids: torch.Tensor
     probs: torch.Tensor
-    row_mask: torch.Tensor
+    has_teacher: torch.Tensor
 
 
 class DistillationTeacher:
@@ -61,7 +61,7 @@ class DistillationTeacher:
     def get_top_k_probs(
         self, teacher_examples: tuple[EncodedExample | None, ...]
     ) -> TopKProbs | None:
-        """Return the teacher's probabilities at the labels of a batch; None without any row."""
+        """Return the teacher's probabilities at the labels of a batch; None without any example."""
         examples = [example for example in teacher_examples if example is not None]
         if not examples:
             return None
@@ -71,17 +71,17 @@ class DistillationTeacher:
             cached = read_cached_tensors(path)
             tensors.append(self._compute_top_k_probs(example, path) if cached is None else cached)
         device = self._model.device
-        row_mask = torch.tensor([example is not None for example in teacher_examples])
+        has_teacher = torch.tensor([example is not None for example in teacher_examples])
         return TopKProbs(
             torch.cat([each["token_ids"] for each in tensors]).long().to(device),
             torch.cat([each["probs"] for each in tensors]).to(device),
-            row_mask.to(device),
+            has_teacher.to(device),
         )
 
     def _compute_top_k_probs(
         self, example: EncodedExample, cache_path: Path
     ) -> dict[str, torch.Tensor]:
-        """Run the teacher on one row by itself: the result does not depend on the batch."""
+        """Run the teacher on one example by itself: the result does not depend on the batch."""
         input_ids = torch.tensor([example.input_ids], device=self._model.device)
         label_mask = torch.tensor([example.labels[1:]], device=input_ids.device) != IGNORE_INDEX
         with disable_adapters(self._model), torch.no_grad():

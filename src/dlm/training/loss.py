@@ -15,7 +15,7 @@ from dlm.training.distillation import DistillationTeacher, TopKProbs, compute_kl
 
 
 class LossOutput(NamedTuple):
-    """Sums over the label tokens of each row, (rows,), fp32, in nats.
+    """Sums over the label tokens of each example, (examples,), fp32, in nats.
 
     Attributes:
         total_loss: what gradients are computed of.
@@ -31,19 +31,19 @@ class LossOutput(NamedTuple):
 
 
 class _LabelLogits(NamedTuple):
-    """Logits (labels, vocab_size) at label positions, labels (labels,), row of each (labels,)."""
+    """Logits (labels, vocab_size) at label positions, labels, and the example of each."""
 
     logits: torch.Tensor
     labels: torch.Tensor
-    row_indices: torch.Tensor
+    example_indices: torch.Tensor
 
-    def sum_by_row(self, values: torch.Tensor, num_rows: int) -> torch.Tensor:
-        """Sum values (labels,) over each row: (rows,)."""
-        return values.new_zeros(num_rows).index_add(0, self.row_indices, values)
+    def sum_by_example(self, values: torch.Tensor, num_examples: int) -> torch.Tensor:
+        """Sum values (labels,) over each example: (examples,)."""
+        return values.new_zeros(num_examples).index_add(0, self.example_indices, values)
 
 
 class AudioLMLoss(nn.Module):
-    """The loss of each row of a batch; logits are computed at label positions only.
+    """The loss of each example of a batch; logits are computed at label positions only.
 
     Args:
         model: what is trained.
@@ -57,24 +57,25 @@ class AudioLMLoss(nn.Module):
         self.model, self.teacher = model, teacher
 
     def forward(self, batch: Batch) -> LossOutput:
-        """Compute the losses of a batch, summed by row: the caller divides by label tokens."""
+        """Compute the losses of a batch, summed by example: the caller divides by label tokens."""
         teacher_probs = None
         if self.teacher:
             teacher_probs = self.teacher.get_top_k_probs(batch.teacher_examples)
         outputs = self._compute_label_logits(batch)
-        num_rows = len(batch.input_ids)
-        ce_loss = outputs.sum_by_row(
-            nn.functional.cross_entropy(outputs.logits, outputs.labels, reduction="none"), num_rows
+        num_examples = len(batch.input_ids)
+        ce_loss = outputs.sum_by_example(
+            nn.functional.cross_entropy(outputs.logits, outputs.labels, reduction="none"),
+            num_examples,
         )
         if batch.audio_features is None:
             ce_loss = ce_loss + self._make_zero_audio_loss()
         if self.teacher is None or teacher_probs is None:
-            return LossOutput(ce_loss, ce_loss.detach(), *torch.zeros(2, num_rows).to(ce_loss))
+            return LossOutput(ce_loss, ce_loss.detach(), *torch.zeros(2, num_examples).to(ce_loss))
         plan = self.teacher.plan
         kl_loss, eos_loss, num_distilled = self._compute_distillation_loss(
             outputs, teacher_probs, plan
         )
-        weight = plan.weight * teacher_probs.row_mask
+        weight = plan.weight * teacher_probs.has_teacher
         total_loss = (1 - weight) * ce_loss + weight * (kl_loss + eos_loss)
         return LossOutput(total_loss, ce_loss.detach(), kl_loss.detach(), num_distilled)
 
@@ -90,19 +91,19 @@ class AudioLMLoss(nn.Module):
     def _compute_distillation_loss(
         self, outputs: _LabelLogits, teacher_probs: TopKProbs, plan: DistillationPlan
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The divergence of each row, what its end tokens add, and its number of labels.
+        """The divergence of each example, what its end tokens add, and its number of labels.
 
-        End tokens add, for each label of the row, `eos_weight` times their mean divergence.
+        End tokens add, for each label of the example, `eos_weight` times their mean divergence.
         """
-        has_teacher = teacher_probs.row_mask[outputs.row_indices]
+        has_teacher = teacher_probs.has_teacher[outputs.example_indices]
         distilled = _LabelLogits(*(tensor[has_teacher] for tensor in outputs))
-        num_rows = len(teacher_probs.row_mask)
+        num_examples = len(teacher_probs.has_teacher)
         divergence = compute_kl_divergence(distilled.logits, teacher_probs, plan.temperature)
         is_eos = (distilled.labels == self.model.tokenizer.eos_token_id).float()
-        num_labels = distilled.sum_by_row(torch.ones_like(divergence), num_rows)
-        num_eos = distilled.sum_by_row(is_eos, num_rows).clamp(min=1)
-        eos_loss = distilled.sum_by_row(divergence * is_eos, num_rows) / num_eos
-        kl_loss = distilled.sum_by_row(divergence, num_rows)
+        num_labels = distilled.sum_by_example(torch.ones_like(divergence), num_examples)
+        num_eos = distilled.sum_by_example(is_eos, num_examples).clamp(min=1)
+        eos_loss = distilled.sum_by_example(divergence * is_eos, num_examples) / num_eos
+        kl_loss = distilled.sum_by_example(divergence, num_examples)
         return kl_loss, plan.eos_weight * num_labels * eos_loss, num_labels
 
     def _make_zero_audio_loss(self) -> torch.Tensor:

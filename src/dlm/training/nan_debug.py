@@ -1,7 +1,7 @@
 """The search for the first non-finite number of a step: module, weight, direction and examples.
 
     forward     modules in the order they are done, innermost first
-    backward    row by row, modules as the gradient passes them, then gradients of weights
+    backward    example by example, modules as the gradient passes them, then gradients of weights
 
 Only a step that was not finite is run again with hooks on every module.
 """

@@ -105,7 +105,7 @@ def train_model(
 
     Raises:
         PlanError: a learning rate matches no parameter (`plan.unused_rate`).
-        TrainingError: too many steps in a row are not finite (`training.non_finite`), or the
+        TrainingError: too many consecutive steps are not finite (`training.non_finite`), or the
             checkpoint does not fit (`training.bad_checkpoint`, `training.other_plan`,
             `training.other_process_count`).
     """
@@ -255,7 +255,7 @@ class _Trainer:
         return time.monotonic() - self.last_saved_at >= self.plan.save_interval_seconds
 
     def _check_skipped_steps(self, event: StepCompleted | StepSkipped) -> None:
-        """End a run that skipped too many steps in a row, or one step if it is traced."""
+        """End a run that skipped too many consecutive steps, or one step if it is traced."""
         if isinstance(event, StepCompleted):
             self.num_consecutive_skips = 0
             return

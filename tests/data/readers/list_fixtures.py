@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.data.readers.recordings import RECORDINGS, TranscribedAudio
-from tests.data.recordings import RATE, save
+from tests.data.recordings import RATE, save_audio
 
 YTIDS = ("-0Gj8-vB1q4", "a_b-c_d-e_f", "12345678901")
 
@@ -18,7 +18,7 @@ YTIDS = ("-0Gj8-vB1q4", "a_b-c_d-e_f", "12345678901")
 def write_recordings(folder: Path, suffix: str = ".wav") -> list[Path]:
     """Write the three recordings into `folder`."""
     return [
-        save(folder / f"{audio.stem}{suffix}", audio.make_waveform()[:, None])
+        save_audio(folder / f"{audio.stem}{suffix}", audio.make_waveform()[:, None])
         for audio in RECORDINGS
     ]
 
@@ -132,7 +132,7 @@ def write_tsv(folder: Path) -> dict[str, Any]:
 def write_video_spans(folder: Path, name: str) -> None:
     """Write the recordings as spans of ten seconds of three videos."""
     for audio, ytid in zip(RECORDINGS, YTIDS, strict=True):
-        save(folder / "data" / name.format(ytid=ytid), audio.make_waveform()[:, None])
+        save_audio(folder / "data" / name.format(ytid=ytid), audio.make_waveform()[:, None])
 
 
 def write_musiccaps(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.data.recordings import noise
+from tests.data.recordings import make_noise
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class TranscribedAudio:
 
     def make_pcm(self) -> np.ndarray:
         """Its samples in 16 bits, as a file holds them: (samples, 1)."""
-        return np.round(noise(self.seconds, seed=len(self.text)) * 32768).astype(np.int16)
+        return np.round(make_noise(self.seconds, seed=len(self.text)) * 32768).astype(np.int16)
 
     def make_waveform(self) -> np.ndarray:
         """The same decoded: (samples,), float32."""

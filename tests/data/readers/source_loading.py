@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from dlm.data.load import LoadedData, load_examples
-from tests.data.recordings import document
+from tests.data.recordings import create_document
 
 
 def load_source(
@@ -15,7 +15,7 @@ def load_source(
     """Load the examples of a document in `folder` with this source."""
     head: dict[str, Any] = {"training": {"sources": [source], "sources_policy": policy}}
     head |= {"system_prompt": system} if system else {}
-    return load_examples(document(folder, head=yaml.safe_dump(head, allow_unicode=True)))
+    return load_examples(create_document(folder, head=yaml.safe_dump(head, allow_unicode=True)))
 
 
 def get_lines(data: LoadedData) -> list[str]:

@@ -17,7 +17,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.recordings import save
+from tests.data.recordings import save_audio
 
 FOLDER = {"path": "corpus"}
 
@@ -35,12 +35,12 @@ def write_rows(folder: Path, *rows: object, name: str = "metadata.jsonl") -> Pat
 
 def write_splits(folder: Path) -> None:
     for split, text in (("train", "One."), ("dev", "Two."), ("test", "Three.")):
-        save(folder / f"corpus/{split}/a.wav")
+        save_audio(folder / f"corpus/{split}/a.wav")
         write_rows(folder, {"file_name": "a.wav", "text": text}, name=f"{split}/metadata.jsonl")
 
 
 def test_a_row_is_an_example(tmp_path: Path) -> None:
-    path = save(tmp_path / "corpus/deep/a.wav")
+    path = save_audio(tmp_path / "corpus/deep/a.wav")
     write_table(tmp_path, "file_name,text,speaker_id,language\r\ndeep/a.wav,Oui.,ann,fr\r\n")
     data = load_source(tmp_path, FOLDER)
     assert get_issues(data) == []
@@ -53,13 +53,13 @@ def test_a_row_is_an_example(tmp_path: Path) -> None:
     "key", ["text", "sentence", "normalized_text", "transcript", "transcription", "raw_text"]
 )
 def test_the_text_column_has_many_names(tmp_path: Path, key: str) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     write_rows(tmp_path, {"file_name": "a.wav", key: "Hi.", "words": "x"})
     assert get_texts(load_source(tmp_path, FOLDER)) == ["Hi."]
 
 
 def test_a_source_names_the_columns(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     write_rows(tmp_path, {"sound": "a.wav", "caption": "A dog.", "text": "x", "lang": "English"})
     columns = {"audio": "sound", "text": "caption"}
     data = load_source(
@@ -70,7 +70,7 @@ def test_a_source_names_the_columns(tmp_path: Path) -> None:
 
 
 def test_several_recordings_of_a_row_stay_in_order(tmp_path: Path) -> None:
-    paths = [save(tmp_path / f"corpus/{name}.wav") for name in "ab"]
+    paths = [save_audio(tmp_path / f"corpus/{name}.wav") for name in "ab"]
     row = {"audio_file_names": ["a.wav", "b.wav"], "text": "Both.", "prompt": "Which?"}
     write_rows(tmp_path, row)
     (example,) = load_source(tmp_path, FOLDER).examples
@@ -131,7 +131,7 @@ def test_a_broken_row_is_an_issue_with_its_line(
     tmp_path: Path, row: object, code: str, words: str
 ) -> None:
     for name in "ab":
-        save(tmp_path / f"corpus/{name}.wav")
+        save_audio(tmp_path / f"corpus/{name}.wav")
     write_rows(tmp_path, {"file_name": "a.wav", "text": "Hi."}, row)
     data = load_source(tmp_path, FOLDER)
     assert get_issues(data)[0] == ("corpus/metadata.jsonl:2", code)
@@ -139,7 +139,7 @@ def test_a_broken_row_is_an_issue_with_its_line(
 
 
 def test_a_missing_text_column_is_reported_once(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     write_table(tmp_path, "file_name,words\na.wav,x\nb.wav,x\n")
     data = load_source(tmp_path, FOLDER)
     assert get_issues(data) == [("corpus/metadata.csv", "source.no_column")]
@@ -150,7 +150,7 @@ def test_a_missing_text_column_is_reported_once(tmp_path: Path) -> None:
 
 
 def test_a_table_must_be_utf8(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     write_table(tmp_path, "file_name,text\na.wav,déjà\n".encode("latin1"))
     issue, *_ = get_issues(load_source(tmp_path, FOLDER))
     assert issue == ("corpus/metadata.csv:2", "data.bad_characters")
@@ -158,7 +158,7 @@ def test_a_table_must_be_utf8(tmp_path: Path) -> None:
 
 def test_recordings_that_no_table_names_are_counted(tmp_path: Path) -> None:
     for name in ("a", "b", "train/c"):
-        save(tmp_path / f"corpus/{name}.wav")
+        save_audio(tmp_path / f"corpus/{name}.wav")
     write_rows(tmp_path, {"file_name": "a.wav", "text": "Hi."})
     write_rows(tmp_path, {"file_name": "c.wav", "text": "Hi."}, name="train/metadata.jsonl")
     data = load_source(tmp_path, FOLDER)
@@ -181,7 +181,7 @@ def test_a_parquet_table_counts_rows_from_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_table_is_no_audiofolder(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/dog/a.wav")
+    save_audio(tmp_path / "corpus/dog/a.wav")
     os.mkfifo(tmp_path / "corpus/metadata.csv")
     assert not is_audiofolder(tmp_path / "corpus")
     (line, *_) = get_lines(load_source(tmp_path, {**FOLDER, "format": "audiofolder"}))

@@ -15,7 +15,7 @@ from dlm.data.readers.captions import (
 )
 from dlm.data.types import AudioSegment
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.recordings import document, noise, save
+from tests.data.recordings import create_document, make_noise, save_audio
 
 SOURCE = {"path": "data/caps.csv"}
 MUSICCAPS_HEADER = "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id"
@@ -57,8 +57,8 @@ def load_table(
     ],
 )
 def test_a_recording_of_the_span_is_used_whole(name: str, tmp_path: Path) -> None:
-    path = save(tmp_path / "data" / name, noise(2.0))
-    save(tmp_path / "data" / f"{YTID}_30_40.wav")
+    path = save_audio(tmp_path / "data" / name, make_noise(2.0))
+    save_audio(tmp_path / "data" / f"{YTID}_30_40.wav")
     data = load_table(tmp_path, make_row())
     (example,) = data.examples
     assert example.messages[0].content == (AudioSegment(path),)
@@ -68,14 +68,14 @@ def test_a_recording_of_the_span_is_used_whole(name: str, tmp_path: Path) -> Non
 
 
 def test_of_a_whole_video_the_span_is_used(tmp_path: Path) -> None:
-    path = save(tmp_path / f"data/{YTID}.wav", noise(6.0))
+    path = save_audio(tmp_path / f"data/{YTID}.wav", make_noise(6.0))
     (example,) = load_table(tmp_path, make_row(), prompt="Describe it.").examples
     assert example.messages[0].content == (AudioSegment(path, 3.0, 5.0), "Describe it.")
 
 
 def test_rows_without_a_recording_are_counted(tmp_path: Path) -> None:
-    save(tmp_path / f"data/{YTID}.wav")
-    save(tmp_path / f"data/{OTHER_YTID}_1_2.wav")  # of another span
+    save_audio(tmp_path / f"data/{YTID}.wav")
+    save_audio(tmp_path / f"data/{OTHER_YTID}_1_2.wav")  # of another span
     (tmp_path / f"data/{MISSING_YTID}.txt").write_text("words")
     data = load_table(tmp_path, make_row(OTHER_YTID), make_row(), make_row(MISSING_YTID))
     assert get_locations(data) == ["data/caps.csv:3"]
@@ -89,7 +89,7 @@ def test_rows_without_a_recording_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_caption_may_take_several_lines_with_any_line_ends(tmp_path: Path) -> None:
-    save(tmp_path / f"data/{YTID}.wav")
+    save_audio(tmp_path / f"data/{YTID}.wav")
     rows = [MUSICCAPS_HEADER, make_row(caption='A ""loud""\r\nbell, ünd so'), "", make_row()]
     (tmp_path / "data/caps.csv").write_bytes(("\ufeff" + "\r\n".join(rows)).encode())
     data = load_source(tmp_path, SOURCE)
@@ -115,7 +115,7 @@ def test_a_caption_may_take_several_lines_with_any_line_ends(tmp_path: Path) -> 
 def test_a_broken_row_is_an_issue_with_its_line(
     row: str, code: str, words: str, tmp_path: Path
 ) -> None:
-    save(tmp_path / f"data/{YTID}.wav")
+    save_audio(tmp_path / f"data/{YTID}.wav")
     data = load_table(tmp_path, make_row(), row, make_row())
     assert get_locations(data) == ["data/caps.csv:2", "data/caps.csv:4"]
     assert get_issues(data) == [("data/caps.csv:3", code)]
@@ -123,7 +123,7 @@ def test_a_broken_row_is_an_issue_with_its_line(
 
 
 def test_a_quote_that_is_never_closed_is_an_issue_with_its_line(tmp_path: Path) -> None:
-    save(tmp_path / f"data/{YTID}.wav")
+    save_audio(tmp_path / f"data/{YTID}.wav")
     data = load_table(tmp_path, make_row(), f'{YTID},3,5,"never ending', make_row())
     assert len(data.examples) == 1
     assert get_issues(data) == [("data/caps.csv:3", "data.not_csv")]
@@ -145,7 +145,7 @@ def test_a_table_with_other_columns_is_no_musiccaps(header: str, code: str, tmp_
 def test_rows_of_the_other_split_are_counted(
     split: str | None, line: int, benchmark: str | None, tmp_path: Path
 ) -> None:
-    path = save(tmp_path / f"data/{YTID}.wav")
+    path = save_audio(tmp_path / f"data/{YTID}.wav")
     header = MUSICCAPS_HEADER + ",is_audioset_eval"
     fields = {"split": split} if split else {}
     data = load_table(
@@ -162,16 +162,16 @@ def test_rows_of_the_other_split_are_counted(
 
 
 def test_the_test_split_of_musiccaps_can_be_allowed(tmp_path: Path) -> None:
-    save(tmp_path / f"data/{YTID}.wav")
+    save_audio(tmp_path / f"data/{YTID}.wav")
     load_table(tmp_path, f"{make_row()},True", header=MUSICCAPS_HEADER + ",is_audioset_eval")
     head = "training:\n  allow_test_split: true\n  sources: [{path: data/caps.csv, split: test}]\n"
-    data = load_examples(document(tmp_path, head=head))
+    data = load_examples(create_document(tmp_path, head=head))
     assert len(data.examples) == 1 and data.issues == ()
 
 
 def test_audiocaps_has_spans_of_ten_seconds(tmp_path: Path) -> None:
-    path = save(tmp_path / f"data/{YTID}.wav", noise(14.0))
-    span_path = save(tmp_path / f"data/{OTHER_YTID}_30_40.wav")
+    path = save_audio(tmp_path / f"data/{YTID}.wav", make_noise(14.0))
+    span_path = save_audio(tmp_path / f"data/{OTHER_YTID}_30_40.wav")
     rows = [
         f"1,{YTID},2,A dog.",
         f"2,{OTHER_YTID},30,A cat.",
@@ -196,7 +196,7 @@ def test_audiocaps_has_spans_of_ten_seconds(tmp_path: Path) -> None:
 
 
 def test_clotho_has_five_captions_a_recording(tmp_path: Path) -> None:
-    path = save(tmp_path / "data/development/A bell (1).wav")
+    path = save_audio(tmp_path / "data/development/A bell (1).wav")
     rows = ["A bell (1).wav,One.,Two.,Three.,Four.,Five.", "no.wav,a,b,c,d,e", "x.wav,,,,,"]
     data = load_table(
         tmp_path, *rows, header=CLOTHO_HEADER, prompt="What is heard?", task="transcribe"
@@ -233,7 +233,7 @@ def test_a_damaged_recording_is_still_an_example(tmp_path: Path) -> None:
 
 
 def test_under_strict_a_link_out_of_the_folder_is_an_error(tmp_path: Path) -> None:
-    far = save(tmp_path.parent / f"{tmp_path.name}-far/{YTID}.wav")
+    far = save_audio(tmp_path.parent / f"{tmp_path.name}-far/{YTID}.wav")
     (tmp_path / "data").mkdir()
     (tmp_path / f"data/{YTID}.wav").symlink_to(far)
     data = load_table(tmp_path, make_row(), policy="strict")

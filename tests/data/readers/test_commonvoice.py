@@ -13,7 +13,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.recordings import save
+from tests.data.recordings import save_audio
 
 HEADER = "client_id\tpath\tsentence\tup_votes\tlocale"
 CORPUS = {"path": "cv/sv-SE"}
@@ -23,7 +23,7 @@ def write_corpus(
     folder: Path, *rows: str, split: str = "train", header: str = HEADER, end: str = "\n"
 ) -> Path:
     root = folder / "cv/sv-SE"
-    save(root / "clips/a.mp3")
+    save_audio(root / "clips/a.mp3")
     table = "".join(f"{row}{end}" for row in (header, *rows))
     (root / f"{split}.tsv").write_bytes(table.encode("utf-8", "surrogateescape"))
     return root

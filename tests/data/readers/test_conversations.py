@@ -9,7 +9,7 @@ import pytest
 from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment, Message
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.recordings import save
+from tests.data.recordings import save_audio
 
 SOURCE = {"path": "data/talk.json"}
 USER = {"from": "user", "value": "<audio>a.wav</audio> What is it?"}
@@ -36,7 +36,7 @@ def make_text_part(text: object) -> dict[str, object]:
 def load_list(folder: Path, content: object, **options: Any) -> LoadedData:
     """Load a list with this content, two recordings beside it; text is written as it is."""
     for name in ("a.wav", "b.wav"):
-        save(folder / "data" / name)
+        save_audio(folder / "data" / name)
     text = content if isinstance(content, str) else json.dumps(content, indent=1)
     (folder / "data/talk.json").write_text(text, encoding="utf-8")
     load_options = {key: options.pop(key) for key in ("policy", "system") if key in options}
@@ -133,7 +133,7 @@ def test_records_may_follow_each_other_with_any_line_ends(
     assert get_locations(data) == ["data/talk.json:1", "data/talk.json:2"]
 
 
-SPOKEN_BY_ASSISTANT = {"from": "assistant", "value": USER["value"]}
+ASSISTANT_AUDIO = {"from": "assistant", "value": USER["value"]}
 INLINE = {"type": "input_audio", "input_audio": {"data": "UklG"}}
 BROKEN = [
     (
@@ -175,7 +175,7 @@ BROKEN = [
         "data.no_assistant_reply",
         "the conversation does not end with words of the assistant",
     ),
-    (make_conversation(USER, SPOKEN_BY_ASSISTANT), "data.audio_outside_user", "message 2"),
+    (make_conversation(USER, ASSISTANT_AUDIO), "data.audio_outside_user", "message 2"),
     (make_conversation(USER, {"from": "bot", "value": "Hm."}), "data.bad_role", "message 2"),
     (make_conversation(USER, "Hm."), "data.bad_role", "message 2"),
     (make_conversation({"from": [[]], "value": "Hm."}), "data.bad_role", "message 1"),

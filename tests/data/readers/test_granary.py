@@ -8,7 +8,7 @@ import pytest
 from dlm.data.load import LoadedData
 from tests.data.readers.list_fixtures import format_json_lines, write_list
 from tests.data.readers.source_loading import get_issues, get_locations, load_source
-from tests.data.recordings import save
+from tests.data.recordings import save_audio
 
 SOURCE = {"path": "data/fr_asr.jsonl", "audio": "sounds"}
 GOOD = {"utt_id": "a", "text": "Good.", "duration": 1.0, "source_lang": "fr", "target_lang": "fr"}
@@ -17,7 +17,7 @@ GOOD = {"utt_id": "a", "text": "Good.", "duration": 1.0, "source_lang": "fr", "t
 def load_granary(folder: Path, *records: object, **source: Any) -> LoadedData:
     """Load these records, with two recordings somewhere below a folder."""
     for name in ("sounds/fr/a.wav", "sounds/fr/2019/b.x.wav"):
-        save(folder / name)
+        save_audio(folder / name)
     lines = [
         record if isinstance(record, str) else format_json_lines([record]) for record in records
     ]
@@ -46,7 +46,7 @@ def test_a_record_is_joined_with_its_recording(
 
 
 def test_an_id_may_be_a_number_and_a_translation_is_an_answer(tmp_path: Path) -> None:
-    save(tmp_path / "sounds/12.wav")
+    save_audio(tmp_path / "sounds/12.wav")
     record = {"id": 12, "text": "Bon.", "answer": "Good.", "lang": "fr", "target_lang": "en"}
     (example,) = load_granary(tmp_path, record | {"offset": 0.5, "duration": 0.25}).examples
     assert (example.target, example.task, example.language) == ("Good.", "answer", "fr")
@@ -80,7 +80,7 @@ def test_a_broken_record_is_an_issue_with_its_line(
     record: object, code: str, words: str, tmp_path: Path
 ) -> None:
     for name in ("one/c.wav", "two/c.flac"):
-        save(tmp_path / "sounds" / name)
+        save_audio(tmp_path / "sounds" / name)
     data = load_granary(tmp_path, GOOD, record)
     assert len(data.examples) == 1
     assert get_issues(data) == [("data/fr_asr.jsonl:2", code)]
@@ -88,7 +88,7 @@ def test_a_broken_record_is_an_issue_with_its_line(
 
 
 def test_under_strict_a_link_out_of_the_folder_is_an_error(tmp_path: Path) -> None:
-    far = save(tmp_path.parent / f"{tmp_path.name}-far/z.wav")
+    far = save_audio(tmp_path.parent / f"{tmp_path.name}-far/z.wav")
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds/z.wav").symlink_to(far)
     load_granary(tmp_path, GOOD | {"utt_id": "z"})

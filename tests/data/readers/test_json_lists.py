@@ -9,7 +9,7 @@ import pytest
 from dlm.data.load import LoadedData, load_examples
 from dlm.data.types import AudioSegment
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.recordings import document, save
+from tests.data.recordings import create_document, save_audio
 
 SOURCE = {"path": "data/list.jsonl"}
 COLUMNS = {"audio": "rec", "text": "said", "start": "from", "end": "to", "prompt": "ask"}
@@ -34,7 +34,7 @@ def load_list(
 
 
 def test_a_record_is_an_example(tmp_path: Path) -> None:
-    path = save(tmp_path / "data/a.wav")
+    path = save_audio(tmp_path / "data/a.wav")
     plain = {"audio_path": "a.wav", "text": " Hello\u2028thère. ", "id": 7}
     span = {"audio": "a.wav", "start": 0.25, "end": 1, "prompt": "What?", "language": "fr"}
     data = load_list(tmp_path, plain, "", span | {"text": "So."})
@@ -48,7 +48,7 @@ def test_a_record_is_an_example(tmp_path: Path) -> None:
 
 
 def test_the_source_says_what_a_record_leaves_open(tmp_path: Path) -> None:
-    save(tmp_path / "data/a.wav")
+    save_audio(tmp_path / "data/a.wav")
     records = [
         {"audio": "a.wav", "text": "Ja."},
         {"audio": "a.wav", "text": "No.", "language": "en"},
@@ -60,14 +60,14 @@ def test_the_source_says_what_a_record_leaves_open(tmp_path: Path) -> None:
 
 
 def test_columns_have_many_names(tmp_path: Path) -> None:
-    save(tmp_path / "data/a.wav")
+    save_audio(tmp_path / "data/a.wav")
     record = {"file_name": "a.wav", "sentence": "Ja.", "locale": "pt-BR", "speaker_id": 7}
     (example,) = load_list(tmp_path, record | {"text": None}).examples
     assert (example.target, example.language, example.speaker) == ("Ja.", "pt", "7")
 
 
 def test_a_source_names_the_columns(tmp_path: Path) -> None:
-    path = save(tmp_path / "data/a.wav")
+    path = save_audio(tmp_path / "data/a.wav")
     record = {"rec": "a.wav", "said": "So.", "from": 0.25, "to": 0.5, "ask": "?", "text": "no"}
     (example,) = load_list(tmp_path, record, columns=COLUMNS).examples
     assert example.messages[0].content == (AudioSegment(path, 0.25, 0.5), "?")
@@ -77,7 +77,7 @@ def test_a_source_names_the_columns(tmp_path: Path) -> None:
 
 
 def test_recordings_may_be_in_another_folder(tmp_path: Path) -> None:
-    path = save(tmp_path / "far/a.wav")
+    path = save_audio(tmp_path / "far/a.wav")
     (example,) = load_list(tmp_path, {"audio": "a.wav", "text": "x"}, audio="far").examples
     assert example.audio_segments[0].path == path
 
@@ -97,7 +97,7 @@ def test_an_id_that_comes_twice_is_an_issue(tmp_path: Path) -> None:
 
 
 def test_records_are_counted_like_the_files_of_a_folder(tmp_path: Path) -> None:
-    num_bytes = save(tmp_path / "data/a.wav").stat().st_size
+    num_bytes = save_audio(tmp_path / "data/a.wav").stat().st_size
     names = ("a.wav", "a.wav", "b.flac", "a.wav")
     records = [{"audio": name, "text": "x"} for name in names]
     (report,) = load_list(tmp_path, *records, include=["*.wav"], max_files=2).sources
@@ -132,7 +132,7 @@ BROKEN = [
 def test_a_broken_record_is_an_issue_with_its_line(
     line: str, code: str, words: str, tmp_path: Path
 ) -> None:
-    save(tmp_path / "data/a.wav")
+    save_audio(tmp_path / "data/a.wav")
     data = load_list(tmp_path, {"audio": "a.wav", "text": "good"}, line)
     assert len(data.examples) == 1
     assert get_issues(data) == [("data/list.jsonl:2", code)]
@@ -151,7 +151,7 @@ def test_a_list_that_is_empty_or_not_text_is_an_issue(tmp_path: Path) -> None:
     "sources", ["sources: no.jsonl", "sources:\n    - no.jsonl", "sources:\n    - path: no.jsonl"]
 )
 def test_a_missing_source_is_an_issue_with_its_line(sources: str, tmp_path: Path) -> None:
-    data = load_examples(document(tmp_path, head=f"training:\n  {sources}\n"))
+    data = load_examples(create_document(tmp_path, head=f"training:\n  {sources}\n"))
     line = 6 + sources.count("\n")
     assert get_issues(data) == [(f"my.dlm:{line}", "source.not_found")]
     assert data.issues[0].what == "source not found: no.jsonl"
@@ -167,7 +167,7 @@ def test_under_strict_a_recording_outside_the_folder_is_an_error(path: str, tmp_
 
 
 def test_records_of_an_array_keep_their_lines(tmp_path: Path) -> None:
-    save(tmp_path / "data/a.wav")
+    save_audio(tmp_path / "data/a.wav")
     records = [{"audio": "a.wav", "text": str(number)} for number in range(3)]
     (tmp_path / "data/list.json").write_text(json.dumps(records, indent=1))
     data = load_source(tmp_path, {"path": "data/list.json"})

@@ -12,7 +12,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.recordings import save
+from tests.data.recordings import save_audio
 
 CORPUS = {"path": "corpus"}
 
@@ -20,7 +20,7 @@ CORPUS = {"path": "corpus"}
 def write_corpus(folder: Path, **files: str | bytes) -> Path:
     """Write a folder with these files; wav.scp is `wav`."""
     root = folder / "corpus"
-    save(root / "wav/a.wav")
+    save_audio(root / "wav/a.wav")
     for name, text in {"wav": "a wav/a.wav\n", **files}.items():
         path = root / ("wav.scp" if name == "wav" else name)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())

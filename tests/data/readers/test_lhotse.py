@@ -9,7 +9,7 @@ from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment
 from tests.data.readers.list_fixtures import format_json_lines, write_list
 from tests.data.readers.source_loading import get_issues, get_locations, get_texts, load_source
-from tests.data.recordings import noise, save
+from tests.data.recordings import make_noise, save_audio
 
 FILE: dict[str, Any] = {"type": "file", "channels": [0], "source": "a.wav"}
 COMMAND = FILE | {"type": "command", "source": "touch ran"}
@@ -39,7 +39,7 @@ def make_cut_of(**recording: object) -> dict[str, Any]:
 
 def load_cuts(folder: Path, *cuts: object) -> LoadedData:
     """Load these cuts, with a recording beside them."""
-    save(folder / "data/a.wav", noise(4.0))
+    save_audio(folder / "data/a.wav", make_noise(4.0))
     write_list(folder / "data/cuts.jsonl", format_json_lines(cuts))
     return load_source(folder, {"path": "data/cuts.jsonl"})
 
@@ -120,7 +120,7 @@ def test_a_cut_of_features_alone_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_two_manifests_is_joined_by_recording(tmp_path: Path) -> None:
-    save(tmp_path / "data/a.wav", noise(4.0))
+    save_audio(tmp_path / "data/a.wav", make_noise(4.0))
     recordings = [RECORDING, {"id": "b", "sources": [COMMAND]}, RECORDING, {"sources": [FILE]}]
     supervisions = [
         SUPERVISION,
@@ -147,7 +147,7 @@ def test_a_folder_of_two_manifests_is_joined_by_recording(tmp_path: Path) -> Non
 
 
 def test_a_split_names_one_of_several_pairs(tmp_path: Path) -> None:
-    save(tmp_path / "data/a.wav", noise(4.0))
+    save_audio(tmp_path / "data/a.wav", make_noise(4.0))
     for suffix in ("_train", "_dev"):
         write_manifests(
             tmp_path, [RECORDING], [SUPERVISION | {"text": f"{suffix}."}], suffix=suffix

@@ -14,7 +14,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.recordings import noise, save
+from tests.data.recordings import make_noise, save_audio
 
 CORPUS = {"path": "LibriSpeech"}
 TRANSCRIPT = "LibriSpeech/train-clean-100/84/121/84-121.trans.txt"
@@ -26,7 +26,7 @@ def write_chapter(
     """Write a chapter of one recording."""
     chapter = folder / "LibriSpeech" / where
     name = "-".join(where.split("/")[-2:])
-    save(chapter / f"{name}-0000.flac", noise(0.3))
+    save_audio(chapter / f"{name}-0000.flac", make_noise(0.3))
     text = text or f"{name}-0000 GO ON\n"
     data = text if isinstance(text, bytes) else text.encode()
     (chapter / f"{name}.trans.txt").write_bytes(data)
@@ -91,7 +91,7 @@ def test_test_subsets_name_their_benchmark(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_transcripts_is_no_librispeech(tmp_path: Path) -> None:
-    save(tmp_path / "train-mine/a/b/c.wav")
+    save_audio(tmp_path / "train-mine/a/b/c.wav")
     assert not is_librispeech(tmp_path)
     assert not is_librispeech(tmp_path / "train-mine")
 
@@ -115,7 +115,7 @@ def test_a_broken_line_is_an_issue_with_its_number(
 def test_lines_and_recordings_without_a_partner_are_counted(tmp_path: Path) -> None:
     text = b"\xef\xbb\xbf84-121-0001 GO\r\n84-121-0002 ON\r\n"
     chapter = write_chapter(tmp_path, text=text)
-    save(chapter / "84-121-0002.wav")
+    save_audio(chapter / "84-121-0002.wav")
     (report,) = load_source(tmp_path, CORPUS).sources
     assert (report.audio_count, report.skipped_audio_no_transcript) == (1, 1)
     assert report.skipped_rows_no_audio == 1

@@ -20,7 +20,7 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.recordings import RATE, document, noise, save
+from tests.data.recordings import RATE, create_document, make_noise, save_audio
 
 GOOD = {"audio_filepath": "a.wav", "text": "Good.", "duration": 1.0}
 TARRED = {"path": "data/manifest.jsonl"}
@@ -28,7 +28,7 @@ TARRED = {"path": "data/manifest.jsonl"}
 
 def load_manifest(folder: Path, *records: object, **source: Any) -> LoadedData:
     """Load a manifest of these records; text is written as it is."""
-    save(folder / "data/a.wav")
+    save_audio(folder / "data/a.wav")
     lines = [
         record if isinstance(record, str) else format_json_lines([record]) for record in records
     ]
@@ -43,7 +43,8 @@ def write_tars(
     tars = []
     for number in range(3):
         files = [
-            save(folder / f"loose/{stem}{number}.wav", noise(seed=number)) for stem in ("a", "b.c")
+            save_audio(folder / f"loose/{stem}{number}.wav", make_noise(seed=number))
+            for stem in ("a", "b.c")
         ]
         tars.append(write_tar(folder / "data" / name.format(number), files))
     write_list(folder / "data/manifest.jsonl", format_json_lines(records))
@@ -55,7 +56,7 @@ def make_record(name: str, shard_id: object) -> dict[str, Any]:
 
 
 def list_shards(folder: Path) -> list[SourceShard]:
-    context = SourceContext.from_source(document(folder), SourceConfig(**TARRED))
+    context = SourceContext.from_source(create_document(folder), SourceConfig(**TARRED))
     return find_reader(context).list_shards(context)
 
 
@@ -96,7 +97,7 @@ def test_a_translation_is_an_answer(
 
 
 def test_a_source_names_the_column_and_the_folder(tmp_path: Path) -> None:
-    path = save(tmp_path / "far/b.wav")
+    path = save_audio(tmp_path / "far/b.wav")
     record = GOOD | {"audio_filepath": "b.wav", "answer": "no", "pnc_text": "Yes."}
     data = load_manifest(tmp_path, record, audio="far", columns={"text": "pnc_text"}, task="answer")
     (example,) = data.examples

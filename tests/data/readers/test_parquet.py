@@ -21,14 +21,16 @@ from tests.data.readers.source_loading import (
     get_texts,
     load_source,
 )
-from tests.data.recordings import RATE, noise, save
+from tests.data.recordings import RATE, make_noise, save_audio
 
 SOURCE = {"path": "rows.arrow"}
 
 
 def read_recording(folder: Path, seed: int = 0) -> bytes:
     """The bytes of a recording that is written away from the dataset."""
-    return save(folder / f"away/{seed}.wav", noise(0.2 + seed / 10, seed=seed)).read_bytes()
+    return save_audio(
+        folder / f"away/{seed}.wav", make_noise(0.2 + seed / 10, seed=seed)
+    ).read_bytes()
 
 
 def write_arrow(folder: Path, rows: list[dict[str, Any]] | pyarrow.Table) -> Path:
@@ -93,7 +95,7 @@ def test_a_recording_is_named_by_its_row_and_its_path(tmp_path: Path) -> None:
 
 
 def test_a_row_may_name_a_file_beside_the_dataset(tmp_path: Path) -> None:
-    path = save(tmp_path / "clips/a.wav")
+    path = save_audio(tmp_path / "clips/a.wav")
     rows = [
         {"audio": {"bytes": None, "path": "clips/a.wav"}, "text": "Hi."},
         {"audio": {"bytes": None, "path": None}, "text": "Hi."},
@@ -142,7 +144,7 @@ def test_a_parquet_is_converted_once_into_the_cache(tmp_path: Path) -> None:
 
 
 def test_under_strict_a_recording_outside_the_folder_is_an_error(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.wav")
+    path = save_audio(tmp_path / "a.wav")
     (tmp_path / "here").mkdir()
     write_arrow(tmp_path / "here", [{"audio": str(path), "text": "Hi."}])
     data = load_source(tmp_path / "here", SOURCE, policy="strict")
@@ -232,7 +234,7 @@ def test_a_damaged_parquet_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_a_table_or_of_cache_files_is_no_dataset(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     (tmp_path / "corpus/metadata.parquet").write_bytes(b"")
     (tmp_path / "corpus/cache-0123.arrow").write_bytes(b"")
     assert not is_parquet(tmp_path / "corpus")

@@ -15,7 +15,7 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.recordings import noise, save
+from tests.data.recordings import make_noise, save_audio
 
 SRT = """1
 00:00:00,500 --> 00:00:01,000
@@ -85,7 +85,7 @@ def test_any_text_gives_cues_or_errors(text: str) -> None:
 
 
 def test_a_cue_is_an_example(tmp_path: Path) -> None:
-    path = save(tmp_path / "corpus/a.wav", noise(3.0))
+    path = save_audio(tmp_path / "corpus/a.wav", make_noise(3.0))
     path.with_suffix(".srt").write_bytes(b"\xef\xbb\xbf" + SRT.replace("\n", "\r\n").encode())
     path.with_suffix(".txt").write_text("All of it.")
     data = load_source(tmp_path, {**FOLDER, "language": "en"})
@@ -103,7 +103,7 @@ def test_a_cue_is_an_example(tmp_path: Path) -> None:
 
 
 def test_voices_are_speakers_and_the_source_may_be_one_recording(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     (tmp_path / "corpus/a.vtt").write_text(VTT)
     data = load_source(tmp_path, {"path": "corpus/a.wav"})
     assert get_locations(data) == ["corpus/a.vtt:11", "corpus/a.vtt:14"]
@@ -112,7 +112,7 @@ def test_voices_are_speakers_and_the_source_may_be_one_recording(tmp_path: Path)
 
 def test_without_cues_the_text_file_is_read(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save(tmp_path / f"corpus/{name}.wav")
+        save_audio(tmp_path / f"corpus/{name}.wav")
         (tmp_path / f"corpus/{name}.srt").write_text("\n")
     (tmp_path / "corpus/a.txt").write_text("All of it.")
     data = load_source(tmp_path, FOLDER)
@@ -121,7 +121,7 @@ def test_without_cues_the_text_file_is_read(tmp_path: Path) -> None:
 
 
 def test_empty_and_overlapping_cues_are_warnings(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav", noise(3.0))
+    save_audio(tmp_path / "corpus/a.wav", make_noise(3.0))
     text = "00:00,000 --> 00:01,500\nHi.\n\n00:01,000 --> 00:02,000\n<i></i>\n\n"
     text += "00:01,000 --> 00:02,000\nYou.\n\n00:01,950 --> 00:02,500\nMe.\n"
     (tmp_path / "corpus/a.srt").write_text(text)
@@ -137,7 +137,7 @@ def test_empty_and_overlapping_cues_are_warnings(tmp_path: Path) -> None:
 
 def test_subtitles_that_cannot_be_read_are_issues(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save(tmp_path / f"corpus/{name}.wav")
+        save_audio(tmp_path / f"corpus/{name}.wav")
     (tmp_path / "corpus/a.srt").write_bytes("00:00,000 --> 00:01,000\ndéjà\n".encode("latin1"))
     os.mkfifo(tmp_path / "corpus/b.vtt")
     data = load_source(tmp_path, FOLDER)
@@ -149,7 +149,7 @@ def test_subtitles_that_cannot_be_read_are_issues(tmp_path: Path) -> None:
 
 
 def test_after_a_broken_cue_the_next_is_read(tmp_path: Path) -> None:
-    save(tmp_path / "corpus/a.wav")
+    save_audio(tmp_path / "corpus/a.wav")
     (tmp_path / "corpus/a.srt").write_text("x --> y\nHi.\n\n00:00,000 --> 00:00,500\nYou.\n")
     data = load_source(tmp_path, FOLDER)
     assert get_locations(data) == ["corpus/a.srt:4"]

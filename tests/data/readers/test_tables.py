@@ -8,13 +8,13 @@ import pytest
 from dlm.data.load import LoadedData
 from dlm.data.types import AudioSegment
 from tests.data.readers.source_loading import get_issues, get_locations, load_source
-from tests.data.recordings import save
+from tests.data.recordings import save_audio
 
 
 def load_table(folder: Path, text: str, *, name: str = "table.csv", **source: Any) -> LoadedData:
     """Load a table of this text, with two recordings beside it."""
     for stem in "ab":
-        save(folder / f"data/{stem}.wav")
+        save_audio(folder / f"data/{stem}.wav")
     (folder / "data" / name).write_text(text, encoding="utf-8", newline="")
     return load_source(folder, {"path": f"data/{name}", **source})
 

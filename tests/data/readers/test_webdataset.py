@@ -23,13 +23,13 @@ from tests.data.readers.source_loading import (
     get_locations,
     load_source,
 )
-from tests.data.recordings import RATE, save
+from tests.data.recordings import RATE, save_audio
 
 SOURCE = {"path": "x.tar"}
 
 
 def read_recording(folder: Path) -> bytes:
-    return save(folder / "away/a.wav").read_bytes()
+    return save_audio(folder / "away/a.wav").read_bytes()
 
 
 def get_error(path: Path) -> DataError:
@@ -170,7 +170,7 @@ def test_braces_of_a_pattern_are_expanded(tmp_path: Path) -> None:
 
 def test_a_sample_may_have_a_speaker_and_a_language(tmp_path: Path) -> None:
     add_member = make_tar_writer(tmp_path / "x.tar")
-    add_member("deep/a.flac", save(tmp_path / "a.flac").read_bytes())
+    add_member("deep/a.flac", save_audio(tmp_path / "a.flac").read_bytes())
     add_member("deep/a.json", b'{"sentence": "Oui.", "locale": "fr-FR", "speaker_id": 7, "x": [1]}')
     add_member("deep/b.wav", read_recording(tmp_path))
     add_member("deep/b.txt", b"\xef\xbb\xbfNon.\r\n")
@@ -216,7 +216,7 @@ def test_a_split_is_in_the_names_of_tars_and_folders(tmp_path: Path) -> None:
 
 def test_a_tar_among_recordings_is_not_read(tmp_path: Path) -> None:
     make_tar_writer(tmp_path / "corpus/old.tar")("a.wav")
-    save(tmp_path / "corpus/b.wav").with_suffix(".txt").write_text("Hi.")
+    save_audio(tmp_path / "corpus/b.wav").with_suffix(".txt").write_text("Hi.")
     assert get_locations(load_source(tmp_path, {"path": "corpus"})) == ["corpus/b.wav"]
 
 
