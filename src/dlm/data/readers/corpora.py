@@ -25,7 +25,7 @@ have been written over the years: in quotes or not, with "" for a quote or not.
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -277,8 +277,19 @@ def list_kaldi_shards(context: SourceContext) -> list[SourceShard]:
 def _read_kaldi_dir(context: SourceContext) -> Iterator[ReaderItem]:
     recordings: dict[str, str | None] = {}
     spans: dict[str, KaldiSpan] = {}
-    yield from _read_wav_scp(context, recordings)
-    yield from _read_segments(context, spans)
+
+    def add_recording(recording_id: str, path: str) -> None:
+        _require_new_id(recording_id, recordings)
+        recordings[recording_id] = None  # of one that is not read
+        _require_kaldi_path(recording_id, path)
+        recordings[recording_id] = path
+
+    def add_span(utterance_id: str, text: str) -> None:
+        _require_new_id(utterance_id, spans)
+        spans[utterance_id] = _parse_kaldi_span(text)
+
+    yield from _read_kaldi_table(context, KALDI_WAV_SCP_FILE, add_recording)
+    yield from _read_kaldi_table(context, KALDI_SEGMENTS_FILE, add_span)
     if not (context.root / KALDI_SEGMENTS_FILE).exists():
         spans = {recording_id: (recording_id, None, None) for recording_id in recordings}
     speakers, languages = (_read_utterance_map(context, name) for name in ("utt2spk", "utt2lang"))
@@ -308,18 +319,17 @@ def _read_kaldi_dir(context: SourceContext) -> Iterator[ReaderItem]:
     yield from (SkippedItem(utterance_id, "data.no_transcript") for utterance_id in spans)
 
 
-def _read_wav_scp(context: SourceContext, recordings: dict[str, str | None]) -> Iterator[Issue]:
-    """Fill in the path of each recording; None for one that is not read."""
-    for line in _read_kaldi_lines(context, KALDI_WAV_SCP_FILE):
+def _read_kaldi_table(
+    context: SourceContext, file_name: str, add_fn: Callable[[str, str], None]
+) -> Iterator[Issue]:
+    """Give the function the id and the value of each line; the lines that it refuses are issues."""
+    for line in _read_kaldi_lines(context, file_name):
         if isinstance(line, Issue):
             yield line
             continue
-        location, recording_id, path = line
+        location, record_id, value = line
         try:
-            _require_new_id(recording_id, recordings)
-            recordings[recording_id] = None
-            _require_kaldi_path(recording_id, path)
-            recordings[recording_id] = path
+            add_fn(record_id, value)
         except DataError as error:
             yield Issue.from_error(error, location)
 
@@ -341,20 +351,6 @@ def _require_kaldi_path(recording_id: str, path: str) -> None:
     if not path:
         hint = "write its path behind it"
         raise DataError(f"{recording_id} has no file", hint=hint, code="data.no_audio_path")
-
-
-def _read_segments(context: SourceContext, spans: dict[str, KaldiSpan]) -> Iterator[Issue]:
-    """Fill in the span of each utterance."""
-    for line in _read_kaldi_lines(context, KALDI_SEGMENTS_FILE):
-        if isinstance(line, Issue):
-            yield line
-            continue
-        location, utterance_id, text = line
-        try:
-            _require_new_id(utterance_id, spans)
-            spans[utterance_id] = _parse_kaldi_span(text)
-        except DataError as error:
-            yield Issue.from_error(error, location)
 
 
 def _require_new_id(record_id: str, known_ids: Collection[str]) -> None:
