@@ -16,6 +16,7 @@ from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
     AudioFlamingo3Processor,
+    GenerationConfig,
     GlmAsrConfig,
     GlmAsrForConditionalGeneration,
     GlmAsrProcessor,
@@ -32,7 +33,11 @@ from transformers import (
     Qwen3ASRProcessor,
     Qwen3OmniMoeThinkerConfig,
     Qwen3OmniMoeThinkerForConditionalGeneration,
+    WhisperConfig,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
 )
 
 from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec, ParameterCounts, TransformerShape
@@ -41,6 +46,13 @@ from tests.tiny_voxtral import write_tiny_voxtral
 
 Inputs = dict[str, torch.Tensor]
 VOXTRAL_WINDOW_SECONDS = 2  # the released ones hear 30 at once
+WHISPER_WINDOW_SECONDS = 2
+WHISPER_LANGUAGES = ("<|en|>", "<|fr|>", "<|zh|>")
+WHISPER_TOKENS = (
+    *("<|startoftranscript|>", *WHISPER_LANGUAGES, "<|translate|>", "<|transcribe|>"),
+    *("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"),
+    *(f"<|{0.02 * step:.2f}|>" for step in range(50 * WHISPER_WINDOW_SECONDS + 1)),
+)
 
 ENCODER = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
 LANGUAGE_MODEL = {
@@ -101,7 +113,7 @@ def write_pretrained_twin(key: str, folder: Path) -> Path:
     if family == "voxtral":
         return write_tiny_voxtral(folder, window_seconds=VOXTRAL_WINDOW_SECONDS)
     torch.manual_seed(0)
-    twin = TWIN_BUILDERS[family]()
+    twin = _build_whisper(()) if key.endswith(".en") else TWIN_BUILDERS[family]()
     with torch.no_grad():
         for parameter in twin.model.parameters():  # so large that a wrong token shows in the logits
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -130,7 +142,7 @@ def make_twin_spec(key: str, folder: Path, **audio_spec: int) -> ModelSpec:
 
 def extract_reference_inputs(spec: ModelSpec, waveforms: list[np.ndarray]) -> Inputs:
     """Extract with the class's own extractor what its own forward takes."""
-    if spec.family == "voxtral":
+    if spec.family in ("voxtral", "whisper"):
         return _extract_whole_windows(spec, waveforms)
     mask_name, extractor = MASK_NAMES_AND_EXTRACTORS[spec.family]
     if extractor is not None:
@@ -283,6 +295,45 @@ def _build_qwen3_omni() -> PretrainedTwin:
     )
 
 
+def _build_whisper(languages: tuple[str, ...] = WHISPER_LANGUAGES) -> PretrainedTwin:
+    """Multilingual with three languages, or English-only without any."""
+    tokens = [
+        token for token in WHISPER_TOKENS if token not in WHISPER_LANGUAGES or token in languages
+    ]
+    tokenizer = WhisperTokenizer(
+        tokenizer_object=make_tiny_tokenizer(tuple(tokens)).backend_tokenizer,
+        **dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "<|endoftext|>"),
+    )
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=WHISPER_WINDOW_SECONDS)
+    to_id, end_id = tokenizer.convert_tokens_to_ids, tokenizer.eos_token_id
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=80,
+        max_source_positions=50 * WHISPER_WINDOW_SECONDS,
+        max_target_positions=64,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=64,
+        decoder_start_token_id=to_id("<|startoftranscript|>"),
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id),
+        **ENCODER,
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        begin_suppress_tokens=[to_id("\u0120"), end_id],  # a space, and the end
+        suppress_tokens=[to_id("("), *map(to_id, tokens[: tokens.index("<|notimestamps|>")])],
+        no_timestamps_token_id=to_id("<|notimestamps|>"),
+        is_multilingual=bool(languages),
+        decoder_start_token_id=config.decoder_start_token_id,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_id),
+    )
+    if languages:
+        tasks = ("transcribe", "translate")
+        model.generation_config.lang_to_id = {token: to_id(token) for token in languages}
+        model.generation_config.task_to_id = {name: to_id(f"<|{name}|>") for name in tasks}
+    return PretrainedTwin(model, tokenizer, WhisperProcessor(extractor, tokenizer))
+
+
 def _make_omni_tokenizer(
     template: str, bos_token: str, audio_token: str, eos_token: str
 ) -> PreTrainedTokenizerFast:
@@ -304,7 +355,9 @@ def _make_omni_tokenizer(
 def _extract_whole_windows(spec: ModelSpec, waveforms: list[np.ndarray]) -> Inputs:
     """As VoxtralProcessor: each waveform padded to whole windows, its log-mel cut into them."""
     window = spec.audio_spec.window_samples
-    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=window // SAMPLE_RATE)
+    extractor = WhisperFeatureExtractor(
+        feature_size=spec.num_mel_bins, chunk_length=window // SAMPLE_RATE
+    )
     log_mels = [
         extractor(
             waveform,
@@ -353,6 +406,7 @@ TWIN_BUILDERS: dict[str, Callable[[], PretrainedTwin]] = {
     "qwen3_asr": _build_qwen3_asr,
     "qwen2_5_omni": _build_qwen25_omni,
     "qwen3_omni_moe": _build_qwen3_omni,
+    "whisper": _build_whisper,
 }
 
 # The name of the mask, and the extractor of the classes that do not pad to a window.

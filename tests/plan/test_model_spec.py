@@ -46,7 +46,7 @@ def test_every_spec_of_the_catalog_is_complete(key: str) -> None:
     assert spec.placeholder and spec.license
     is_composed = key in COMPOSED_MODEL_CONFIGS  # its components have revisions
     assert bool(spec.revision) != is_composed
-    assert bool(spec.default_prompt) == (spec.chat_format not in ("mistral", "asr"))
+    assert bool(spec.default_prompt) == (spec.chat_format not in ("mistral", "asr", "whisper"))
     numbers = (spec.sizes.num_parameters, spec.megabytes, spec.context_length, spec.default_epochs)
     assert min(numbers) > 0
 

@@ -235,12 +235,12 @@ class ChatEncoder:
     def _reject_special_tokens(self, text: str, location: str) -> None:
         for token in self._tokenizer.all_special_tokens:
             if token in text:
-                raise DataError(
-                    f"the text holds the special token {token}",
-                    where=location,
-                    hint="write it differently",
-                    code="data.special_token",
-                )
+                raise self._make_special_token_error(token, location)
+
+    @staticmethod
+    def _make_special_token_error(token: str, location: str) -> DataError:
+        what, hint = f"the text holds the special token {token}", "write it differently"
+        return DataError(what, where=location, hint=hint, code="data.special_token")
 
     def _apply_template(self, messages: list[dict[str, Any]], *, add_prompt: bool) -> str:
         if self._spec.chat_format == "plain":

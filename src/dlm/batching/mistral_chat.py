@@ -19,6 +19,7 @@ import soundfile
 from transformers import PreTrainedTokenizerBase
 
 from dlm.batching.chat_template import ChatEncoder, ContentPartsChatEncoder, Qwen3AsrChatEncoder
+from dlm.batching.whisper_chat import WhisperChatEncoder
 from dlm.data.types import LANGUAGE_CODE_HINT, Example, Message
 from dlm.errors import DataError, ModelError
 from dlm.plan.model_spec import ModelSpec
@@ -35,6 +36,7 @@ def build_chat_encoder(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> C
         "mistral": MistralChatEncoder,
         "parts": ContentPartsChatEncoder,
         "asr": Qwen3AsrChatEncoder,
+        "whisper": WhisperChatEncoder,
     }
     return encoders.get(spec.chat_format, ChatEncoder)(tokenizer, spec)
 

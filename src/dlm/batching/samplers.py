@@ -283,10 +283,15 @@ def encode_trainable_example(
             code="data.no_labels",
         )
     if length > batch_plan.max_tokens:
+        context_length = batch_plan.spec.context_length
+        limit, hint = f"training.sequence_len is {batch_plan.max_tokens}", TOO_LONG_HINT
+        if batch_plan.max_tokens == context_length:
+            limit = f"the context of {batch_plan.spec.key} is {context_length}"
+            hint = "cut the clip and its text with start= and end="
         raise DataError(
-            f"{length} tokens, and training.sequence_len is {batch_plan.max_tokens}",
+            f"{length} tokens, and {limit}",
             where=encoded.location,
-            hint=TOO_LONG_HINT,
+            hint=hint,
             code="data.too_long",
         )
     return encoded, length

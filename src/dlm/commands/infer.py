@@ -148,7 +148,8 @@ def prompt(
         question, audio_paths, target.spec, target.document.config.system_prompt
     )
     generation_config = GenerationConfig(max_tokens, temperature, top_p, top_k, seed)
-    yield from stream_answer(target.load_engine(), messages, generation_config)
+    language = target.training_config.audio.language
+    yield from stream_answer(target.load_engine(), messages, generation_config, language)
 
 
 def transcribe(
@@ -168,7 +169,8 @@ def transcribe(
     language: Annotated[
         str | None,
         ParamInfo(
-            "Language spoken in them, such as fr, for a base that takes one; detected by default."
+            "Language spoken in them, such as fr, for a base that takes one; by default"
+            " training.audio.language, or detected."
         ),
     ] = None,
     segment: Annotated[
@@ -209,6 +211,7 @@ def transcribe(
 
     from dlm.inference.transcribe import transcribe_files
 
+    language = language or target.training_config.audio.language
     yield from transcribe_files(
         target.load_engine(), files, segmentation=segment, language=language
     )

@@ -157,6 +157,11 @@ class AudioConfig(BaseConfig):
         default="split",
         description="Clips longer than one window of the encoder: split, error or truncate.",
     )
+    language: NonEmptyStr | None = Field(
+        default=None,
+        description="Language of clips and recordings that name none, such as fr, for a base that "
+        "takes one.",
+    )
     augment: Annotated[AugmentationConfig, BeforeValidator(none_to_empty_dict)] = Field(
         default_factory=AugmentationConfig,
         description="Augmentation of training clips, drawn again in every epoch.",

@@ -160,7 +160,8 @@ def iter_document_examples(document: Document) -> Iterator[Example | Issue]:
         if section is None:
             continue
         try:
-            yield from _make_section_examples(document, section, previous)
+            for example in _make_section_examples(document, section, previous):
+                yield replace(example, language=example.language or get_language(document))
         except DataError as error:
             yield Issue.from_error(error, format_location(document, section.line))
 
@@ -168,6 +169,11 @@ def iter_document_examples(document: Document) -> Iterator[Example | Issue]:
 def format_location(document: Document, line: int) -> str:
     """Format a line of the document as a location: my.dlm:12."""
     return f"{document.path.name}:{line}"
+
+
+def get_language(document: Document) -> str | None:
+    """Return the language of examples that name none."""
+    return document.config.training.audio.language
 
 
 def get_system_messages(document: Document) -> tuple[Message, ...]:
@@ -356,7 +362,8 @@ def apply_source_rules(document: Document, context: SourceContext, item: ReaderI
     """Apply the rules of a source to what its reader gives.
 
     Patterns exclude, `sources_policy: strict` refuses recordings outside the folder of the
-    document, the system prompt of the document and the weight of the source are added.
+    document; the weight of the source, and the system prompt and the language of the document are
+    added.
     """
     if not isinstance(item, Example):
         return item
@@ -374,7 +381,8 @@ def apply_source_rules(document: Document, context: SourceContext, item: ReaderI
     messages = item.messages
     if messages[0].role != "system":
         messages = (*get_system_messages(document), *messages)
-    return replace(item, messages=messages, weight=context.source.weight)
+    language = item.language or get_language(document)
+    return replace(item, messages=messages, language=language, weight=context.source.weight)
 
 
 def _is_outside_folder(path: Path, folder: Path) -> bool:

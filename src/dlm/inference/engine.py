@@ -156,10 +156,13 @@ def build_prompt_messages(
 
 
 def stream_answer(
-    engine: InferenceEngine, messages: tuple[Message, ...], generation_config: GenerationConfig
+    engine: InferenceEngine,
+    messages: tuple[Message, ...],
+    generation_config: GenerationConfig,
+    language: str | None = None,
 ) -> Iterator[str]:
     """Yield pieces of the model's answer as they are generated. Raises DataError."""
-    prompt = engine.chat_encoder.encode_prompt(messages, "the question")
+    prompt = engine.chat_encoder.encode_prompt(messages, "the question", language)
     return generate_stream(
         engine.model, engine.chat_encoder, prompt, engine.extractor, generation_config
     )

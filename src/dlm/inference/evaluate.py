@@ -212,7 +212,7 @@ def compute_token_losses(engine: InferenceEngine, example: Example) -> ExampleLo
     model, decode = engine.model.eval(), engine.chat_encoder.decode_raw
     batch = engine.make_batch([engine.chat_encoder.encode_example(example)])
     inputs = batch.to(str(model.device))
-    hidden = model.forward_lm(model.merge_audio_embeddings(inputs), inputs.attention_mask)
+    hidden = model.forward_lm(*model.make_lm_inputs(inputs))
     log_probs = model.compute_logits(hidden[0]).double().log_softmax(dim=-1)  # (tokens, vocabulary)
     labels = inputs.labels[0, 1:].tolist()  # each position predicts the next token
     token_losses = tuple(

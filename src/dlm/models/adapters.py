@@ -52,8 +52,10 @@ def apply_adapter(model: AudioLanguageModel, adapter: AdapterSpec, *, seed: int)
     ]
     trainable_prefixes = (*full_prefixes, *_get_top_layer_prefixes(model, adapter.top_layers))
     for name, parameter in model.named_parameters():
-        if name.startswith(trainable_prefixes) and not name.endswith("embed_positions.weight"):
-            parameter.requires_grad_(True)  # the positions are Whisper's fixed sinusoids
+        is_position = name.endswith("embed_positions.weight")
+        is_sinusoid = is_position and name.startswith(model.param_prefixes["encoder"])
+        if name.startswith(trainable_prefixes) and not is_sinusoid:
+            parameter.requires_grad_(True)
     _check_trainable_parameters(model, adapter)
     for parameter in get_trainable_parameters(model).values():
         parameter.data = parameter.data.float()
@@ -313,7 +315,7 @@ def _find_linear_layers(model: AudioLanguageModel, adapter: AdapterSpec) -> list
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and name.startswith(prefixes)
-        and not name.endswith("lm_head")
+        and module is not model.lm_head
         and not name.startswith(fully_trained)
         and type(model.get_submodule(name.rpartition(".")[0])).__name__
         != LORA_EXCLUDED_PARENT_CLASS

@@ -3,16 +3,19 @@
     input_features --encode_audio--> hidden states --project_audio--> audio embeddings
     input_ids + audio embeddings --forward_lm--> hidden states --compute_logits--> logits
 
+Audio embeddings stand among the text in the places of placeholders, or beside it: the decoder of an
+encoder-decoder model (Whisper) attends to them. `make_lm_inputs` is the one place that knows.
 Training, evaluation and generation use nothing else of a model. A count of placeholders that
 differs from the count of audio tokens is refused here.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from dlm.batching.collator import Batch
 from dlm.errors import DataError
@@ -30,6 +33,21 @@ class EncoderOutput:
 
     hidden_states: torch.Tensor
     lengths: torch.Tensor
+
+
+class LMInputs(NamedTuple):
+    """What `forward_lm` takes.
+
+    Attributes:
+        inputs_embeds: (batch, tokens, hidden_size), audio in the places of placeholders.
+        attention_mask: (batch, tokens), 0 for padding.
+        audio_states: (batch, frames, hidden_size) that the decoder attends to; None where audio
+            stands among the text.
+    """
+
+    inputs_embeds: torch.Tensor
+    attention_mask: torch.Tensor
+    audio_states: torch.Tensor | None = None
 
 
 class AudioLanguageModel(nn.Module, ABC):
@@ -89,10 +107,16 @@ class AudioLanguageModel(nn.Module, ABC):
         embeddings: torch.Tensor = self.embed_tokens(input_ids)
         return embeddings
 
-    def forward_lm(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Compute hidden states of merged embeddings: (batch, tokens, hidden_size)."""
+    def forward_lm(
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        audio_states: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute hidden states (batch, tokens, hidden_size) of what `make_lm_inputs` returns."""
+        beside = {} if audio_states is None else {"encoder_hidden_states": audio_states}
         hidden: torch.Tensor = self.decoder(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False, **beside
         ).last_hidden_state
         return hidden.to(inputs_embeds.device)  # the last layers may be on another device
 
@@ -101,8 +125,16 @@ class AudioLanguageModel(nn.Module, ABC):
         logits: torch.Tensor = self.lm_head(hidden_states)
         return logits.to(hidden_states.device)
 
+    def make_cache(self) -> Cache:
+        """Make an empty cache of keys and values for `compute_next_logits`."""
+        return DynamicCache()
+
     def compute_next_logits(
-        self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        cache: Cache,
+        audio_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the logits of the next token, and add the new tokens to `cache`.
 
@@ -110,19 +142,45 @@ class AudioLanguageModel(nn.Module, ABC):
             inputs_embeds: (batch, new tokens, hidden_size), padded on the left.
             attention_mask: (batch, cached and new tokens).
             cache: keys and values of the tokens before.
+            audio_states: as LMInputs has them.
 
         Returns:
             (batch, vocab_size).
         """
         positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        beside = {} if audio_states is None else {"encoder_hidden_states": audio_states}
         hidden = self.decoder(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
+            **beside,
         ).last_hidden_state
         return self.compute_logits(hidden[:, -1])
+
+    def restrict_logits(
+        self, logits: torch.Tensor, prompt_ids: torch.Tensor, answer_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Exclude tokens that the released model never generates next: here none.
+
+        Args:
+            logits: (batch, vocab_size) of the next token.
+            prompt_ids: (batch, tokens) of the prompts, padded on the left.
+            answer_ids: (batch, tokens) generated so far.
+
+        Returns:
+            (batch, vocab_size), minus infinity for excluded tokens.
+        """
+        return logits
+
+    def make_lm_inputs(self, batch: Batch) -> LMInputs:
+        """Embed a batch. Raises DataError as `merge_audio_embeddings`."""
+        return LMInputs(self.merge_audio_embeddings(batch), batch.attention_mask)
+
+    def make_prompt_inputs(self, batch: Batch) -> LMInputs:
+        """Embed a batch of prompts to generate from, once what they leave open is known."""
+        return self.make_lm_inputs(batch)
 
     def merge_audio_embeddings(self, batch: Batch) -> torch.Tensor:
         """Put audio embeddings in the places of the placeholders: (batch, tokens, hidden_size).
@@ -134,16 +192,17 @@ class AudioLanguageModel(nn.Module, ABC):
         _check_placeholder_counts(batch, self.audio_token_id)
         if batch.audio_features is None:
             return embeddings
-        if batch.is_encoded:
-            encoder_output = EncoderOutput(batch.audio_features, batch.audio_lengths)
-        else:
-            device = self.encoder_device
-            encoder_output = self.encode_audio(
-                batch.audio_features.to(device), batch.audio_lengths.to(device)
-            )
-        audio = self.project_audio(encoder_output).to(embeddings)
+        audio = self.embed_audio(batch.audio_features, batch).to(embeddings)
         is_audio = (batch.input_ids == self.audio_token_id)[..., None].expand_as(embeddings)
         return embeddings.masked_scatter(is_audio, audio)
+
+    def embed_audio(self, audio_features: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Compute the audio embeddings of a batch's features: (audio tokens, hidden_size)."""
+        if batch.is_encoded:
+            return self.project_audio(EncoderOutput(audio_features, batch.audio_lengths))
+        device = self.encoder_device
+        lengths = batch.audio_lengths.to(device)
+        return self.project_audio(self.encode_audio(audio_features.to(device), lengths))
 
     def train(self, mode: bool = True) -> "AudioLanguageModel":
         """Set training mode; a frozen encoder stays in evaluation mode, as its output is cached."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache
 
 from dlm.batching.chat_template import ChatEncoder, EncodedExample
 from dlm.batching.collator import FeatureFn, PaddingSpec, collate
@@ -83,17 +82,23 @@ def _generate_token_ids(
     padding = PaddingSpec(chat_encoder.pad_token_id, chat_encoder.audio_token_id, pad_left=True)
     batch = collate(examples, feature_fn, padding).to(str(model.device))
     rng = torch.Generator(model.device).manual_seed(generation_config.seed)
-    cache, mask = DynamicCache(), batch.attention_mask
-    eos_ids = batch.input_ids.new_tensor([chat_encoder.eos_token_id, *model.eos_token_ids])
+    cache, prompt_ids = model.make_cache(), batch.input_ids
+    eos_ids = prompt_ids.new_tensor([chat_encoder.eos_token_id, *model.eos_token_ids])
     with torch.inference_mode():
-        embeddings = model.merge_audio_embeddings(batch)
+        embeddings, mask, audio_states = model.make_prompt_inputs(batch)
     is_running = torch.ones(len(examples), dtype=torch.bool, device=embeddings.device)
-    for _ in range(generation_config.max_new_tokens):
+    answer_ids = prompt_ids[:, :0]
+    max_new_tokens = generation_config.max_new_tokens
+    if model.spec.is_encoder_decoder:  # no position comes after the last that it learned
+        max_new_tokens = min(max_new_tokens, model.spec.context_length - prompt_ids.shape[1])
+    for _ in range(max_new_tokens):
         with torch.inference_mode():
-            logits = model.compute_next_logits(embeddings, mask, cache)
+            logits = model.compute_next_logits(embeddings, mask, cache, audio_states)
+            logits = model.restrict_logits(logits, prompt_ids, answer_ids)
             tokens = _sample_next_token(logits, generation_config, rng)
             is_running &= ~torch.isin(tokens, eos_ids)
             embeddings = model.embed_input_ids(tokens[:, None])
+            answer_ids = torch.cat([answer_ids, tokens[:, None]], dim=1)
             mask = torch.cat([mask, mask.new_ones(len(examples), 1)], dim=1)
         if not is_running.any():
             return

@@ -1,9 +1,9 @@
 """Pretrained audio language models: transformers' classes, and strict loading of checkpoints.
 
 One class for each family (Qwen2-Audio, Audio Flamingo 3, Voxtral, GLM-ASR, Qwen3-ASR, Qwen2.5-Omni,
-Qwen3-Omni) runs its encoder and projector apart from the language model. A checkpoint is refused
-if its class or placeholder differs from the spec, or a tensor is missing, unknown, of another
-shape or not finite. Only safetensors are read: no pickles, no code from the folder.
+Qwen3-Omni, Whisper) runs its encoder and projector apart from the language model. A checkpoint is
+refused if its class or placeholder differs from the spec, or a tensor is missing, unknown, of
+another shape or not finite. Only safetensors are read: no pickles, no code from the folder.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,9 @@ from torch import nn
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     BitsAndBytesConfig,
+    Cache,
+    DynamicCache,
+    EncoderDecoderCache,
     GlmAsrForConditionalGeneration,
     PreTrainedModel,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -24,13 +27,16 @@ from transformers import (
     Qwen3ASRForConditionalGeneration,
     Qwen3OmniMoeThinkerForConditionalGeneration,
     VoxtralForConditionalGeneration,
+    WhisperForConditionalGeneration,
 )
 from transformers.utils import logging
 
 from dlm.batching.chat_template import get_audio_token_id, load_pretrained_tokenizer
-from dlm.errors import ModelError
-from dlm.models.audio_lm import AudioLanguageModel, EncoderOutput, get_eos_token_ids
-from dlm.models.encoders import run_qwen2_audio_encoder
+from dlm.batching.collator import Batch
+from dlm.batching.whisper_chat import START_OF_TRANSCRIPT
+from dlm.errors import DataError, ModelError
+from dlm.models.audio_lm import AudioLanguageModel, EncoderOutput, LMInputs, get_eos_token_ids
+from dlm.models.encoders import run_qwen2_audio_encoder, run_whisper_encoder
 from dlm.models.inspect_checkpoint import check_finite_weights
 from dlm.plan.audio_lengths import mel_frames_to_audio_tokens
 from dlm.plan.model_ref import get_model_family, read_hf_config
@@ -260,6 +266,99 @@ class Qwen3Omni(OmniThinkerLM):
     projector_module_names = ("proj1", "act", "proj2")
 
 
+class Whisper(PretrainedAudioLM):
+    """Whisper (Radford et al. 2022): its decoder attends to the encoder's output; no projector."""
+
+    architecture = WhisperForConditionalGeneration
+    module_paths: ClassVar[dict[str, str]] = {
+        "encoder": "model.encoder",
+        "decoder": "model.decoder",
+        "head": "proj_out",
+    }
+
+    @property
+    def param_prefixes(self) -> dict[ComponentName, tuple[str, ...]]:
+        return {
+            "encoder": ("whole.model.encoder.",),
+            "projector": (),
+            "lm": ("whole.model.decoder.", "whole.proj_out."),
+        }
+
+    def encode_audio(
+        self, input_features: torch.Tensor, feature_lengths: torch.Tensor
+    ) -> EncoderOutput:
+        """As every model, on windows padded with silence, as the released models heard them."""
+        encoder: Any = self.get_component("encoder")
+        hidden = run_whisper_encoder(encoder, input_features, feature_lengths)
+        return EncoderOutput(hidden, self.compute_output_lengths(feature_lengths))
+
+    def compute_output_lengths(self, feature_lengths: torch.Tensor) -> torch.Tensor:
+        """Compute the encoder frames of windows of so many mel frames: (windows,)."""
+        stride = self.spec.audio_spec.encoder_stride
+        return (feature_lengths + stride - 1) // stride
+
+    def project_audio(self, encoder_output: EncoderOutput) -> torch.Tensor:
+        """Return the frames of all windows in a row: the decoder takes them as they are."""
+        weight = self.embed_tokens.get_parameter("weight")
+        hidden = encoder_output.hidden_states.to(weight.device, weight.dtype)
+        frames = torch.arange(hidden.shape[1], device=hidden.device)
+        return hidden[frames < encoder_output.lengths.to(hidden.device)[:, None]]
+
+    def make_lm_inputs(self, batch: Batch) -> LMInputs:
+        """Embed a batch, the audio of each row beside its text.
+
+        Raises:
+            DataError: a row has not one window of audio (`data.not_one_window`).
+        """
+        for location, num_windows in zip(batch.locations, batch.windows_per_example, strict=True):
+            if num_windows != 1:
+                raise DataError(
+                    f"{num_windows} windows of audio, and {self.spec.key} takes one at a time",
+                    where=location,
+                    hint="cut the clip with start= and end=; `dlm transcribe` takes any length",
+                    code="data.not_one_window",
+                )
+        embeddings, states = self.embed_input_ids(batch.input_ids), None
+        if batch.audio_features is not None:
+            audio = self.embed_audio(batch.audio_features, batch)
+            states = audio.unflatten(0, (len(embeddings), -1))
+        return LMInputs(embeddings, batch.attention_mask, states)
+
+    def make_prompt_inputs(self, batch: Batch) -> LMInputs:
+        """Embed prompts; where one leaves its language open, the most likely one stands there."""
+        inputs = self.make_lm_inputs(batch)
+        is_open = (batch.input_ids == self.tokenizer.eos_token_id) & batch.attention_mask.bool()
+        if inputs.audio_states is None or not is_open.any():
+            return inputs
+        languages = self._detect_language_ids(inputs.audio_states[is_open.any(dim=1)])
+        input_ids = batch.input_ids.masked_scatter(is_open, languages)
+        return inputs._replace(inputs_embeds=self.embed_input_ids(input_ids))
+
+    def _detect_language_ids(self, audio_states: torch.Tensor) -> torch.Tensor:
+        """The language tokens that are likeliest after the start token alone: (rows,)."""
+        names = [START_OF_TRANSCRIPT, *(f"<|{code}|>" for code in self.spec.languages)]
+        token_ids = torch.tensor(self.tokenizer.convert_tokens_to_ids(names), device=self.device)
+        language_ids = token_ids[1:]
+        starts = token_ids[:1].expand(len(audio_states), 1)
+        embeddings = self.embed_input_ids(starts)
+        hidden = self.forward_lm(embeddings, torch.ones_like(starts), audio_states)
+        return language_ids[self.compute_logits(hidden[:, 0])[:, language_ids].argmax(dim=1)]
+
+    def make_cache(self) -> Cache:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def restrict_logits(
+        self, logits: torch.Tensor, prompt_ids: torch.Tensor, answer_ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Exclude the tokens that its generation config names, some only at the beginning."""
+        config: Any = self.whole.generation_config
+        excluded = list(config.suppress_tokens or ())
+        if not answer_ids.shape[1]:
+            excluded += config.begin_suppress_tokens or ()
+        logits[:, excluded] = -torch.inf
+        return logits
+
+
 MODEL_FAMILIES: dict[str, type[PretrainedAudioLM]] = {
     "qwen2_audio": Qwen2Audio,
     "audioflamingo3": AudioFlamingo3,
@@ -268,6 +367,7 @@ MODEL_FAMILIES: dict[str, type[PretrainedAudioLM]] = {
     "qwen3_asr": Qwen3Asr,
     "qwen2_5_omni": Qwen25Omni,
     "qwen3_omni_moe": Qwen3Omni,
+    "whisper": Whisper,
 }
 
 

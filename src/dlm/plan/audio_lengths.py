@@ -32,7 +32,8 @@ class AudioTokenizerSpec:
             than a hop.
         min_samples: samples to which shorter audio is padded, with tokens for the padding.
         conv_layers: (kernel, stride) of convolutions without padding, of encoders that have them.
-        num_queries: tokens per group of `projector_stride` encoder frames.
+        num_queries: tokens per group of `projector_stride` encoder frames; 0 where a decoder
+            attends to the frames and audio takes no place in the text.
     """
 
     sample_rate: int
@@ -75,7 +76,8 @@ def compute_window_lengths(
         max(num_samples, audio_spec.min_samples), audio_spec.window_samples
     )
     lengths = [audio_spec.window_samples] * num_full
-    if remainder and (not lengths or count_window_tokens(remainder, audio_spec)):
+    has_tokens = not audio_spec.num_queries or count_window_tokens(remainder, audio_spec)
+    if remainder and (not lengths or has_tokens):
         lengths.append(remainder)
     return tuple(lengths[:max_windows])
 

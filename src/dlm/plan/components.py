@@ -46,6 +46,7 @@ from dlm.plan.hub import download_tokenizer, find_local_model
 from dlm.plan.model_ref import (
     COMPONENT_PATTERNS,
     LM_CLASS_SUFFIXES,
+    TOKENIZER_FILE,
     HfConfig,
     ModelRef,
     derive_spec_from_checkpoint,
@@ -84,10 +85,14 @@ BYTE_TOKENIZER = "bytes"
 OWN_TOKENIZER = "own"
 BYTE_VOCAB_SIZE = 260  # 256 bytes, end of text, both ends of a turn, audio
 SPECIAL_TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")  # the tokenizer has them
-TOKENIZER_CONFIG_FILE, TOKENIZER_FILE = "tokenizer_config.json", "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 SCRATCH_KEY_PREFIX = "new-"  # in keys: before the model type of a component with random weights
-AUDIO_LM_FAMILIES = {spec.family for spec in MODEL_CATALOG.values() if spec.kind == "native"}
+AUDIO_LM_FAMILIES = {  # a Whisper is an encoder here: its decoder is no language model by itself
+    spec.family
+    for spec in MODEL_CATALOG.values()
+    if spec.kind == "native" and not spec.is_encoder_decoder
+}
 TEXT_MODEL_TYPES = {  # of the language model inside an audio LM
     "audioflamingo3": "qwen2",
     "glmasr": "llama",

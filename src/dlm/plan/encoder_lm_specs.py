@@ -255,7 +255,7 @@ def _count_frontend_parameters(config: HfConfigMapping, shape: TransformerShape)
 
 
 def _read_encoder_shape(config: HfConfigMapping, defaults: TransformerShape) -> TransformerShape:
-    shape = {
+    shape: dict[str, Any] = {
         field: get_config_int(config, keys, vars(defaults)[field])
         for field, keys in ENCODER_CONFIG_KEYS.items()
     }
@@ -345,7 +345,7 @@ def derive_lm_spec(config: HfConfigMapping, *, where: str) -> LanguageModelSpec:
     vocab_size, context_length = fields.pop("vocab_size"), fields.pop("context_length")
     fields["intermediate_size"] = fields["intermediate_size"] or 4 * fields["hidden_size"]
     fields["num_kv_heads"] = fields["num_kv_heads"] or fields["num_heads"]
-    shape = TransformerShape(num_parameters=0, **fields)
+    shape = TransformerShape(num_parameters=0, **dict[str, Any](fields))
     is_gpt2 = model_type == "gpt2"
     tables = 1 if config.get("tie_word_embeddings", is_gpt2) else 2
     num_positions = context_length if is_gpt2 else 0

@@ -267,9 +267,9 @@ def estimate_activation_bytes(
         audio = estimate_feature_bytes(spec, num_frames)
         num_windows = 1
         if model_plan.encode_every_step:
-            num_windows = batch_size * ceil_div(
-                lengths.num_audio_tokens,
-                max(count_window_tokens(spec.audio_spec.window_samples, spec.audio_spec), 1),
+            window_tokens = count_window_tokens(spec.audio_spec.window_samples, spec.audio_spec)
+            num_windows = batch_size * max(
+                ceil_div(lengths.num_audio_tokens, max(window_tokens, 1)), 1
             )
         encoding = num_windows * estimate_encoder_workspace_bytes(spec, itemsize)
     lm = _estimate_transformer_bytes(
@@ -279,6 +279,8 @@ def estimate_activation_bytes(
         num_steps=lengths.num_tokens,
         num_mlp_steps=lengths.num_labels,
     )
+    if spec.is_encoder_decoder:
+        lm += num_frames * _estimate_cross_attention_bytes(model_plan)
     distillation = 12 * model_plan.distill  # two tempered distributions and gradients, in fp32
     logits = lengths.num_labels * sizes.vocab_size * (itemsize + 8 + distillation)
     embeddings = lengths.num_tokens * sizes.lm.hidden_size * 4 * FP32_BYTES
@@ -288,6 +290,8 @@ def estimate_activation_bytes(
 
 def tokens_to_encoder_frames(spec: ModelSpec, num_tokens: int) -> int:
     """Return the encoder frames that became so many tokens."""
+    if spec.is_encoder_decoder:
+        return count_encoder_frames(spec.audio_spec.window_samples, spec.audio_spec)
     return ceil_div(num_tokens * spec.audio_spec.projector_stride, spec.audio_spec.num_queries)
 
 
@@ -411,15 +415,31 @@ def _estimate_layer_bytes(
     keeps the factors of its activation; each trained layer keeps its input.
     """
     itemsize, adapter = _get_activation_itemsize(model_plan), model_plan.adapter
-    norms = 8 * shape.hidden_size * (1 + fully_trained) + 16
+    num_attentions = 1 + shape.cross_attention
+    norms = (num_attentions + 1) * (4 * shape.hidden_size * (1 + fully_trained) + 8)
     attention = 4 * _get_query_width(shape) * (itemsize + fully_trained) + 4 * shape.num_heads
-    mlp = (3 if component == "lm" else 1) * shape.intermediate_size * itemsize
+    attention *= num_attentions
+    has_gate = component == "lm" and not shape.cross_attention
+    mlp = (3 if has_gate else 1) * shape.intermediate_size * itemsize
     inputs = 0
     if fully_trained or (adapter.bits == 8 and component == "lm"):
         inputs = _estimate_linear_input_bytes(model_plan, shape)
     if component in adapter.lora_components and not fully_trained:
         inputs += _estimate_lora_bytes(model_plan, component, shape)
     return norms + attention + mlp + inputs
+
+
+def _estimate_cross_attention_bytes(model_plan: ModelPlan) -> int:
+    """What the keys and values of cross-attention keep of one encoder frame, in all layers."""
+    shape, adapter = model_plan.spec.sizes.lm, model_plan.adapter
+    itemsize = _get_activation_itemsize(model_plan)
+    layer = 2 * _get_query_width(shape) * itemsize
+    if "lm" in adapter.lora_components:
+        layer += 2 * adapter.rank * itemsize
+        layer += 2 * shape.hidden_size * itemsize * (adapter.kind == "dora")
+        if adapter.dropout:  # an input of its own for each, and its mask
+            layer += 2 * shape.hidden_size * (itemsize + FP32_BYTES)
+    return shape.num_layers * layer
 
 
 def _estimate_lora_bytes(
@@ -472,9 +492,11 @@ def get_linear_shapes(
     key_value = query * shape.num_kv_heads // shape.num_heads
     layers = {"q_proj": (hidden, query), "k_proj": (hidden, key_value)}
     layers |= {"v_proj": (hidden, key_value)}
-    if component != "lm":
+    if component != "lm" or shape.cross_attention:
+        layers |= {"out_proj": (query, hidden)}
         mlp = {"fc1": (hidden, inner), "fc2": (inner, hidden)}
-        return {**layers, "out_proj": (query, hidden), **mlp}
+        cross = {f"encoder_attn.{name}": sides for name, sides in layers.items()}
+        return {**layers, **(cross if shape.cross_attention else {}), **mlp}
     layers |= {"o_proj": (query, hidden)}
     if _is_mixture_of_experts(shape):
         return layers  # the experts are one tensor, no linear layers

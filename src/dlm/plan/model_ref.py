@@ -53,6 +53,7 @@ from dlm.plan.model_spec import (
     ModelSpec,
     ParameterCounts,
     TransformerShape,
+    list_whisper_languages,
     read_model_spec,
 )
 from dlm.plan.safetensors_index import (
@@ -86,13 +87,16 @@ class _ComposedModelEntries:
 
 _COMPOSED_CONFIG_TYPE_ADAPTER = TypeAdapter(_ComposedModelEntries)
 
+GENERATION_CONFIG_FILE = "generation_config.json"  # tokens that are never generated, and languages
+TOKENIZER_FILE, TOKENIZER_VOCAB_FILE = "tokenizer.json", "vocab.json"  # the second is older
 THINKER_SUFFIX = "_thinker"  # the half of an Omni model that takes audio; its config is a subconfig
 LM_CLASS_SUFFIXES = ("ForCausalLM", "LMHeadModel")  # how classes of language models end
 COMPONENT_PATTERNS = {  # by the names of tensors; the first that matches
     "other": re.compile(r"^(talker|token2wav|code2wav)\."),  # speech output, which is not loaded
     "projector": re.compile(r"multi_modal_projector|audio_tower\.proj\d?\."),
-    "encoder": re.compile(r"audio_tower|(^|\.)visual\."),  # vision is frozen, as the encoder is
-    "embedding": re.compile(r"embed_tokens|lm_head"),
+    # vision is frozen, as the encoder is; the last is Whisper's
+    "encoder": re.compile(r"audio_tower|(^|\.)visual\.|^model\.encoder\."),
+    "embedding": re.compile(r"embed_tokens|lm_head|proj_out"),
     "lm": re.compile(""),
 }
 SHAPE_CONFIG_KEYS = {**ENCODER_CONFIG_KEYS, "head_dim": ("head_dim",)}
@@ -196,6 +200,8 @@ def derive_spec_from_checkpoint(
 ) -> ModelSpec:
     """Return a family's spec with what a checkpoint's config and weight files say otherwise."""
     config = get_subconfig(config, "thinker_config") or config
+    if spec.is_encoder_decoder:
+        return _derive_encoder_decoder_spec(spec, config, tensor_index)
     encoder_config = get_subconfig(config, "audio_config")
     text_config = get_subconfig(config, "text_config")
     max_positions = get_config_int(text_config, ("max_position_embeddings",), spec.context_length)
@@ -206,6 +212,29 @@ def derive_spec_from_checkpoint(
         sizes=_derive_parameter_counts(spec.sizes, encoder_config, text_config, tensor_index),
         megabytes=max(1, round(count_tensor_bytes(tensor_index) / 1e6)),
         context_length=min(spec.context_length, max_positions),
+    )
+
+
+def _derive_encoder_decoder_spec(
+    spec: ModelSpec, config: HfConfig, tensor_index: TensorIndex
+) -> ModelSpec:
+    """The spec of a Whisper, whose config holds encoder and decoder side by side."""
+    decoder_config = {
+        "num_hidden_layers": config.get("decoder_layers"),
+        "hidden_size": config.get("d_model"),
+        "intermediate_size": config.get("decoder_ffn_dim"),
+        "num_attention_heads": config.get("decoder_attention_heads"),
+        "vocab_size": config.get("vocab_size"),
+    }
+    sizes = _derive_parameter_counts(spec.sizes, config, decoder_config, tensor_index)
+    return replace(
+        spec,
+        audio_spec=_derive_audio_spec(spec.audio_spec, config),
+        num_mel_bins=get_config_int(config, ("num_mel_bins",), spec.num_mel_bins),
+        sizes=sizes,
+        megabytes=max(1, round(count_tensor_bytes(tensor_index) / 1e6)),
+        context_length=get_config_int(config, ("max_target_positions",), spec.context_length),
+        languages=list_whisper_languages(sizes.vocab_size),
     )
 
 
@@ -243,7 +272,7 @@ def _derive_shape(
     defaults: TransformerShape, config: HfConfig, num_parameters: int
 ) -> TransformerShape:
     """What a config leaves out is a default of its class, which the released model has too."""
-    shape = {
+    shape: dict[str, Any] = {
         field: get_config_int(config, keys, vars(defaults)[field])
         for field, keys in SHAPE_CONFIG_KEYS.items()
     }
@@ -301,6 +330,35 @@ class ModelRef:
         if folder is None:
             return download_hub_file(self.source, self.revision, filename)
         return folder / filename if (folder / filename).is_file() else None
+
+
+def read_languages(model_ref: ModelRef, spec: ModelSpec) -> tuple[str, ...]:
+    """Return the languages of an encoder-decoder model: of its generation config, if it lists them.
+
+    Raises:
+        ModelError: the folder has no generation config (`model.no_generation_config`) or no
+            tokenizer (`model.no_tokenizer`), without which its tokens have no meaning.
+    """
+    path = model_ref.find_file(GENERATION_CONFIG_FILE)
+    if path is None:
+        raise ModelError(
+            f"no {GENERATION_CONFIG_FILE} beside these weights",
+            where=model_ref.source,
+            hint=f"copy it from the model it was made from, such as {HF_PREFIX}{spec.source}",
+            code="model.no_generation_config",
+        )
+    if not any(map(model_ref.find_file, (TOKENIZER_FILE, TOKENIZER_VOCAB_FILE))):
+        raise ModelError(
+            "holds no tokenizer",
+            where=model_ref.source,
+            hint=f"copy {TOKENIZER_FILE} from the model it was made from, such as "
+            f"{HF_PREFIX}{spec.source}",
+            code="model.no_tokenizer",
+        )
+    token_ids = read_json_object(path).get("lang_to_id")
+    if not isinstance(token_ids, dict):
+        return spec.languages
+    return tuple(str(token).strip("<|>") for token in token_ids)
 
 
 def is_hub_model_name(name: str) -> bool:

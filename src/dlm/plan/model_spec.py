@@ -36,6 +36,8 @@ class TransformerShape:
         num_heads: attention heads of queries.
         num_kv_heads: attention heads of keys and values.
         head_dim: width of a head; 0 for hidden_size / num_heads.
+        cross_attention: whether each layer also attends to the encoder's output, as Whisper's
+            decoder does; its MLP has no gate.
     """
 
     num_parameters: int
@@ -45,6 +47,7 @@ class TransformerShape:
     num_heads: int
     num_kv_heads: int
     head_dim: int = 0
+    cross_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ class ModelSpec:
             the example's, or en.
         chat_format: the chat template with messages as text ("template") or as content parts, for
             which it writes the audio markers itself ("parts"); parts and Qwen3-ASR's answers
-            ("asr"); mistral-common's; or text without a template ("plain").
+            ("asr"); mistral-common's; Whisper's decoder prompt; or text without a template
+            ("plain").
         sizes: shapes and parameters.
         megabytes: to download, or on disk.
         context_length: longest sequence, in tokens.
@@ -138,6 +142,8 @@ class ModelSpec:
         default_epochs: where a document gives none.
         encoder_input: what the encoder takes: a log-mel, or the waveform.
         composition: None where all weights are in one checkpoint.
+        languages: ISO 639-1 codes of the only languages that it has tokens for; empty where it
+            takes any.
     """
 
     key: str
@@ -153,7 +159,7 @@ class ModelSpec:
     audio_prefix: str
     audio_suffix: str
     default_prompt: str
-    chat_format: Literal["template", "parts", "asr", "mistral", "plain"]
+    chat_format: Literal["template", "parts", "asr", "mistral", "whisper", "plain"]
     sizes: ParameterCounts
     megabytes: int
     context_length: int
@@ -162,6 +168,12 @@ class ModelSpec:
     default_epochs: int
     encoder_input: Literal["mel", "wave"] = "mel"
     composition: CompositionSpec | None = None
+    languages: tuple[str, ...] = ()
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether its decoder attends to one window of audio, which takes no place in the text."""
+        return self.sizes.lm.cross_attention
 
 
 _MODEL_SPEC_TYPE_ADAPTER = TypeAdapter(with_config(ConfigDict(extra="forbid"))(ModelSpec))
@@ -617,10 +629,139 @@ QWEN3_OMNI = replace(
     default_learning_rate=1e-4,
 )
 
+# the languages of Whisper's tokenizer in the order of their tokens; large-v3 has one more
+WHISPER_LANGUAGES = tuple(
+    "en zh de es ru ko fr ja pt tr pl ca nl ar sv it id hi fi vi he uk el ms cs ro da hu ta no th"
+    " ur hr bg lt la mi ml cy sk te fa lv bn sr az sl kn et mk br eu is hy ne mn bs kk sq sw gl mr"
+    " pa si km sn yo so af oc ka be tg sd gu am yi lo uz fo ht ps tk nn mt sa lb my bo tl mg as tt"
+    " haw ln ha ba jw su yue".split()
+)
+WHISPER_ENGLISH_VOCAB_SIZE = 51_864  # of the English-only models
+WHISPER_VOCAB_SIZE = 51_865  # of the multilingual ones, without Cantonese (yue)
+
+
+def list_whisper_languages(vocab_size: int) -> tuple[str, ...]:
+    """Return the languages that a Whisper of this vocabulary has tokens for."""
+    if vocab_size <= WHISPER_ENGLISH_VOCAB_SIZE:
+        return ("en",)
+    return WHISPER_LANGUAGES[: -1 if vocab_size == WHISPER_VOCAB_SIZE else None]
+
+
+def count_whisper_parameters(spec: ModelSpec) -> ParameterCounts:
+    """Count the parameters of a Whisper of these shapes; its head is its embeddings.
+
+    The formula is that of transformers' `WhisperForConditionalGeneration`: keys have no bias, the
+    encoder's positions are counted with it, the decoder's with the language model.
+    """
+    sizes, samples_per_position = spec.sizes, spec.audio_spec.hop_length * 2
+    encoder, lm = sizes.encoder, sizes.lm
+    hidden = encoder.hidden_size
+    norm = 2 * hidden
+    attention = 4 * hidden * hidden + 3 * hidden + norm
+    mlps = {
+        name: 2 * hidden * shape.intermediate_size + shape.intermediate_size + hidden + norm
+        for name, shape in (("encoder", encoder), ("lm", lm))
+    }
+    convs = 3 * hidden * (spec.num_mel_bins + hidden) + 2 * hidden
+    positions = spec.audio_spec.window_samples // samples_per_position * hidden
+    encoder_layers = encoder.num_layers * (attention + mlps["encoder"])
+    lm_layers = lm.num_layers * (2 * attention + mlps["lm"])
+    return replace(
+        sizes,
+        encoder=replace(encoder, num_parameters=convs + positions + encoder_layers + norm),
+        lm=replace(lm, num_parameters=spec.context_length * hidden + lm_layers + norm),
+        embedding=sizes.vocab_size * hidden,
+    )
+
+
+def _make_whisper_spec(
+    name: str,
+    revision: str,
+    *,
+    megabytes: int,
+    hidden_size: int,
+    num_layers: tuple[int, int],
+    num_mel_bins: int = 80,
+    license: str = "Apache-2.0",
+) -> ModelSpec:
+    """The spec of a released Whisper (Radford et al. 2022); layers of encoder and decoder."""
+    encoder, decoder = (
+        TransformerShape(
+            0,
+            num_layers=count,
+            hidden_size=hidden_size,
+            intermediate_size=4 * hidden_size,
+            num_heads=hidden_size // 64,
+            num_kv_heads=hidden_size // 64,
+            cross_attention=is_decoder,
+        )
+        for count, is_decoder in zip(num_layers, (False, True), strict=True)
+    )
+    vocab_size = WHISPER_ENGLISH_VOCAB_SIZE if name.endswith(".en") else WHISPER_VOCAB_SIZE
+    vocab_size += num_mel_bins == 128  # large-v3 has Cantonese
+    spec = ModelSpec(
+        key=f"whisper-{name}",
+        kind="native",
+        family="whisper",
+        source=f"openai/whisper-{name}",
+        revision=revision,
+        license=license,
+        audio_spec=replace(WHISPER_AUDIO_SPEC, pad_mode="counted", num_queries=0),
+        num_mel_bins=num_mel_bins,
+        mel_before_chunking=False,
+        placeholder="<|startoflm|>",  # of no use in the released models
+        audio_prefix="",
+        audio_suffix="",
+        default_prompt="",  # it only transcribes; a question is the text before the recording
+        chat_format="whisper",
+        sizes=ParameterCounts(encoder, 0, decoder, embedding=0, vocab_size=vocab_size),
+        megabytes=megabytes,
+        context_length=448,
+        default_adapter="lora",
+        default_learning_rate=1e-3,
+        default_epochs=3,
+        languages=list_whisper_languages(vocab_size),
+    )
+    return replace(spec, sizes=count_whisper_parameters(spec))
+
+
+_WHISPER_TINY: dict[str, Any] = {"megabytes": 151, "hidden_size": 384, "num_layers": (4, 4)}
+_WHISPER_BASE: dict[str, Any] = {"megabytes": 290, "hidden_size": 512, "num_layers": (6, 6)}
+_WHISPER_SMALL: dict[str, Any] = {"megabytes": 967, "hidden_size": 768, "num_layers": (12, 12)}
+_WHISPER_MEDIUM: dict[str, Any] = {"megabytes": 3_060, "hidden_size": 1024, "num_layers": (24, 24)}
+WHISPER_SPECS = (
+    _make_whisper_spec("tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af", **_WHISPER_TINY),
+    _make_whisper_spec("tiny.en", "87c7102498dcde7456f24cfd30239ca606ed9063", **_WHISPER_TINY),
+    _make_whisper_spec("base", "e37978b90ca9030d5170a5c07aadb050351a65bb", **_WHISPER_BASE),
+    _make_whisper_spec("base.en", "911407f4214e0e1d82085af863093ec0b66f9cd6", **_WHISPER_BASE),
+    _make_whisper_spec("small", "973afd24965f72e36ca33b3055d56a652f456b4d", **_WHISPER_SMALL),
+    _make_whisper_spec("small.en", "e8727524f962ee844a7319d92be39ac1bd25655a", **_WHISPER_SMALL),
+    _make_whisper_spec("medium", "abdf7c39ab9d0397620ccaea8974cc764cd0953e", **_WHISPER_MEDIUM),
+    _make_whisper_spec("medium.en", "2e98eb6279edf5095af0c8dedb36bdec0acd172b", **_WHISPER_MEDIUM),
+    _make_whisper_spec(
+        "large-v3",
+        "06f233fe06e710322aca913c1bc4249a0d71fce1",
+        megabytes=3_090,
+        hidden_size=1280,
+        num_layers=(32, 32),
+        num_mel_bins=128,
+    ),
+    _make_whisper_spec(
+        "large-v3-turbo",
+        "41f01f3fe87f28c78e2fbf8b568835947dd65ed9",
+        megabytes=1_620,
+        hidden_size=1280,
+        num_layers=(32, 4),
+        num_mel_bins=128,
+        license="MIT",
+    ),
+)
+
 MODEL_CATALOG = {
     spec.key: spec
     for spec in (
         SPARROW,
+        *WHISPER_SPECS,
         QWEN2_AUDIO,
         replace(
             QWEN2_AUDIO,

@@ -277,7 +277,7 @@ def _plan_batches(
         spec=model_plan.spec,
         global_batch_size=min(default_size * grad_accum, max(train_set.num_examples, 1)),
         micro_batch_size=micro_batch_size,
-        max_tokens=config.sequence_len,
+        max_tokens=min(config.sequence_len, model_plan.spec.context_length),
         auto_resample=config.audio.auto_resample,
         max_windows=config.audio.max_windows,
         use_cached_features=use_cached_features,

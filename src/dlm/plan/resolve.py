@@ -21,6 +21,7 @@ from dlm.plan.model_ref import (
     find_family_spec,
     is_hub_model_name,
     read_hf_config,
+    read_languages,
     resolve_model_ref,
 )
 from dlm.plan.model_spec import (
@@ -59,8 +60,11 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
         return replace(model_ref.spec, source=source, revision=revision)
     where = name.partition("@")[0] if on_hub else source
     family_spec = find_family_spec(model_ref.config, where, source)
+    spec = derive_spec_from_checkpoint(family_spec, model_ref.config, model_ref.tensor_index)
+    if spec.is_encoder_decoder:
+        spec = replace(spec, languages=read_languages(model_ref, spec))
     return replace(
-        derive_spec_from_checkpoint(family_spec, model_ref.config, model_ref.tensor_index),
+        spec,
         key=source.rsplit("/", 1)[-1] if on_hub else path.resolve().name,
         source=source,
         revision=revision,

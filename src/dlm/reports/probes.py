@@ -236,7 +236,7 @@ def _sum_audio_attention(
             module.register_forward_hook(collect_attention) for module in model.decoder.modules()
         ]
         try:
-            model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
+            model.forward_lm(*model.make_lm_inputs(batch))
         finally:
             for hook in hooks:
                 hook.remove()

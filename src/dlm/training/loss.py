@@ -82,9 +82,9 @@ class AudioLMLoss(nn.Module):
     def _compute_label_logits(self, batch: Batch) -> _LabelLogits:
         targets = batch.labels[:, 1:]  # each position predicts the next token
         label_mask = targets != IGNORE_INDEX
-        embeddings = self.model.merge_audio_embeddings(batch)
+        lm_inputs = self.model.make_lm_inputs(batch)
         with sparse_last_mlp(self.model, nn.functional.pad(label_mask, (0, 1))):
-            hidden_states = self.model.forward_lm(embeddings, batch.attention_mask)
+            hidden_states = self.model.forward_lm(*lm_inputs)
         logits = self.model.compute_logits(hidden_states[:, :-1][label_mask]).float()
         return _LabelLogits(logits, targets[label_mask], label_mask.nonzero()[:, 0])
 
