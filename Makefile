@@ -1,12 +1,14 @@
 # Every target installs what it needs. PYTHON=python3.12 make ... chooses the interpreter.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo tones test check docs sparrow release-check clean
+.PHONY: help setup demo tones test test-real real-recipes check docs sparrow release-check clean
 
 help:
 	@echo "make demo     fine-tune sparrow on a voice that is new to it, with every command, in about five minutes"
 	@echo "make tones    train a random language model to recognise five tones, in a minute or two"
 	@echo "make test     lint, types and tests"
+	@echo "make test-real     tests on released weights and human recordings, in the folder DLM_REAL_PARTS"
+	@echo "make real-recipes  the example documents of composed bases on those parts, in 20 steps each"
 	@echo "make check    lint and types only"
 	@echo "make release-check  build the wheel and use it in an empty environment"
 	@echo "make docs     write the pages that are generated from the code"
@@ -35,6 +37,12 @@ check: setup
 test: check
 	@scripts/browser
 	@.venv/bin/python -m pytest -q
+
+test-real: setup
+	@.venv/bin/python -m pytest -q -n 0 -m weights tests/real
+
+real-recipes: setup
+	@scripts/real-recipes
 
 release-check: setup
 	@scripts/release-check

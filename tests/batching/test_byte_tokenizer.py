@@ -65,9 +65,9 @@ def test_byte_tokenizer_encodes_an_example(chat: str) -> None:
         Message("assistant", ("low",)),
     )
     encoded = chat_encoder.encode_example(Example(turns, "here", "answer"))
-    prompt = "<|audio|>\nWhich?"
+    prompt = "<|audio|>\nWhich?\n"
     if chat == "template":
-        prompt = f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        prompt = f"<|im_start|>user\n{prompt.rstrip()}<|im_end|>\n<|im_start|>assistant\n"
     label_ids = [label for label in encoded.labels if label >= 0]
     assert label_ids == [*b"low", chat_encoder.eos_token_id]
     assert chat_encoder.decode_raw(list(encoded.input_ids)).startswith(f"{prompt}low<|im_end|>")

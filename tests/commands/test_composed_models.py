@@ -6,6 +6,8 @@ from typing import cast
 
 import pytest
 import torch
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 import dlm
 from dlm.batching.mistral_chat import build_chat_encoder
@@ -26,6 +28,7 @@ from tests.composed_models import (
     write_composed_document,
 )
 from tests.models.batches import compute_all_logits, make_batch
+from tests.tiny_models import make_tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 
@@ -93,3 +96,59 @@ def test_dlm_show_has_the_model_that_options_replaced(tmp_path: Path) -> None:
     overrides = {"base_model.encoder": {"from_scratch": ENCODERS["whisper"]}}
     *_, version = dlm.train(path, steps=1, overrides=overrides)
     assert dlm.show(path).spec.key == version.base_model
+
+
+def save_gemma(folder: Path) -> Path:
+    """Save a tiny Gemma 3, laid out as the released base model: text begins with <bos>, no chat."""
+    tokenizer = make_tiny_tokenizer(("<bos>",))
+    tokenizer.bos_token, tokenizer.chat_template = "<bos>", None
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16, "vocab_size": 264}
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(**layers, **sizes, sliding_window=16, max_position_embeddings=512)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_without_a_chat_template_gets_plain_text(tmp_path: Path) -> None:
+    """Plain text begins with the token that the tokenizer begins with, and a question is a line."""
+    base_model = {**make_base_model_field(), "lm": str(save_gemma(tmp_path / "gemma"))}
+    path = write_composed_document(tmp_path, base_model, adapter="projector")
+    trained = run_command("train", path, "--steps", 2)
+    assert trained.code == 0, trained.err
+    lines = [line for line in trained.err.splitlines() if "no chat template" in line]
+    assert len(lines) == 1 and "my.dlm" in lines[0] and "plain text" in lines[0]
+    document, spec = resolve_document(path)
+    model = load_base_model(spec)
+    encoder = build_chat_encoder(model.tokenizer, model.spec)
+    (first, *_) = load_examples(document).examples
+    encoded = encoder.encode_example(first)
+    assert encoder.decode_raw(list(encoded.input_ids)) == (
+        f"<bos>Listen: <|audio|>\nTranscribe the audio.\n{first.target}<|im_end|>"
+    )
+    quiet = write_composed_document(tmp_path / "quiet", {**base_model, "chat": "plain"})
+    assert "chat template" not in run_command("check", quiet).err
+    refused = write_composed_document(tmp_path / "refused", {**base_model, "chat": "template"})
+    run_command("check", refused).refused("has no chat template", error="model.no_chat_template")
+
+
+def test_audio_is_scaled_to_what_the_language_model_looks_up(tmp_path: Path) -> None:
+    """Gemma multiplies its table by the square root of its width."""
+    projector = {**PROJECTORS["pool"], "scale": "embeddings"}
+    lm = str(save_gemma(tmp_path / "gemma"))
+    path = write_composed_document(
+        tmp_path, {**make_base_model_field(), "projector": projector, "lm": lm}
+    )
+    document, spec = resolve_document(path)
+    model = cast(ComposedAudioLM, load_base_model(spec))
+    batch = make_batch(model, list(load_examples(document).examples))
+    with torch.no_grad():
+        is_audio = batch.input_ids == model.audio_token_id
+        audio = model.merge_audio_embeddings(batch)[is_audio]
+        text = model.embed_input_ids(torch.arange(256))
+    ratio = audio.square().mean() / text.square().mean()
+    assert 0.7 < ratio.sqrt() < 1.4

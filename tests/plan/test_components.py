@@ -293,9 +293,9 @@ def test_components_from_folders(tmp_path: Path) -> None:
     moved = shutil.copytree(lm_folder, tmp_path / "elsewhere/lm")
     assert compose(**{**components, "lm": str(moved)}).revision == spec.revision
     (lm_folder / "chat_template.jinja").unlink()
-    error = refusal(**components)
+    error = refusal(**components, chat="template")
     assert (error.code, error.where) == ("model.no_chat_template", str(lm_folder))
-    assert compose(**components, chat="plain").chat_format == "plain"
+    assert compose(**components).chat_format == "plain"
     error = refusal(**{**components, "lm": str(tmp_path / "whisper")})
     assert error.code == "model.not_a_language_model"
     error = refusal(**{**components, "encoder": str(lm_folder)})
@@ -449,6 +449,8 @@ def test_components_from_hugging_face_and_modelscope(tmp_path: Path) -> None:
         with_lm = [{"encoder": "sparrow", "projector": "stack", "lm": name} for name in
                    ("hf:me/LM", "ms:me/LM", "ms:me/none", "ms:me/gated", "ms:me/LM@v9",
                     "ms:me/LM@../../v9", "hf:me/no-template", "ms:me/no-template")]  # fmt: skip
+        for field in with_lm[6:]:
+            field["chat"] = "template"
         results = resolve_in_process(hub, tmp_path / "cache", *with_lm, "ms:me/whole")
         sources = {"me/LM": COMMIT, "ms:me/LM": "master"}
         for result, (source, revision) in zip(results[:2], sources.items(), strict=True):

@@ -83,6 +83,7 @@ class ChatEncoder:
         self.eos_token_id: int = tokenizer.eos_token_id
         pad = tokenizer.pad_token_id
         self.pad_token_id: int = pad if isinstance(pad, int) else tokenizer.eos_token_id
+        self._bos_token = _get_bos_token(tokenizer)  # of text that no template writes
 
     def encode_example(self, example: Example) -> EncodedExample:
         """Encode an example to train on.
@@ -169,7 +170,7 @@ class ChatEncoder:
         return text if isinstance(text, str) else "".join(text)
 
     def _encode_prose(self, text: str) -> list[int]:
-        return [*self._tokenize_text(text), self.eos_token_id]
+        return [*self._tokenize_text(self._bos_token + text), self.eos_token_id]
 
     def _encode_prompt_ids(
         self, messages: tuple[Message, ...], location: str, language: str | None
@@ -244,13 +245,19 @@ class ChatEncoder:
 
     def _apply_template(self, messages: list[dict[str, Any]], *, add_prompt: bool) -> str:
         if self._spec.chat_format == "plain":
-            ends = {"assistant": str(self._tokenizer.eos_token)}
-            return "".join(each["content"] + ends.get(each["role"], "") for each in messages)
+            return self._bos_token + "".join(map(self._format_plain_turn, messages))
         return str(
             self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_prompt
             )
         )
+
+    def _format_plain_turn(self, message: dict[str, Any]) -> str:
+        """A turn of plain text: an answer ends with the end token, anything else with its line."""
+        content: str = message["content"]
+        if message["role"] == "assistant":
+            return content + str(self._tokenizer.eos_token)
+        return content if content[-1:].isspace() else content + "\n"
 
     def _tokenize_text(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -332,6 +339,15 @@ def _format_language_prefix(language: str | None) -> str:
 
     code = (language or UNKNOWN_LANGUAGE).lower().partition("-")[0]
     return f"language {LANGUAGE_CODE_TO_NAME.get(code, language or UNKNOWN_LANGUAGE)}{ASR_TEXT_TAG}"
+
+
+def _get_bos_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that a tokenizer begins every text with by itself; "" for most.
+
+    Without it, text costs Gemma 3 270M 1.7 nats more a token.
+    """
+    first_ids = list(tokenizer("")["input_ids"])[:1]
+    return str(tokenizer.bos_token) if first_ids == [tokenizer.bos_token_id] else ""
 
 
 def get_audio_token_id(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> int:

@@ -159,6 +159,7 @@ def run_preflight(
         *_check_sequence_lengths(spec, config, train, report),
         *split_issues,
         *(_check_stream_options(config, document.path.name) if config.uses_streaming else ()),
+        *_check_chat_format(document, spec),
     )
     filtered = filter_bad_examples(
         config,
@@ -363,6 +364,19 @@ def _check_stream_options(config: TrainingConfig, document_name: str) -> Iterato
         what = "training.split_by is content, and a stream is not read beforehand"
         hint = "set it to recording or speaker"
         yield Issue(document_name, what, hint, fatal=True, code="data.not_for_streams")
+
+
+def _check_chat_format(document: Document, spec: ModelSpec) -> Iterator[Issue]:
+    """A pretrained language model that gets plain text because it has no chat template."""
+    base_model, composition = document.config.base_model, spec.composition
+    if isinstance(base_model, str) or composition is None or not composition.lm.source:
+        return
+    if spec.chat_format == "plain" and base_model.chat is None:
+        what = "its language model has no chat template, and gets audio, question and answer as "
+        hint = "name an instruct model for conversations, or set base_model.chat to plain"
+        yield Issue(
+            document.path.name, f"{what}plain text", hint, fatal=False, code="model.plain_chat"
+        )
 
 
 def _describe_train_set(

@@ -185,7 +185,8 @@ class ComposedModelConfig(BaseConfig):
     )
     after: str | None = Field(default=None, description="Text after each audio.")
     chat: Literal["template", "plain"] | None = Field(
-        default=None, description="template of the language model, or plain text."
+        default=None,
+        description="template of the language model, or plain text; plain if it has no template.",
     )
 
     @property

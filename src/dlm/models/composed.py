@@ -262,8 +262,21 @@ def compose_model(
     if projector_source:
         _load_component_weights(model.projector, _get_projector_dir(projector_source), "projector.")
     else:
-        calibrate_output_scale(model.projector, model.embed_tokens.get_parameter("weight"))
+        calibrate_output_scale(model.projector, _look_up_embeddings(model))
     return model.eval()
+
+
+@torch.no_grad()
+def _look_up_embeddings(model: ComposedAudioLM) -> torch.Tensor | None:
+    """All text embeddings as the language model reads them, where a projector is scaled to them.
+
+    They are not the table where a model multiplies what it looks up: Gemma by the square root of
+    its width.
+    """
+    if model.projector.scale != "embeddings":
+        return None
+    num_embeddings = len(model.embed_tokens.get_parameter("weight"))
+    return model.embed_input_ids(torch.arange(num_embeddings, device=model.device))
 
 
 def load_composed_tokenizer(

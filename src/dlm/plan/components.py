@@ -9,7 +9,7 @@
     lm          shape, vocabulary, tokenizer, chat format     plan/encoder_lm_specs.py
 
 Refuses an encoder and a language model that are swapped, classes that are not supported, a
-tokenizer of another vocabulary, and a missing chat template. Configs and the headers of weight
+tokenizer of another vocabulary, and `chat: template` without one. Configs and the headers of weight
 files say all of it.
 """
 
@@ -178,7 +178,7 @@ class ProjectorComponent:
 class _TokenizerSpec:
     tokenizer: str
     has_chat_template: bool
-    default_chat_format: ChatFormat | None
+    default_chat_format: ChatFormat
     vocab_size: int = 0  # 0: not counted
 
 
@@ -264,15 +264,15 @@ def _build_lm_component(
         if model_ref
         else _make_scratch_lm(dict(lm_config.from_scratch or {}), tokenizer_spec.vocab_size)
     )
-    chat_format = chat_format or tokenizer_spec.default_chat_format
-    if chat_format is None or (chat_format == "template" and not tokenizer_spec.has_chat_template):
+    if chat_format == "template" and not tokenizer_spec.has_chat_template:
         own = model_ref and tokenizer_spec.tokenizer == OWN_TOKENIZER
         raise ModelError(
             "has no chat template",
             where=model_ref.name if model_ref and own else lm_config.tokenizer,
-            hint="set base_model.chat to plain, or name an instruct model",
+            hint="take base_model.chat out for plain text, or name an instruct model",
             code="model.no_chat_template",
         )
+    chat_format = chat_format or tokenizer_spec.default_chat_format
     return replace(lm, tokenizer=tokenizer_spec.tokenizer, chat_format=chat_format)
 
 
@@ -281,9 +281,7 @@ def _resolve_tokenizer(
 ) -> _TokenizerSpec:
     """The tokenizer that a config names, or the one of the model."""
     if lm_config.tokenizer not in (None, BYTE_TOKENIZER):
-        return _resolve_named_tokenizer(
-            str(lm_config.tokenizer), folder, from_scratch=model_ref is None
-        )
+        return _resolve_named_tokenizer(str(lm_config.tokenizer), folder)
     if lm_config.tokenizer == BYTE_TOKENIZER or model_ref is None:
         return _TokenizerSpec(BYTE_TOKENIZER, True, "plain", BYTE_VOCAB_SIZE)
     has_template = any(map(model_ref.find_file, CHAT_TEMPLATE_FILES))
@@ -291,10 +289,10 @@ def _resolve_tokenizer(
         has_template = "chat_template" in read_json_object(config_path)
     if model_ref.spec is not None and model_ref.spec.chat_format == "plain":
         return _TokenizerSpec(OWN_TOKENIZER, has_template, "plain")
-    return _TokenizerSpec(OWN_TOKENIZER, has_template, "template" if has_template else None)
+    return _TokenizerSpec(OWN_TOKENIZER, has_template, "template" if has_template else "plain")
 
 
-def _resolve_named_tokenizer(name: str, folder: Path, *, from_scratch: bool) -> _TokenizerSpec:
+def _resolve_named_tokenizer(name: str, folder: Path) -> _TokenizerSpec:
     """A tokenizer in a folder of this machine, or of another model."""
     path = (folder / Path(name).expanduser()).absolute()
     if not path.is_dir():
@@ -312,11 +310,10 @@ def _resolve_named_tokenizer(name: str, folder: Path, *, from_scratch: bool) -> 
     has_template = any((path / filename).is_file() for filename in CHAT_TEMPLATE_FILES)
     if not has_template and config_path.is_file():
         has_template = "chat_template" in read_json_object(config_path)
-    chat_format: ChatFormat | None = "plain" if from_scratch else None
     return _TokenizerSpec(
         str(path),
         has_template,
-        "template" if has_template else chat_format,
+        "template" if has_template else "plain",
         _count_vocabulary(tokenizer_path) if tokenizer_path.is_file() else 0,
     )
 
