@@ -14,6 +14,7 @@ from dlm.data.types import AudioSegment
 from dlm.errors import DlmError, StoreError
 from dlm.store.records import RecordingHash
 from dlm.store.versions import Store, open_store, require_unchanged
+from dlm.training.events import ScoreDifference, VersionComparison
 from tests.store.fake_runs import DLM_ID, make_version_record, write_weights
 
 
@@ -55,6 +56,23 @@ def test_a_version_is_parsed_once_unless_its_record_changes(store: Store) -> Non
     assert store.list_versions()[0] is store.get_version("v0001") is version
     (version.path / "version.json").write_text("{")
     assert store.list_versions() == ()
+
+
+def test_a_clearly_worse_version_is_kept_and_not_put_in_use(store: Store, home: Path) -> None:
+    commit(store, 1.0)
+    difference = ScoreDifference("v0001", 40, score=0.61, other_score=0.0, low=0.5, high=0.7)
+    comparison = VersionComparison("v0001", "wer", (difference,))
+    manifest = store.layout.manifest_path.read_bytes()
+    assert commit(store, 2.0, comparison=comparison) == "v0002"
+    assert store.get_current_version() == store.get_version("v0001")
+    assert store.get_version("v0002").comparison == comparison
+    store.layout.manifest_path.write_bytes(manifest)  # as after a kill within the commit
+    assert open_store(DLM_ID, home).layout.current_path.read_text() == "v0001\n"
+    assert store.layout.manifest_path.read_bytes() != manifest
+    store.layout.current_path.unlink()
+    assert open_store(DLM_ID, home).layout.current_path.read_text() == "v0001\n"
+    store.set_current_version("v0002")
+    assert open_store(DLM_ID, home).get_current_version() == store.get_version("v0002")
 
 
 def test_another_version_can_be_put_in_use(store: Store) -> None:

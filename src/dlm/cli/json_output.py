@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dlm.plan.hardware import Hardware
     from dlm.plan.types import SummaryLine
     from dlm.store.records import ExportInfo, RecordingHash, Version
+    from dlm.training.events import VersionComparison
 
 MAX_WORST_EXAMPLES = 10  # examples that eval lists
 
@@ -136,6 +137,8 @@ def versions_to_list(versions: "Iterable[Version]") -> list[JsonDict]:
             "seconds": version.seconds,
             "scores": version.scores,
             "run": version.run,
+            "accepted": version.is_accepted,
+            "comparison": version.comparison and _comparison_to_dict(version.comparison),
             "environment": version.environment,
             "number": version.number,
             "created_at": version.created_at,
@@ -144,6 +147,26 @@ def versions_to_list(versions: "Iterable[Version]") -> list[JsonDict]:
         }
         for version in versions
     ]
+
+
+def _comparison_to_dict(comparison: "VersionComparison") -> JsonDict:
+    return {
+        "current": comparison.current,
+        "metric": comparison.metric,
+        "differences": [
+            {
+                "name": difference.name,
+                "num_clips": difference.num_clips,
+                "score": difference.score,
+                "other_score": difference.other_score,
+                "low": difference.low,
+                "high": difference.high,
+                "clearly_worse": difference.is_clearly_worse,
+            }
+            for difference in comparison.differences
+        ],
+        "reason": comparison.reason,
+    }
 
 
 def transcript_to_dict(transcript: "Transcript") -> JsonDict:

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from dlm.cli.render import (
     format_count,
     format_duration,
     format_scores,
+    print_comparison,
     print_data_summary,
     print_issues,
 )
@@ -80,6 +82,7 @@ def print_training(events: "Iterator[Any]", output_format: str) -> int:
     progress = progress_class(
         scored_on_train=not preflight.held_out_examples,
         logging_steps=preflight.document.config.training.logging_steps,
+        document_path=preflight.document.path,
     )
     exit_code = 0
     try:
@@ -98,10 +101,14 @@ class _LineProgress:
     Args:
         scored_on_train: whether scores are of clips that were trained on.
         logging_steps: steps between two lines; None for a line every few seconds.
+        document_path: of the document that is trained.
     """
 
-    def __init__(self, *, scored_on_train: bool, logging_steps: int | None) -> None:
+    def __init__(
+        self, *, scored_on_train: bool, logging_steps: int | None, document_path: Path
+    ) -> None:
         self._scored_on_train, self._logging_steps = scored_on_train, logging_steps
+        self._document_path = document_path
         self._num_steps, self._first_step = 0, 0
         self._started_at, self._printed_at = time.monotonic(), 0.0
         self._num_examples, self._audio_seconds = 0, 0.0
@@ -147,6 +154,7 @@ class _LineProgress:
                 pass
             case _:  # the version, the last item
                 print_line(f"{event.name} is saved: {event.path}")
+                print_comparison(event, self._document_path)
 
     def close(self) -> None:
         """End what is being drawn."""
@@ -191,8 +199,14 @@ class _LineProgress:
 class _BarProgress(_LineProgress):
     """A progress bar in a terminal in place of a line for each step."""
 
-    def __init__(self, *, scored_on_train: bool, logging_steps: int | None) -> None:
-        super().__init__(scored_on_train=scored_on_train, logging_steps=logging_steps)
+    def __init__(
+        self, *, scored_on_train: bool, logging_steps: int | None, document_path: Path
+    ) -> None:
+        super().__init__(
+            scored_on_train=scored_on_train,
+            logging_steps=logging_steps,
+            document_path=document_path,
+        )
         from rich.console import Console  # here, so that --help stays fast
         from rich.progress import BarColumn, Progress, TextColumn
 

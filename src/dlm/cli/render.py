@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from dlm.plan.fit_table import FitRow
     from dlm.plan.types import SummaryLine
     from dlm.store.records import ExportInfo, Version
+    from dlm.training.events import ScoreDifference, VersionComparison
 
 BYTES_PER_GIB = 1 << 30
 SHORT_SHA_CHARS = 12
@@ -172,11 +173,11 @@ def print_transcripts(transcripts: Iterator["Transcript"], output_format: str) -
             print_text(dump_json(json_output.transcript_to_dict(transcript), indent=None))
         elif output_format == "text":
             print_text(f"{escape_controls(str(transcript.path))}: {transcript.text}\n")
+            if not transcript.text:
+                print_status(f"{transcript.path}: no speech was found")
         else:
             separator = "\n" if index else ""
             print_text(separator + transcript.format_subtitles(output_format))
-        if not transcript.text:
-            print_status(f"{transcript.path}: no speech was found")
     return 0
 
 
@@ -264,9 +265,48 @@ def print_versions(status: "DocumentStatus", output_format: str) -> int:
         created_at = version.created_at[:16].replace("T", " ")
         steps, scores = format_count(version.steps, "step"), format_scores(version.scores)
         print_line(f"{mark} {version.name}  {created_at}  {steps}, {scores}")
+        if version.comparison and not version.is_accepted:
+            print_line(f"    not put in use: {_describe_comparison(version.comparison)}")
     if not status.versions:
         print_status(f"no version yet: run `dlm train {status.document.path}`")
     return 0
+
+
+def print_comparison(version: "Version", document_path: "Path") -> None:
+    """Print whether a new version took the place of the one in use, and why."""
+    comparison = version.comparison
+    if comparison is None:
+        return
+    if not comparison.is_accepted:
+        what = f"{version.name} is kept, and {comparison.current} stays in use"
+        hint = f"use it with `dlm use {document_path} {version.name}`"
+        print_status(f"{what}: {_describe_comparison(comparison)}; {hint}", color="yellow")
+        return
+    what = f"{version.name} is in use in place of {comparison.current}"
+    print_status(f"{what}: {_describe_comparison(comparison)}")
+
+
+def _describe_comparison(comparison: "VersionComparison") -> str:
+    """The scores beside those that are clearly better, or else beside all; and what is missing."""
+    differences = comparison.differences
+    worse = [difference for difference in differences if difference.is_clearly_worse]
+    texts = [_describe_difference(each, comparison.metric) for each in worse or differences]
+    if comparison.reason and not worse:
+        texts.append(f"not compared: {comparison.reason}")
+    return "; ".join(texts)
+
+
+def _describe_difference(difference: "ScoreDifference", metric: str) -> str:
+    def write(score: float) -> str:
+        return f"{score:.3f}" if metric == "loss" else f"{score:.1%}"
+
+    name = "loss" if metric == "loss" else metric.upper()
+    other = "the base" if difference.name == "base" else difference.name
+    interval = (
+        f"95 % interval of the difference {write(difference.low)} to {write(difference.high)}"
+    )
+    scores = f"{name} {write(difference.score)} against {write(difference.other_score)} of {other}"
+    return f"{scores} on {format_count(difference.num_clips, 'held-out clip')} ({interval})"
 
 
 def print_version_in_use(version: "Version", output_format: str) -> int:

@@ -3,13 +3,15 @@
     load      tokenizer, encoded examples, model
     build     feature extractors, batches of every stage, callbacks
     train     events of training/trainer.py
-    persist   store/runs.py
+    compare   with the version in use and the base, on the same held-out clips
+    persist   store/runs.py; a version that is clearly worse is kept, and not put in use
 
 The output of a frozen encoder is cached on disk. A stage after the encoder was trained, augmented
 audio and streams are encoded in every step; what streams give is never stored.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +29,7 @@ from dlm.commands.options import (
     require_range,
 )
 from dlm.data.types import AudioSegment, Example, Issue
-from dlm.errors import DataError, ModelError, StoreError, UsageError
+from dlm.errors import DataError, DlmError, ModelError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from dlm.batching.chat_template import ChatEncoder
@@ -42,11 +44,14 @@ if TYPE_CHECKING:
     from dlm.data.types import Recording, RecordingKey
     from dlm.features.extractor import AugmentedExtractor, EncodeFn
     from dlm.inference.engine import InferenceEngine
+    from dlm.inference.evaluate import EvaluationReport
     from dlm.plan.types import Plan
-    from dlm.store.records import RecordingHash, RunRecord, Version
+    from dlm.store.records import ClipScores, RecordingHash, RunRecord, Version
     from dlm.store.runs import Run
     from dlm.store.versions import Store
     from dlm.training.events import TrainingEvent
+
+_logger = logging.getLogger(__name__)
 
 MAX_FALLBACK_EVAL_EXAMPLES = 32  # training examples to measure on where none are held out
 MAX_AUDIO_GAP_EXAMPLES = 16  # of each measurement of the listening gap during training
@@ -204,6 +209,7 @@ def run_training(
         TrainingError: too many consecutive steps are skipped, or the checkpoint does not fit.
     """
     from dlm.store.runs import persist_events
+    from dlm.training.events import TrainingFinished
 
     if run and run.version:
         yield from persist_events(iter(()), store, record=run_record, run=run)
@@ -238,16 +244,21 @@ def run_training(
     )
     loader = build_staged_loader(preflight, plan, chat_encoder, extractors.get_feature_fn)
     copier.copy_cached()
+    comparer = _VersionComparer(store, preflight, run_record, held_out, bad_examples)
+    comparer.score_current_version(plan.model.device)  # before the model that is trained is loaded
     model = get_model()
     engine = InferenceEngine(model, chat_encoder, extractors.eval_extractor, plan.eval_batch_size)
     eval_examples = held_out or preflight.train_examples
     fallback_examples = held_out or preflight.train_examples[:MAX_FALLBACK_EVAL_EXAMPLES]
     gap_examples = [example for example in eval_examples if example.audio_segments]
+    comparer.score_base(engine)
     filter_decodable = partial(_filter_decodable, engine, bad_examples)
     distillation = plan.training.distillation
     callbacks = TrainerCallbacks(
         save_version_fn=partial(_save_final_adapter, engine, plan, copier),
-        evaluate_fn=partial(_score_held_out, engine, partial(filter_decodable, fallback_examples)),
+        evaluate_fn=partial(
+            _score_held_out, engine, partial(filter_decodable, fallback_examples), comparer
+        ),
         audio_gap_fn=partial(
             _measure_audio_gap,
             engine,
@@ -261,8 +272,12 @@ def run_training(
 
     # train, persist
     events = train_model(model, loader, plan.training, callbacks)
+    events = comparer.add_comparison(events)
     events = _add_skip_events(events, preflight, loader, bad_examples)
-    yield from persist_events(events, store, record=run_record, run=run)
+    for event in persist_events(events, store, record=run_record, run=run):
+        if isinstance(event, TrainingFinished) and event.reason == "done":
+            comparer.save_scores()
+        yield event
 
 
 def build_staged_loader(
@@ -469,14 +484,158 @@ def _filter_decodable(
     return decodable
 
 
+class _VersionComparer:
+    """Compares the version that a run makes with the one in use, and with the base.
+
+    All are scored on the same held-out clips, the others before the first step, when no second
+    model is in memory. What one scored is kept in the store, and used again while the clips and
+    the normalizer are the same.
+    """
+
+    def __init__(
+        self,
+        store: "Store",
+        preflight: "Preflight",
+        run_record: "RunRecord",
+        held_out: Sequence[Example],
+        bad_examples: "BadExampleCounter",
+    ) -> None:
+        self._store, self._path, self._record = store, preflight.document.path, run_record
+        self._bad_examples = bad_examples
+        self._current = store.get_current_version()
+        self._clips = _name_examples(held_out)
+        self._references: dict[str, ClipScores | str] = {}
+        self._new: ClipScores | None = None
+        model_plan, revision = preflight.require_plan().model, run_record.base_model_revision
+        # without a revision, a projector may begin with random weights, those of the run's seed
+        weights = (
+            run_record.base_model,
+            revision,
+            model_plan.weights_dtype,
+            model_plan.adapter.bits,
+        )
+        digest = hashlib.sha256(repr(weights).encode()).hexdigest()
+        self._base_name = f"base-{digest}" if revision else None
+
+    def score_current_version(self, device: str) -> None:
+        """Score the version in use, if there is one and it is not known."""
+        if self._current is None or not self._clips:
+            return
+        current = self._current
+        scores = self._read_scores(current.sha256)
+        is_other_base = current.base_model != self._record.base_model
+        if is_other_base and (scores is None or scores.metric == "loss"):
+            self._references[current.name] = f"{current.name} is of another base"
+        elif scores:
+            self._references[current.name] = scores
+        else:
+            try:
+                self._references[current.name] = self._score_version(current, device)
+            except DlmError as error:  # a damaged version is no reason not to train
+                self._references[current.name] = f"{current.name} cannot be scored: {error.what}"
+
+    def score_base(self, engine: "InferenceEngine") -> None:
+        """Score the base, which the model still is before its first step."""
+        if self._current is None or not self._clips:
+            return
+        scores = self._read_scores(self._base_name) if self._base_name else None
+        if scores is None:
+            scores = self._score_clips(engine, "the base")
+            if self._base_name:
+                self._store.save_clip_scores(self._base_name, scores)
+        self._references["base"] = scores
+
+    def score_new_version(
+        self, engine: "InferenceEngine", examples: Sequence[Example], report: "EvaluationReport"
+    ) -> None:
+        """Score the trained model by its evaluation at the end of the run."""
+        from dlm.inference.comparison import score_clips
+
+        spoken = [id(example) for example in examples if example.task == "transcribe"]
+        utterances = dict(zip(spoken, report.utterances, strict=True))
+        evaluated = {id(example) for example in examples}
+        clips = {name: each for name, each in self._clips.items() if id(each) in evaluated}
+        if clips:
+            scored = [utterances[id(each)] for each in clips.values() if id(each) in utterances]
+            self._new = score_clips(engine, clips, scored)
+
+    def add_comparison(self, events: "Iterator[TrainingEvent]") -> "Iterator[TrainingEvent]":
+        """The events, the last one with the comparison where there is a version in use."""
+        from dlm.inference.comparison import compare_scores
+        from dlm.training.events import TrainingFinished, VersionComparison
+
+        for event in events:
+            if isinstance(event, TrainingFinished) and event.reason == "done" and self._current:
+                name = self._current.name
+                comparison = VersionComparison(name, "", reason="no clips are held out")
+                if self._new:
+                    comparison = compare_scores(self._new, self._references, current_name=name)
+                event = replace(event, comparison=comparison)
+            yield event
+
+    def save_scores(self) -> None:
+        """Keep the scores of the new version, which is committed, for the next comparison."""
+        if self._new:
+            self._store.save_clip_scores(self._store.list_versions()[-1].sha256, self._new)
+
+    def _score_version(self, version: "Version", device: str) -> "ClipScores":
+        from dlm.commands.preflight import resolve_version
+        from dlm.inference.engine import load_engine
+
+        document, spec, _ = resolve_version(self._path, version.name)
+        config = document.config.training
+        engine = load_engine(spec, version.path, device=device, config=config)
+        scores = self._score_clips(engine, version.name)
+        self._store.save_clip_scores(version.sha256, scores)
+        return scores
+
+    def _score_clips(self, engine: "InferenceEngine", name: str) -> "ClipScores":
+        from dlm.inference.comparison import score_clips
+
+        _logger.info("scoring %s on %d held-out clips", name, len(self._clips))
+        examples = _filter_decodable(engine, self._bad_examples, list(self._clips.values()))
+        decodable = {id(example) for example in examples}
+        clips = {key: each for key, each in self._clips.items() if id(each) in decodable}
+        return score_clips(engine, clips)
+
+    def _read_scores(self, name: str) -> "ClipScores | None":
+        """The scores that were kept, if they are of all clips, by the same normalizer."""
+        from dlm.inference.metrics import NORMALIZER_NAME
+
+        scores = self._store.read_clip_scores(name)
+        is_usable = scores and scores.normalizer in ("", NORMALIZER_NAME)
+        return (
+            scores if is_usable and scores and self._clips.keys() <= scores.scores.keys() else None
+        )
+
+
+def _name_examples(examples: Sequence[Example]) -> dict[str, Example]:
+    """The examples by a hash of their text and audio; without those whose audio is gone."""
+    from dlm.data.audio_scan import fingerprint_recording
+
+    named = {}
+    for example in examples:
+        with suppress(DataError):
+            hashes = {
+                segment.recording_key: segment.sha256 or fingerprint_recording(segment)
+                for segment in example.audio_segments
+            }
+            named[_hash_examples((example,), hashes)] = example
+    return named
+
+
 def _score_held_out(
-    engine: "InferenceEngine", examples_fn: ExamplesFn
+    engine: "InferenceEngine", examples_fn: ExamplesFn, comparer: _VersionComparer
 ) -> tuple[dict[str, float], int]:
     """Scores at the end of a run, and the number of examples."""
     from dlm.inference.evaluate import evaluate_model
 
     examples = examples_fn()
-    return evaluate_model(engine, examples).scores if examples else {}, len(examples)
+    if not examples:
+        return {}, 0
+    report = evaluate_model(engine, examples)
+    comparer.score_new_version(engine, examples, report)
+    return report.scores, len(examples)
 
 
 def _measure_audio_gap(

@@ -72,6 +72,7 @@ class EvaluationReport:
         word_errors: of all transcripts; None without an example to transcribe.
         character_errors: the same.
         worst_examples: transcribed examples, the highest WER first.
+        utterances: the same, in the order of the examples.
         scores: loss, shuffled_loss, gap, wer, cer, as far as they could be measured.
         sources: the source the examples come from, if not from a document.
         normalizer: how texts are normalized before they are compared.
@@ -86,6 +87,7 @@ class EvaluationReport:
     sources: tuple[SourceReport, ...] = ()
     normalizer: str = NORMALIZER_NAME
     example_loss: ExampleLoss | None = None
+    utterances: tuple[UtteranceScore, ...] = ()
 
 
 def evaluate_model(
@@ -108,19 +110,21 @@ def evaluate_model(
     character_errors = compute_character_errors(references, hypotheses)
     scores |= {"wer": word_errors.rate, "cer": character_errors.rate}
     worst = tuple(sorted(utterances, key=lambda score: (-score.wer, score.location)))
-    return EvaluationReport(len(examples), word_errors, character_errors, worst, scores)
+    return EvaluationReport(
+        len(examples), word_errors, character_errors, worst, scores, utterances=tuple(utterances)
+    )
 
 
 def score_transcripts(
     engine: InferenceEngine, examples: list[Example], *, progress: EvalProgressFn | None = None
 ) -> list[UtteranceScore]:
-    """Transcribe examples and compare with their transcripts. Raises DataError."""
-    scores = []
+    """Transcribe examples and compare with their transcripts, in order. Raises DataError."""
+    scores = {}
     for example, text in batch_generate(engine, examples):
-        scores.append(score_utterance(example.location, example.target, text))
+        scores[id(example)] = score_utterance(example.location, example.target, text)
         if progress:
             progress(len(scores), len(examples))
-    return scores
+    return [scores[id(example)] for example in examples]
 
 
 def compute_losses(engine: InferenceEngine, examples: list[Example]) -> dict[str, float]:
@@ -142,6 +146,22 @@ def compute_losses(engine: InferenceEngine, examples: list[Example]) -> dict[str
     shuffled_loss = compute_mean_loss(engine.model, _make_batches(engine, shuffled))
     gap = compute_audio_gap(audio_loss, shuffled_loss)
     return {"loss": loss, "shuffled_loss": shuffled_loss, "gap": gap}
+
+
+def compute_example_losses(
+    engine: InferenceEngine, examples: list[Example]
+) -> list[tuple[float, float]]:
+    """Compute the sum of the loss, in nats, and the number of label tokens of each example.
+
+    Raises:
+        DataError: an example cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
+    """
+    losses = []
+    for example in examples:
+        batch = engine.make_batch([engine.chat_encoder.encode_example(example)])
+        num_tokens = batch.num_label_tokens
+        losses.append((compute_mean_loss(engine.model, [batch]) * num_tokens, float(num_tokens)))
+    return losses
 
 
 def _make_batches(engine: InferenceEngine, examples: list[Example]) -> list[Batch]:

@@ -7,6 +7,7 @@ $DLM_HOME/store/<dlm_id>/          default ~/.dlm
 │   └── current.txt                the version in use: "v0001"
 ├── blobs/<sha256>                 copies of recordings, where they are not too large
 ├── features/                      cached features
+├── evaluations/                   scores of versions and the base on each held-out clip
 ├── runs/<id>/
 │   ├── run.json  log.jsonl        what it started from; its events
 │   └── state/                     checkpoint to resume from, while the run is unfinished
@@ -64,6 +65,11 @@ class StoreLayout:
     def features_dir(self) -> Path:
         """The folder of the cached features."""
         return self.root / "features"
+
+    @property
+    def evaluations_dir(self) -> Path:
+        """The folder of the scores on each held-out clip."""
+        return self.root / "evaluations"
 
     @property
     def runs_dir(self) -> Path:

@@ -5,6 +5,7 @@
         └── Version      and where it is: number, hashes of its files, folder
     RunInfo              a run: its record and its status
     ExportInfo           a version that was exported
+    ClipScores           what a version, or the base, scored on each held-out clip
 
 In JSON, nan and infinity are null, a path is its text, and callables are left out.
 """
@@ -25,6 +26,7 @@ from typing import Literal, TypeVar
 from pydantic import TypeAdapter
 
 from dlm.legacy import RECORD, upgrade_record
+from dlm.training.events import VersionComparison
 
 RecordT = TypeVar("RecordT")
 RunStatus = Literal["unfinished", "finished", "abandoned"]
@@ -110,6 +112,7 @@ class VersionRecord(RunRecord):
         scores: of the evaluation at the end, by name.
         run: id of the run.
         environment: versions of the libraries.
+        comparison: with the version that was in use; None where there was none.
     """
 
     steps: int
@@ -117,6 +120,12 @@ class VersionRecord(RunRecord):
     scores: dict[str, float] = field(default_factory=dict)
     run: str | None = None
     environment: dict[str, str] = field(default_factory=collect_environment)
+    comparison: VersionComparison | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether its commit puts it in use: it is not clearly worse than what it would replace."""
+        return self.comparison is None or self.comparison.is_accepted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +165,21 @@ class RunInfo:
     record: RunRecord
 
 
+@dataclass(frozen=True)
+class ClipScores:
+    """What a model scored on each of some held-out clips.
+
+    Attributes:
+        metric: "wer", "cer" or "loss".
+        normalizer: of the transcripts; empty for losses.
+        scores: errors, or nats, and length in words, characters or tokens; by a hash of the clip.
+    """
+
+    metric: str
+    normalizer: str
+    scores: dict[str, tuple[float, float]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportInfo:
     """A version that was exported.
@@ -178,6 +202,7 @@ class ExportInfo:
 VERSION_TYPE_ADAPTER = TypeAdapter(Version)
 RUN_TYPE_ADAPTER = TypeAdapter(RunInfo)
 EXPORT_TYPE_ADAPTER = TypeAdapter(ExportInfo)
+CLIP_SCORES_TYPE_ADAPTER = TypeAdapter(ClipScores)
 
 
 def to_jsonable(value: object) -> object:

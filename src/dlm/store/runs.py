@@ -153,7 +153,12 @@ def _persist_run_events(
         elif isinstance(event, CheckpointSaved):
             save_checkpoint(run.path, event.write_fn, step=event.step)
         elif isinstance(event, TrainingFinished) and write_final:
-            results = {"steps": event.step, "seconds": event.seconds, "scores": event.scores}
+            results = {
+                "steps": event.step,
+                "seconds": event.seconds,
+                "scores": event.scores,
+                "comparison": event.comparison,
+            }
             version_record = VersionRecord(**{**vars(record), **results, "run": run.id})
             store.commit_version(write_final, version_record)
         elif isinstance(event, TrainingFinished) and event.reason == "done":
@@ -171,7 +176,13 @@ def _persist_run_events(
 
 def _report_committed_run(run: Run, version: Version) -> TrainingFinished:
     """Close a run that was killed after its commit, and report its results."""
-    finished = TrainingFinished(version.steps, version.steps, version.seconds, version.scores)
+    finished = TrainingFinished(
+        version.steps,
+        version.steps,
+        version.seconds,
+        version.scores,
+        comparison=version.comparison,
+    )
     _truncate_partial_line(run.log_path)
     if not any(line["event"] == "TrainingFinished" for line in read_run_log(run)):
         _append_event(run.log_path, finished)

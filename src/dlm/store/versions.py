@@ -1,10 +1,11 @@
 """The store of one document: committing, listing, choosing and verifying versions; blobs, exports.
 
     commit   versions/.pending-<pid>  ->  written, finite, hashed, synced
-             ->  renamed to versions/v0002  ->  current.txt  ->  manifest.json
+             ->  renamed to versions/v0002  ->  current.txt, if accepted  ->  manifest.json
 
-A version exists from the rename on, and carries its own record: opening the store rebuilds
-`current.txt` and `manifest.json` from the versions when a kill left them behind.
+A version that is clearly worse than the one in use is kept and not put in use: its record says so
+(`comparison`). A version exists from the rename on, and carries its own record: opening the store
+rebuilds `current.txt` and `manifest.json` from the versions when a kill left them behind.
 """
 
 import json
@@ -41,11 +42,13 @@ from dlm.store.atomic_dirs import (
     iter_checkpoint_repairs,
     write_dir,
 )
-from dlm.store.layout import StoreLayout, get_store_layout, make_safe_name
+from dlm.store.layout import StoreLayout, get_store_layout, make_safe_name, require_safe_name
 from dlm.store.records import (
+    CLIP_SCORES_TYPE_ADAPTER,
     EXPORT_TYPE_ADAPTER,
     RUN_TYPE_ADAPTER,
     VERSION_TYPE_ADAPTER,
+    ClipScores,
     ExportInfo,
     Version,
     VersionRecord,
@@ -107,10 +110,13 @@ class Store:
         return next((version for version in self.list_versions() if version.run == run_id), None)
 
     def get_current_version(self) -> Version | None:
-        """Return the version in use; the newest when the pointer is lost, None before the first."""
+        """Return the version in use, None before the first.
+
+        When the pointer is lost, it is the newest that was put in use.
+        """
         versions = self.list_versions()
         current_name = self._read_current_name()
-        newest = versions[-1] if versions else None
+        newest = _find_newest_accepted(versions)
         return next((version for version in versions if version.name == current_name), newest)
 
     def get_version(self, name: str) -> Version:
@@ -129,7 +135,7 @@ class Store:
             return version
 
     def commit_version(self, write_fn: WriteFn, record: VersionRecord) -> Version:
-        """Commit what `write_fn` writes as the next version and put it in use.
+        """Commit what `write_fn` writes as the next version, and put it in use if it is accepted.
 
         A run commits once: when its version is there already, that is returned.
 
@@ -141,7 +147,8 @@ class Store:
             if record.run and (earlier := self.find_version_by_run(record.run)):
                 return earlier
             version = self._write_version(write_fn, record)
-            self._write_current_name(version.name)
+            if version.is_accepted:
+                self._write_current_name(version.name)
             self._write_manifest()
             return version
 
@@ -178,6 +185,16 @@ class Store:
         finally:
             remove_path(copy)
         return digest
+
+    def save_clip_scores(self, name: str, scores: ClipScores) -> None:
+        """Keep what a version or the base scored, in place of earlier scores of it."""
+        with wrap_write_errors(self.layout.evaluations_dir):
+            make_folder(self.layout.evaluations_dir)
+        write_atomic(self._get_clip_scores_path(name), dump_record_json(scores))
+
+    def read_clip_scores(self, name: str) -> ClipScores | None:
+        """Return what was kept of a version or the base; None without it."""
+        return load_record_json(CLIP_SCORES_TYPE_ADAPTER, self._get_clip_scores_path(name))
 
     def record_export(self, folder: Path, *, kind: str, version_name: str) -> ExportInfo:
         """Record that a version was exported to a folder, in place of an earlier export there."""
@@ -224,7 +241,7 @@ class Store:
         layout = self.layout
         run_dirs = [path for path in layout.runs_dir.glob("*") if path.is_dir()]
         folders = (layout.root, layout.current_path.parent, layout.blobs_dir, layout.features_dir)
-        for folder in (*folders, layout.exports_dir, *run_dirs):
+        for folder in (*folders, layout.exports_dir, layout.evaluations_dir, *run_dirs):
             yield from (partial(remove_path, path) for path in find_stale_temp_files(folder))
         for path in layout.versions_dir.glob(f"{PENDING_PREFIX}*"):
             yield partial(remove_path, path)
@@ -232,14 +249,21 @@ class Store:
             info = load_record_json(RUN_TYPE_ADAPTER, layout.require_inside(run_dir) / "run.json")
             is_over = info is not None and info.status != "unfinished"
             yield from iter_checkpoint_repairs(run_dir, unfinished=not is_over)
-        names = [version.name for version in self.list_versions()]
+        versions = self.list_versions()
+        names = [version.name for version in versions]
+        newest = _find_newest_accepted(versions)
         listed = self._read_manifest_names()
         # a newest that is not listed: its commit was cut short before it was put in use
         is_unlisted = listed is not None and not set(names[-1:]) <= listed
-        if names and (is_unlisted or self._read_current_name() not in names):
-            yield partial(self._write_current_name, names[-1])
+        is_cut_short = is_unlisted and versions[-1].is_accepted
+        if newest and (is_cut_short or self._read_current_name() not in names):
+            yield partial(self._write_current_name, newest.name)
         if (names or layout.manifest_path.exists()) and not self._is_manifest_up_to_date():
             yield self._write_manifest
+
+    def _get_clip_scores_path(self, name: str) -> Path:
+        folder = self.layout.require_inside(self.layout.evaluations_dir)
+        return folder / f"{require_safe_name(name)}.json"
 
     def _write_version(self, write_fn: WriteFn, record: VersionRecord) -> Version:
         pending = self.layout.versions_dir / f"{PENDING_PREFIX}{os.getpid()}"
@@ -324,6 +348,12 @@ class Store:
 
     def _write_manifest(self) -> None:
         write_atomic(self.layout.manifest_path, self._format_manifest())
+
+
+def _find_newest_accepted(versions: tuple[Version, ...]) -> Version | None:
+    """The newest version that its commit put in use; the newest of all where there is none."""
+    accepted = [version for version in versions if version.is_accepted] or versions
+    return accepted[-1] if accepted else None
 
 
 def require_unchanged(version: Version) -> None:

@@ -202,6 +202,54 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True)
+class ScoreDifference:
+    """The score of a version beside that of another one, or of the base, on the same clips.
+
+    Attributes:
+        name: of the other: a version such as "v0001", or "base".
+        num_clips: held-out clips.
+        score: errors over words or characters; or nats per token.
+        other_score: the same of the other.
+        low: of the 95 % interval of `score` minus `other_score`.
+        high: the same.
+    """
+
+    name: str
+    num_clips: int
+    score: float
+    other_score: float
+    low: float
+    high: float
+
+    @property
+    def is_clearly_worse(self) -> bool:
+        """Whether the whole interval lies above zero: lower scores are better."""
+        return self.low > 0
+
+
+@dataclass(frozen=True)
+class VersionComparison:
+    """Whether a version may replace the one that was in use when it was made.
+
+    Attributes:
+        current: name of the one in use.
+        metric: "wer", "cer" or "loss"; empty where nothing could be compared.
+        differences: from the one in use and from the base, those that were compared.
+        reason: why one or both were not compared; empty where both were.
+    """
+
+    current: str
+    metric: str
+    differences: tuple[ScoreDifference, ...] = ()
+    reason: str = ""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether it is clearly worse than none of them."""
+        return not any(difference.is_clearly_worse for difference in self.differences)
+
+
+@dataclass(frozen=True)
 class TrainingFinished:
     """The run is over.
 
@@ -211,6 +259,7 @@ class TrainingFinished:
         seconds: since it started or resumed.
         scores: as of `Evaluated`.
         reason: "done" or "stopped".
+        comparison: with the version in use, where there is one.
     """
 
     step: int
@@ -218,6 +267,7 @@ class TrainingFinished:
     seconds: float
     scores: dict[str, float] = field(default_factory=dict)
     reason: str = "done"
+    comparison: VersionComparison | None = None
 
 
 TrainingEvent = (
