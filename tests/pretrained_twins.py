@@ -310,7 +310,6 @@ def _build_whisper(languages: tuple[str, ...] = WHISPER_LANGUAGES) -> Pretrained
         vocab_size=len(tokenizer),
         num_mel_bins=80,
         max_source_positions=50 * WHISPER_WINDOW_SECONDS,
-        max_target_positions=64,
         decoder_layers=2,
         decoder_attention_heads=2,
         decoder_ffn_dim=64,
@@ -320,7 +319,7 @@ def _build_whisper(languages: tuple[str, ...] = WHISPER_LANGUAGES) -> Pretrained
     )
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
-        begin_suppress_tokens=[to_id("\u0120"), end_id],  # a space, and the end
+        begin_suppress_tokens=[to_id("#"), end_id],  # one byte, and the end
         suppress_tokens=[to_id("("), *map(to_id, tokens[: tokens.index("<|notimestamps|>")])],
         no_timestamps_token_id=to_id("<|notimestamps|>"),
         is_multilingual=bool(languages),

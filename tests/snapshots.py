@@ -26,10 +26,11 @@ def run_with_dlm(
     messages = build_prompt_messages(
         get_example_question(spec), [Path(EXAMPLE_AUDIO_FILE)], spec, system_prompt
     )
-    prompt = chat_encoder.encode_prompt(messages, "the question")
+    language = spec.languages[0] if spec.languages else None
+    prompt = chat_encoder.encode_prompt(messages, "the question", language)
     padding = PaddingSpec(chat_encoder.pad_token_id, chat_encoder.audio_token_id)
     batch = collate([prompt], AudioFeatureExtractor(spec, auto_resample=False), padding)
-    hidden = model.forward_lm(model.merge_audio_embeddings(batch), batch.attention_mask)
+    hidden = model.forward_lm(*model.make_lm_inputs(batch))
     return batch.input_ids[0].tolist(), model.compute_logits(hidden[0])
 
 
@@ -41,4 +42,5 @@ def run_readme() -> IdsAndLogits:
     for code in re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S):
         exec(code, variables)
     inputs = variables["inputs"]
-    return inputs["input_ids"][0].tolist(), variables["model"](**inputs).logits[0]
+    token_ids = inputs["decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"]
+    return token_ids[0].tolist(), variables["model"](**inputs).logits[0]

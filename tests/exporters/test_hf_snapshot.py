@@ -19,6 +19,7 @@ from dlm.io import hash_tree
 from dlm.models.adapters import apply_adapter, get_trainable_parameters, save_adapter
 from dlm.models.load import load_base_model
 from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
+from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec
 from dlm.store.records import Version
 from tests.pretrained_twins import TWIN_BUILDERS, extract_reference_inputs, write_pretrained_twin
@@ -63,6 +64,8 @@ def spec_of(tmp_path_factory: pytest.TempPathFactory) -> SpecFn:
                 source = write_pretrained_twin(family, folder)
             spec = next(spec for spec in MODEL_CATALOG.values() if spec.family == family)
             specs[family] = replace(spec, source=str(source))
+            if spec.is_encoder_decoder:  # its window is that of its positions
+                specs[family] = resolve_model_spec(str(source), Path())
         return specs[family]
 
     return get_spec

@@ -231,7 +231,10 @@ def compute_label_gradients(
     return [logits.detach(), *grads]
 
 
-@pytest.mark.parametrize("family", ["stitched", *TWIN_BUILDERS])
+MLP_FAMILIES = [family for family in TWIN_BUILDERS if family != "whisper"]  # it has none by name
+
+
+@pytest.mark.parametrize("family", ["stitched", *MLP_FAMILIES])
 def test_sparse_last_mlp_changes_no_logit_and_no_gradient(family: str, tmp_path: Path) -> None:
     if family == "stitched":
         folder = write_tiny_model(tmp_path / "base")

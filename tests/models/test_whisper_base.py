@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from dlm.batching.collator import Batch, PaddingSpec, collate
 from dlm.batching.mistral_chat import build_chat_encoder
 from dlm.config.schema import TrainingConfig
 from dlm.data.types import AudioSegment, Example, Message
-from dlm.errors import DataError
+from dlm.errors import DataError, ModelError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.inference.engine import batch_generate, load_engine
 from dlm.models.adapters import apply_adapter, get_param_group, get_trainable_parameters
@@ -28,8 +29,9 @@ from dlm.plan.model_spec import MODEL_CATALOG
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec
 from dlm.training.loss import AudioLMLoss
+from tests.cli_runner import dlm
 from tests.pretrained_twins import extract_reference_inputs, write_pretrained_twin
-from tests.tiny_models import SAMPLE_RATE
+from tests.tiny_models import SAMPLE_RATE, write_tone
 
 TOLERANCE = 1e-5
 MULTILINGUAL, ENGLISH = "whisper-tiny", "whisper-tiny.en"
@@ -206,9 +208,9 @@ def test_a_prompt_is_the_text_before_the_transcript(folders, segments) -> None:
     )
     assert chat_encoder.decode_raw(list(encoded.label_ids)) == " oui<|endoftext|>"
     long_prompt = chat_encoder.encode_prompt(
-        (Message("user", (segments[0], "x" * 99)),), "here", "zh"
+        (Message("user", (segments[0], "x" * 300)),), "here", "zh"
     )
-    assert chat_encoder.decode_raw(list(long_prompt.input_ids)).count("x") == 64 // 2 - 1
+    assert chat_encoder.decode_raw(list(long_prompt.input_ids)).count("x") == 448 // 2 - 1
     unspaced = chat_encoder.encode_example(make_example(segments[0], "hao", "zh"))
     assert chat_encoder.decode_raw(list(unspaced.label_ids)) == "hao<|endoftext|>"
 
@@ -298,6 +300,121 @@ def test_the_catalog_has_the_sizes_of_the_papers_models() -> None:
     assert MODEL_CATALOG[ENGLISH].languages == ("en",)
 
 
+# bad inputs, from the command line
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("generation_config.json", "model.no_generation_config"),
+        ("tokenizer.json", "model.no_tokenizer"),
+    ],
+)
+def test_a_folder_without_one_of_its_files_is_refused(name: str, code: str, tmp_path: Path) -> None:
+    folder = write_pretrained_twin(ENGLISH, tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(ModelError) as caught:
+        resolve_model_spec(str(folder), Path())
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        (("model.bin", "config.json", "vocabulary.json"), "CTranslate2"),
+        (("whisper-base.gguf",), "GGUF"),
+        (("ggml-base.bin",), "whisper.cpp"),
+    ],
+)
+def test_weights_of_another_runtime_are_named(
+    names: tuple[str, ...], word: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError) as caught:
+        resolve_model_spec(str(tmp_path), Path())
+    assert caught.value.code == "model.other_format"
+    assert word in caught.value.what
+    assert caught.value.hint and "hf:openai/whisper-base" in caught.value.hint
+
+
+def test_right_names_of_wrong_shapes_are_refused(tmp_path: Path) -> None:
+    folder = write_pretrained_twin(ENGLISH, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.decoder.layers.1.encoder_attn.k_proj.weight"
+    tensors[name] = torch.zeros(8, 32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        load_whisper(folder)
+    assert caught.value.code == "model.damaged_checkpoint"
+    assert name in caught.value.what and "[8, 32], not [32, 32]" in caught.value.what
+
+
+DOCUMENT = """---
+dlm_id: 01ARZ3NDEKTSV4RRFFQ69G5FAV
+dlm_version: 15
+base_model: ./base
+training:
+  adapter: {adapter}
+  lora: {{where: [lm, encoder]}}
+  lora_r: 16
+  precision: fp32
+  held_out: 0
+  num_epochs: 60
+  learning_rate: 0.02
+  audio: {{language: {language}}}
+---
+
+::audio path="a.wav" transcript="{text}"::
+
+::audio path="b.wav" transcript="high"::
+"""
+
+
+def write_document(
+    folder: Path,
+    *,
+    key: str = MULTILINGUAL,
+    adapter: str = "lora",
+    language: str = "fr",
+    text: str = "low",
+    seconds: float = 1.2,
+) -> None:
+    write_pretrained_twin(key, folder / "base")
+    write_tone(folder / "a.wav", hertz=200, seconds=seconds)
+    write_tone(folder / "b.wav", hertz=1900, seconds=0.7)
+    values = {"adapter": adapter, "language": language, "text": text}
+    (folder / "my.dlm").write_text(DOCUMENT.format(**values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"language": "de"}, "data.other_language"),
+        ({"language": "null"}, "data.no_language"),
+        ({"key": ENGLISH}, "data.other_language"),
+        ({"text": "x" * 450}, "data.too_long"),
+        ({"seconds": 2.5}, "data.not_one_window"),
+        ({"adapter": "projector"}, "plan.nothing_to_train"),
+    ],
+)
+def test_what_a_document_asks_of_whisper_in_vain_is_refused(
+    changes: dict, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_document(tmp_path, **changes)
+    assert dlm("train", "my.dlm", "--device", "cpu").error == code
+
+
+def test_an_english_model_is_not_asked_to_transcribe_french(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_document(tmp_path, key=ENGLISH, language="en")
+    result = dlm("transcribe", "my.dlm", "b.wav", "--base", "--language", "fr")
+    result.refused("--language", error="data.other_language")
+
+
 # released weights
 
 
@@ -345,8 +462,7 @@ def test_released_logits_and_texts_equal_those_of_the_class(
         **inputs, decoder_input_ids=prompt_ids, max_new_tokens=60, do_sample=False
     )
     assert texts == {
-        str(n): chat_encoder.decode(row[prompt_ids.shape[1] :]).strip()
-        for n, row in enumerate(token_ids.tolist())
+        str(n): chat_encoder.decode(row).strip() for n, row in enumerate(token_ids.tolist())
     }
 
 

@@ -154,6 +154,18 @@ def test_lora_of_the_encoder_is_counted(get_spec, family: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "targets", [("self_attn.q_proj", "fc1"), ("v_proj",), ("encoder_attn.k_proj",)]
+)
+def test_lora_on_some_layers_of_a_decoder_with_cross_attention_is_counted(
+    get_spec, targets: tuple[str, ...]
+) -> None:
+    plan = make_model_plan(get_spec("whisper"), "lora", "lm", target_modules=targets)
+    assert count_trainable_parameters(plan) == sum(
+        parameter.numel() for parameter in get_trainable_parameters(load_model(plan)).values()
+    )
+
+
 @pytest.mark.parametrize("family", ["stitched", "qwen2_audio"])
 def test_full_training_counts_all_but_fixed_positions(get_spec, family: str) -> None:
     plan = make_model_plan(get_spec(family), "full", *ALL_COMPONENTS)

@@ -17,6 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from dlm.batching.chat_template import ChatEncoder, EncodedExample
 from dlm.data.types import Example, Message
 from dlm.errors import DataError, ModelError
+from dlm.plan.languages import (
+    make_language_error,
+    make_other_language_error,
+    normalize_language,
+)
 from dlm.plan.model_spec import ModelSpec
 
 START_OF_TRANSCRIPT, START_OF_PREVIOUS = "<|startoftranscript|>", "<|startofprev|>"
@@ -66,13 +71,8 @@ class WhisperChatEncoder(ChatEncoder):
             or [message.role for message in example.messages].count("assistant") != 1
         ):
             raise self._make_transcription_error(example.location)
-        if example.language is None and self._is_multilingual:
-            raise DataError(
-                f"{self._spec.key} needs the language of a transcript",
-                where=example.location,
-                hint='write language="en" beside it, or set training.audio.language',
-                code="data.no_language",
-            )
+        if error := make_language_error(self._spec, example):
+            raise error
         return super()._encode_checked_example(example)
 
     def _iter_assistant_spans(self, example: Example) -> Iterator[tuple[list[int], list[int]]]:
@@ -102,16 +102,10 @@ class WhisperChatEncoder(ChatEncoder):
         """The token of a language; the end token for one that is to be detected."""
         if language is None:
             return self.eos_token_id
-        code, languages = language.lower().partition("-")[0], self._spec.languages
-        if code not in languages:
-            known = languages[0] if len(languages) == 1 else f"{len(languages)} others"
-            raise DataError(
-                f"its language is {language}, and {self._spec.key} knows {known}",
-                where=location,
-                hint="use a multilingual base" if len(languages) == 1 else "use another base",
-                code="data.other_language",
-            )
-        return self._get_token_id(f"<|{code}|>") if self._is_multilingual else self.eos_token_id
+        if error := make_other_language_error(self._spec, language, location):
+            raise error
+        token = f"<|{normalize_language(language)}|>"
+        return self._get_token_id(token) if self._is_multilingual else self.eos_token_id
 
     def _get_token_id(self, token: str) -> int:
         token_id = self._tokenizer.convert_tokens_to_ids(token)

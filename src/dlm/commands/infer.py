@@ -186,6 +186,7 @@ def transcribe(
 ) -> "Iterator[Transcript]":
     """Write down what is said in recordings of any length."""
     from dlm.data.segmentation import SEGMENTATION_METHODS
+    from dlm.plan.languages import make_other_language_error
 
     paths = to_paths(recordings)
     document_path = path if path is not None and is_document_path(path) else None
@@ -207,11 +208,13 @@ def transcribe(
         require_vad_extra()
     files = [file for recording in paths for file in _list_audio_files(recording)]
     target = _resolve_recording_target(document_path, version, base_only=bare, device=device)
+    language = language or target.training_config.audio.language
+    if language and (error := make_other_language_error(target.spec, language, "--language")):
+        raise error
     validate_audio_inputs(map(AudioSegment, files), target, any_length=True)
 
     from dlm.inference.transcribe import transcribe_files
 
-    language = language or target.training_config.audio.language
     yield from transcribe_files(
         target.load_engine(), files, segmentation=segment, language=language
     )
@@ -236,9 +239,14 @@ def evaluate(
     progress: ProgressFn | None = None,
 ) -> "EvaluationReport":
     """Measure word errors and losses on held-out clips."""
+    from dlm.plan.languages import make_language_error
+
     target = resolve_inference_target(Path(path), version, base_only=bare, device=device)
     data_path = Path(data) if data is not None else None
     examples, sources = _load_eval_examples(target, data_path, example_name=manual_loss)
+    for example in examples:
+        if error := make_language_error(target.spec, example):
+            raise error
     validate_audio_inputs((each for example in examples for each in example.audio_segments), target)
 
     from dlm.inference.evaluate import EvaluationReport, compute_token_losses, evaluate_model
@@ -341,6 +349,7 @@ def validate_audio_inputs(
     """
     from dlm.data.audio_io import choose_resampler, make_sample_rate_error, open_audio
     from dlm.data.quality_checks import describe_long_audio
+    from dlm.plan.types import ONE_WINDOW_HINT
 
     audio_spec, audio_config = target.spec.audio_spec, target.training_config.audio
     for segment in dict.fromkeys(segments):
@@ -348,6 +357,12 @@ def validate_audio_inputs(
             sample_rate = stream.info.sample_rate
             seconds = stream.num_samples / sample_rate
         too_long = seconds > audio_spec.window_seconds and not any_length
+        if too_long and target.spec.is_encoder_decoder and audio_config.max_windows is None:
+            what = f"it lasts {seconds:.1f} s, and {target.spec.key} takes "
+            what += f"{audio_spec.window_seconds:g} s at once"
+            raise DataError(
+                what, where=segment.name, hint=ONE_WINDOW_HINT, code="data.not_one_window"
+            )
         if audio_config.long_clips == "error" and too_long:
             what, hint, code = describe_long_audio(
                 seconds, audio_spec.window_seconds, audio_config.long_clips

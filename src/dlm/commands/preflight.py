@@ -30,11 +30,13 @@ from dlm.errors import DataError, DlmError, PlanError, StoreError
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.augmentation import plan_augmentation
 from dlm.plan.hardware import Hardware, detect_hardware
+from dlm.plan.languages import make_language_error
 from dlm.plan.memory import estimate_sequence_lengths
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.planner import MAX_COPIED_BYTES, NO_OVERRIDES, make_plan
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import (
+    ONE_WINDOW_HINT,
     TOO_LONG_HINT,
     CliOverrides,
     Plan,
@@ -157,6 +159,7 @@ def run_preflight(
         *report.issues,
         *check_leakage(train, held_out, report.example_stats),
         *_check_sequence_lengths(spec, config, train, report),
+        *_check_transcription_model(spec, config, (*train, *held_out), report),
         *split_issues,
         *(_check_stream_options(config, document.path.name) if config.uses_streaming else ()),
         *_check_chat_format(document, spec),
@@ -352,6 +355,24 @@ def _check_sequence_lengths(
             continue
         what = f"its audio takes {num_tokens} tokens, and {limit}"
         yield Issue(example.location, what, hint, fatal=True, code="data.too_long")
+
+
+def _check_transcription_model(
+    spec: ModelSpec, config: TrainingConfig, examples: tuple[Example, ...], report: ValidationReport
+) -> Iterator[Issue]:
+    """What an encoder-decoder model cannot take: long clips, and languages without a token."""
+    if not spec.is_encoder_decoder:
+        return
+    durations, window_seconds = report.example_stats.get_durations(), spec.audio_spec.window_seconds
+    for example in examples:
+        if error := make_language_error(spec, example):
+            yield Issue.from_error(error, example.location)
+        longest = max(durations.get(example.location, ()), default=0.0)
+        if longest > window_seconds and config.audio.max_windows is None:
+            what = f"it lasts {longest:.1f} s, and {spec.key} takes {window_seconds:g} s at once"
+            yield Issue(
+                example.location, what, ONE_WINDOW_HINT, fatal=True, code="data.not_one_window"
+            )
 
 
 def _check_stream_options(config: TrainingConfig, document_name: str) -> Iterator[Issue]:

@@ -78,6 +78,23 @@ inputs = processor(
     return_tensors="pt",
 )"""
 
+DECODER_PROMPT_SNIPPET = """\
+import soundfile
+
+waveform, sample_rate = soundfile.read("{clip}", dtype="float32")
+inputs = processor(waveform, sampling_rate=sample_rate, return_tensors="pt")
+prompt = {prompt!r}
+inputs["decoder_input_ids"] = processor.tokenizer(
+    prompt,
+    add_special_tokens=False,  # the prompt has them
+    return_tensors="pt",
+).input_ids"""
+
+GENERATE_DECODER_SNIPPET = """
+inputs = inputs.to(model.device, model.dtype)
+answer = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)
+print(processor.batch_decode(answer, skip_special_tokens=True)[0])"""
+
 CHAT_TEMPLATE_SNIPPET = """\
 audio = {{"type": "audio", "path": "{clip}"}}
 question = {{"type": "text", "text": {question!r}}}
@@ -122,7 +139,7 @@ def format_model_card(
 
 def get_example_question(spec: ModelSpec) -> str:
     """Return the question of the README; nothing for a model that only transcribes."""
-    return "" if spec.chat_format == "asr" else EXAMPLE_QUESTION
+    return "" if spec.chat_format in ("asr", "whisper") else EXAMPLE_QUESTION
 
 
 def _format_load_snippet(spec: ModelSpec, adapter: AdapterSpec) -> str:
@@ -164,7 +181,14 @@ def _format_prompt_snippet(
     messages = build_prompt_messages(
         get_example_question(spec), [Path(EXAMPLE_AUDIO_FILE)], spec, system_prompt
     )
-    encoded = build_chat_encoder(tokenizer, spec).encode_prompt(messages, EXAMPLE_AUDIO_FILE)
+    language = spec.languages[0] if spec.languages else None
+    chat_encoder = build_chat_encoder(tokenizer, spec)
+    encoded = chat_encoder.encode_prompt(messages, EXAMPLE_AUDIO_FILE, language)
+    if spec.is_encoder_decoder:  # audio takes no place in the text
+        raw_prompt = chat_encoder.decode_raw(list(encoded.input_ids[1:]))
+        snippet = DECODER_PROMPT_SNIPPET.format(clip=EXAMPLE_AUDIO_FILE, prompt=raw_prompt)
+        max_new_tokens = spec.context_length // 2  # of the other half a prompt may take all
+        return snippet + GENERATE_DECODER_SNIPPET.format(max_new_tokens=max_new_tokens)
     prompt = tokenizer.decode(list(encoded.input_ids), clean_up_tokenization_spaces=False)
     return PROMPT_TEXT_SNIPPET.format(clip=EXAMPLE_AUDIO_FILE, prompt=prompt) + GENERATE_SNIPPET
 
@@ -173,6 +197,12 @@ def _format_placeholder_note(spec: ModelSpec) -> str:
     """How audio is written in the prompt."""
     if spec.chat_format == "mistral":
         return "`processor.apply_transcription_request` makes a request for the transcript alone.\n"
+    if spec.is_encoder_decoder:
+        one_language = "It knows one language: the prompt names none.\n"
+        any_language = (
+            f"`<|{spec.languages[0]}|>` in the prompt is the language of the recording.\n"
+        )
+        return any_language if len(spec.languages) > 1 else one_language
     markers = spec.audio_prefix + spec.placeholder + spec.audio_suffix
     return f"""\
 The first recording is `{markers.format(number=1)!r}` in the prompt, the next one

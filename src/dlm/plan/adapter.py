@@ -97,6 +97,12 @@ def _check_trainable_groups(config: TrainingConfig, adapter: AdapterSpec, spec: 
             hint="take training.freeze_encoder out, or name lm or projector",
             code="plan.nothing_to_train",
         )
+    if not spec.sizes.projector and set(adapter.components) == {"projector"}:
+        raise PlanError(
+            f"nothing would be trained: {spec.key} has no projector",
+            hint="use adapter: lora or full",
+            code="plan.nothing_to_train",
+        )
     if adapter.trainable_groups == ("projector",) and config.stability.freeze_projector_steps:
         raise PlanError(
             "nothing would be trained while the projector is frozen: it is trained alone",

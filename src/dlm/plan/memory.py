@@ -14,6 +14,7 @@ audio with its text, so that one more short example in a document does not chang
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import product
 
 from dlm.data.types import Example, Message
 from dlm.plan.audio_lengths import (
@@ -495,8 +496,10 @@ def get_linear_shapes(
     if component != "lm" or shape.cross_attention:
         layers |= {"out_proj": (query, hidden)}
         mlp = {"fc1": (hidden, inner), "fc2": (inner, hidden)}
-        cross = {f"encoder_attn.{name}": sides for name, sides in layers.items()}
-        return {**layers, **(cross if shape.cross_attention else {}), **mlp}
+        if shape.cross_attention:
+            attentions = product(("self_attn", "encoder_attn"), layers.items())
+            layers = {f"{attention}.{name}": sides for attention, (name, sides) in attentions}
+        return {**layers, **mlp}
     layers |= {"o_proj": (query, hidden)}
     if _is_mixture_of_experts(shape):
         return layers  # the experts are one tensor, no linear layers
@@ -520,8 +523,16 @@ def _get_adapted_shapes(
     layers = get_linear_shapes(shape, component)
     if adapter.target_modules is None:
         return list(layers.values())
-    names = {target.rsplit(".", 1)[-1] for target in adapter.target_modules}
-    return [shape for name, shape in layers.items() if name in names]
+    return [
+        sides
+        for name, sides in layers.items()
+        if any(_is_same_layer(name, target) for target in adapter.target_modules)
+    ]
+
+
+def _is_same_layer(name: str, target: str) -> bool:
+    """Whether one dotted name is the end of the other."""
+    return f".{name}".endswith(f".{target}") or f".{target}".endswith(f".{name}")
 
 
 def _get_query_width(shape: TransformerShape) -> int:

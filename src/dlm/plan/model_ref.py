@@ -60,6 +60,7 @@ from dlm.plan.safetensors_index import (
     HF_CONFIG_FILE,
     TensorIndex,
     count_tensor_bytes,
+    find_other_format,
     fingerprint_checkpoint,
     iter_tensor_infos,
     make_damaged_checkpoint_error,
@@ -106,12 +107,12 @@ def read_hf_config(folder: Path) -> HfConfig:
     """Read the config.json beside weights.
 
     Raises:
-        ModelError: there is none (`model.no_config`), it cannot be read
+        ModelError: there is none (`model.no_config`, `model.other_format`), it cannot be read
             (`model.damaged_checkpoint`), or its weights are quantized (`model.quantized`).
     """
     path = folder / HF_CONFIG_FILE
     if not path.is_file():
-        raise ModelError(
+        raise find_other_format(folder) or ModelError(
             f"no {HF_CONFIG_FILE} in this folder",
             where=str(folder),
             hint="name a folder that transformers' save_pretrained wrote, or one of `dlm export`",

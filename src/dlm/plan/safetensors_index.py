@@ -22,6 +22,8 @@ from dlm.errors import ModelError
 
 HF_CONFIG_FILE = "config.json"
 WEIGHTS_FILE, WEIGHTS_INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+CTRANSLATE2_WEIGHTS_FILE = "model.bin"
+CTRANSLATE2_VOCABULARY_GLOBS = ("vocabulary.*", "*_vocabulary.*")
 PICKLE_GLOBS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SAFETENSORS_LENGTH_BYTES = 8  # little-endian
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library
@@ -58,8 +60,8 @@ def read_tensor_index(folder: Path) -> TensorIndex:
     """Read the headers of a checkpoint's weight files.
 
     Raises:
-        ModelError: there are no safetensors (`model.no_safetensors`), or a file is missing,
-            unreadable or of another length (`model.damaged_checkpoint`).
+        ModelError: there are no safetensors (`model.no_safetensors`, `model.other_format`), or a
+            file is missing, unreadable or of another length (`model.damaged_checkpoint`).
     """
     names = [WEIGHTS_FILE]
     if not (folder / WEIGHTS_FILE).is_file():
@@ -190,7 +192,31 @@ def make_damaged_checkpoint_error(what: str, path: Path) -> ModelError:
     return ModelError(what, where=str(path), hint=hint, code="model.damaged_checkpoint")
 
 
+def find_other_format(folder: Path) -> ModelError | None:
+    """Return the error for weights of another runtime, with what they were made from or by."""
+    original = "name the model it was converted from, such as hf:openai/whisper-base"
+    if ggufs := sorted(path.name for path in folder.glob("*.gguf")):
+        what = f"holds its weights as GGUF ({ggufs[0]}); only safetensors are read"
+        hint = f"{original}; transformers' from_pretrained(..., gguf_file={ggufs[0]!r}) and"
+        hint += " save_pretrained convert some classes"
+    elif (folder / CTRANSLATE2_WEIGHTS_FILE).is_file() and any(
+        any(folder.glob(glob)) for glob in CTRANSLATE2_VOCABULARY_GLOBS
+    ):
+        what = f"holds its weights for CTranslate2 ({CTRANSLATE2_WEIGHTS_FILE}, of "
+        what += "ct2-transformers-converter); only safetensors are read"
+        hint = original
+    elif ggmls := sorted(path.name for path in folder.glob("ggml-*.bin")):
+        what = f"holds its weights for whisper.cpp ({ggmls[0]}, of convert-h5-to-ggml.py); only "
+        what += "safetensors are read"
+        hint = original
+    else:
+        return None
+    return ModelError(what, where=str(folder), hint=hint, code="model.other_format")
+
+
 def _make_missing_weights_error(folder: Path) -> ModelError:
+    if error := find_other_format(folder):
+        return error
     pickles = sorted(path.name for glob in PICKLE_GLOBS for path in folder.glob(glob))
     what, hint = f"no {WEIGHTS_FILE} in this folder", "copy or make the folder again"
     if pickles:

@@ -28,6 +28,10 @@ Precision = Literal["bf16", "fp32"]
 Bits = Literal[4, 8]
 
 PARAM_GROUPS: tuple[ParamGroup, ...] = ("encoder", "projector", "lm", "lora")
+ONE_WINDOW_HINT = (
+    "cut the clip with start= and end=, or set training.audio.long_clips: truncate;"
+    " `dlm transcribe` takes any length"
+)
 TOO_LONG_HINT = "cut the clip with start= and end=, or raise training.sequence_len"
 
 

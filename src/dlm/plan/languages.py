@@ -1,0 +1,44 @@
+"""The languages of a base that has a token for each: which examples it can take.
+
+A multilingual model needs the language of a transcript it learns; in use it detects it.
+"""
+
+from dlm.data.types import Example
+from dlm.errors import DataError
+from dlm.plan.model_spec import ModelSpec
+
+
+def normalize_language(language: str) -> str:
+    """Return the code that models know: pt of pt-BR."""
+    return language.lower().partition("-")[0]
+
+
+def make_language_error(spec: ModelSpec, example: Example) -> DataError | None:
+    """Return what is wrong with the language of an example to train on, if anything is.
+
+    The codes are `data.no_language` and `data.other_language`.
+    """
+    if example.language is not None:
+        return make_other_language_error(spec, example.language, example.location)
+    if len(spec.languages) < 2:
+        return None
+    return DataError(
+        f"{spec.key} needs the language of a transcript",
+        where=example.location,
+        hint='write language="en" beside it, or set training.audio.language',
+        code="data.no_language",
+    )
+
+
+def make_other_language_error(spec: ModelSpec, language: str, location: str) -> DataError | None:
+    """Return the error for a language that a base has no token for; None where it has, or any."""
+    if not spec.languages or normalize_language(language) in spec.languages:
+        return None
+    is_single = len(spec.languages) == 1
+    known = f"only {spec.languages[0]}" if is_single else f"{len(spec.languages)} others"
+    return DataError(
+        f"the language is {language}, and {spec.key} knows {known}",
+        where=location,
+        hint="use a multilingual base, such as whisper-base" if is_single else "use another base",
+        code="data.other_language",
+    )
