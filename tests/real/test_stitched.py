@@ -21,8 +21,8 @@ from tests.models.batches import compute_all_logits, make_batch
 from tests.real.conftest import FigureFn, PartFn
 from tests.real.documents import list_clips, make_real_base_model, write_real_document
 
-NUM_CLIPS = 8
-STEPS = 40
+NUM_CLIPS = 6
+STEPS = 30
 
 
 @pytest.fixture(scope="module")
