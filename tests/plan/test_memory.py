@@ -276,6 +276,7 @@ def make_batch(
         locations=("x",) * num_examples,
         windows_per_example=(1,) * num_examples,
         num_audio_samples=0,
+        transcript_mask=(True,) * num_examples,
         teacher_examples=(None,) * num_examples,
     )
 

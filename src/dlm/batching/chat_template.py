@@ -41,6 +41,7 @@ class EncodedExample:
         labels: the ids that carry loss, IGNORE_INDEX elsewhere.
         audio_segments: in the order of their placeholders.
         location: where the example was written.
+        is_transcript: whether the labels are what is said.
         teacher_example: the same for a distillation teacher, with transcripts instead of audio.
     """
 
@@ -48,6 +49,7 @@ class EncodedExample:
     labels: tuple[int, ...]
     audio_segments: tuple[AudioSegment, ...]
     location: str
+    is_transcript: bool = False
     teacher_example: "EncodedExample | None" = None
 
     @property
@@ -112,7 +114,11 @@ class ChatEncoder:
             labels += [IGNORE_INDEX] * len(prompt) + answer[:num_labels]
             labels += [IGNORE_INDEX] * (len(answer) - num_labels)
         return EncodedExample(
-            tuple(input_ids), tuple(labels), example.audio_segments, example.location
+            tuple(input_ids),
+            tuple(labels),
+            example.audio_segments,
+            example.location,
+            is_transcript=example.task == "transcribe",
         )
 
     def encode_with_teacher(self, example: Example) -> EncodedExample:

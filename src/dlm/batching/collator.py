@@ -37,6 +37,7 @@ class Batch:
         locations: where each example was written.
         windows_per_example: number of windows of each example.
         num_audio_samples: samples of audio in all examples.
+        transcript_mask: whether the labels of each example are what is said.
         teacher_examples: what a distillation teacher reads for each example.
     """
 
@@ -50,6 +51,7 @@ class Batch:
     locations: tuple[str, ...]
     windows_per_example: tuple[int, ...]
     num_audio_samples: int
+    transcript_mask: tuple[bool, ...]
     teacher_examples: tuple[EncodedExample | None, ...]
 
     @property
@@ -121,6 +123,7 @@ def collate(examples: list[EncodedExample], feature_fn: FeatureFn, padding: Padd
         locations=tuple(example.location for example in examples),
         windows_per_example=tuple(sum(map(len, segments)) for segments in features),
         num_audio_samples=sum(window.num_samples for window in windows),
+        transcript_mask=tuple(example.is_transcript for example in examples),
         teacher_examples=tuple(example.teacher_example for example in examples),
     )
 

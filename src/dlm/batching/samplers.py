@@ -80,6 +80,9 @@ class BucketBatchSampler:
         feature_fn: features of a segment, or of a segment in an epoch.
         padding: how sequences are padded.
         sampling_weights: how often each example comes in an epoch.
+
+    Attributes:
+        examples: all encoded examples.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class BucketBatchSampler:
         padding: PaddingSpec,
         sampling_weights: Sequence[float] = (),
     ) -> None:
-        self._examples, self._lengths, self._batch_plan = examples, lengths, batch_plan
+        self.examples, self._lengths, self._batch_plan = examples, lengths, batch_plan
         self._feature_fn, self._padding = feature_fn, padding
         self._sampling_weights = sampling_weights or [1.0] * len(examples)
         self._epoch_order = (-1, [[0]])
@@ -143,11 +146,11 @@ class BucketBatchSampler:
         rank, num_ranks = rank_spec
         indices = self._epoch_order[1][position]
         if rank >= len(indices):  # every rank takes part in every step
-            return [[mask_all_labels(self._examples[indices[0]])]]
+            return [[mask_all_labels(self.examples[indices[0]])]]
         micro_batches: list[list[EncodedExample]] = [[]]
         num_labels = 0
         for index in indices[rank::num_ranks]:
-            example = self._examples[index]
+            example = self.examples[index]
             num_labels += len(example.label_ids)
             size = len(micro_batches[-1]) + 1
             if size > 1 and not self._fits_in_batch(size, self._lengths[index], num_labels):
@@ -184,7 +187,7 @@ class BucketBatchSampler:
         decodable = [batch for batch in batches if batch]
         if decodable:
             return decodable
-        masked = ([mask_all_labels(example)] for example in self._examples)
+        masked = ([mask_all_labels(example)] for example in self.examples)
         spare = (self._collate_decodable(each, feature_fn) for each in masked)
         return [next(batch for batch in spare if batch)]
 

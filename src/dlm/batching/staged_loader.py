@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from dlm.batching.chat_template import EncodedExample
 from dlm.batching.collator import Batch
 from dlm.batching.samplers import SINGLE_RANK, BucketBatchSampler, DataCursor, RankSpec
 from dlm.batching.stream_sampler import StreamBatchSampler
@@ -52,6 +53,12 @@ class StagedLoader:
             if start < stop:
                 yield from sampler.iter_batches(start, stop, rank_spec, cursor if start else ())
             first += num_steps
+
+    def iter_examples(self) -> Iterator[EncodedExample]:
+        """Yield the examples of every stage that are listed; what is streamed is not known."""
+        for sampler, _ in self._stages:
+            if isinstance(sampler, BucketBatchSampler):
+                yield from sampler.examples
 
     def get_cursor(self, num_steps: int) -> DataCursor:
         """Return the position in the data after so many steps of the run."""

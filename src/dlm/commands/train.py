@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dlm.commands.options import (
     DeviceOption,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dlm.features.extractor import AugmentedExtractor, EncodeFn
     from dlm.inference.engine import InferenceEngine
     from dlm.inference.evaluate import EvaluationReport
-    from dlm.plan.types import Plan
+    from dlm.plan.types import Plan, TrainingPlan
     from dlm.store.records import ClipScores, RecordingHash, RunRecord, Version
     from dlm.store.runs import Run
     from dlm.store.versions import Store
@@ -219,6 +219,7 @@ def run_training(
     from dlm.data.bad_examples import BadExampleCounter
     from dlm.inference.engine import InferenceEngine
     from dlm.models.load import load_model, load_tokenizer
+    from dlm.training.ctc import CtcLoss, collect_transcript_token_ids
     from dlm.training.distillation import DistillationTeacher
     from dlm.training.trainer import TrainerCallbacks, train_model
 
@@ -267,6 +268,7 @@ def run_training(
         resume_dir=run.checkpoint_dir if run and run.step is not None else None,
         stop_fn=options.stop_fn,
         teacher=DistillationTeacher(model, distillation, features_dir) if distillation else None,
+        ctc=CtcLoss(model, collect_transcript_token_ids(loader.iter_examples())),
         trace_nan=options.trace_nan,
     )
 
@@ -719,7 +721,7 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
         plan={
             "model": {**asdict(plan.model), "spec": spec},
             "batches": {**asdict(plan.batches), "spec": plan.batches.spec.key},
-            "training": {**asdict(plan.training), "save_steps": None, "audio_gap_steps": None},
+            "training": _describe_training(plan.training),
         },
         seed=plan.model.seed,
         base_model=plan.model.spec.key,
@@ -728,6 +730,18 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
         overrides=dict(preflight.overrides),
         audio_backends=get_audio_backends(),
     )
+
+
+def _describe_training(training_plan: "TrainingPlan") -> dict[str, Any]:
+    """What of a training plan makes another version.
+
+    CTC is left out where it is off: runs of earlier versions, which have no such field, resume.
+    """
+    described = {**asdict(training_plan), "save_steps": None, "audio_gap_steps": None}
+    for part in (described, *described["stages"]):
+        if not part["ctc_weight"]:
+            del part["ctc_weight"]
+    return described
 
 
 def _hash_train_recordings(preflight: "Preflight") -> "Preflight":

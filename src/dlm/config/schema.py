@@ -107,6 +107,9 @@ class StageConfig(BaseConfig):
     rates: dict[NonEmptyStr, PositiveFloat] = Field(
         default_factory=dict, description="Learning rates by component or parameter pattern."
     )
+    ctc_weight: float | None = Field(
+        default=None, ge=0, le=1, description="Weight of CTC; training.ctc_weight if empty."
+    )
 
     @model_validator(mode="after")
     def _check_one_duration(self) -> Self:
@@ -269,6 +272,13 @@ class TrainingConfig(BaseConfig):
     teacher: Annotated[DistillationConfig, BeforeValidator(none_to_empty_dict)] = Field(
         default_factory=DistillationConfig,
         description="Distillation from the language model reading the transcripts.",
+    )
+    ctc_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Weight of a CTC loss between audio embeddings and the tokens of transcripts; "
+        "with 1 the language model is not run.",
     )
     seed: int = Field(default=42, ge=0, description="Seed of every random choice.")
     logging_steps: Annotated[int | None, CliOption(("--logging-steps",), "N")] = Field(

@@ -306,6 +306,7 @@ def _plan_training(
     steps = steps or epochs * ceil_div(train_set.num_examples, batch_size)
     learning_rate = config.learning_rate or spec.default_learning_rate
     stages = plan_stages(config, model_plan, batch_plan, train_set, learning_rate=learning_rate)
+    _check_ctc(config, spec, model_plan.adapter)
     num_steps = sum(stage.num_steps for stage in stages) or steps
     return TrainingPlan(
         num_steps=num_steps,
@@ -328,5 +329,30 @@ def _plan_training(
         early_lr_factor=config.stability.early_lr_factor,
         early_lr_steps=config.stability.early_lr_steps,
         freeze_projector_steps=config.stability.freeze_projector_steps,
+        ctc_weight=config.ctc_weight,
         stages=stages,
     )
+
+
+def _check_ctc(config: TrainingConfig, spec: ModelSpec, adapter: AdapterSpec) -> None:
+    """Refuse CTC where there is nothing for it, and CTC alone where it reaches no gradient."""
+    weights = [
+        config.ctc_weight if stage.ctc_weight is None else stage.ctc_weight
+        for stage in config.stages
+    ] or [config.ctc_weight]
+    if not any(weights):
+        return
+    if spec.kind == "native":
+        what = f"training.ctc_weight teaches a new projector, and {spec.key} has its own"
+        raise PlanError(what, hint="take it out", code="plan.ctc_of_pretrained")
+    if config.uses_streaming:
+        what = "training.ctc_weight needs the tokens of all transcripts, and a stream is not read"
+        raise PlanError(what, hint="take it out", code="plan.ctc_of_stream")
+    trained = [stage.train for stage in config.stages] or [adapter.trainable_groups]
+    for number, (weight, groups) in enumerate(zip(weights, trained, strict=True), start=1):
+        others = [group for group in groups if group in ("lm", "lora")]
+        if weight == 1 and others:
+            where = f"stage {number}" if config.stages else "the run"
+            what = f"{where} trains {', '.join(others)}, which CTC alone does not reach"
+            hint = "train the projector alone in it, or set a ctc_weight below 1"
+            raise PlanError(what, hint=hint, code="plan.ctc_alone")

@@ -74,6 +74,7 @@ def plan_stages(
                 learning_rate=stage.learning_rate or learning_rate,
                 learning_rates=dict(stage.rates),
                 warmup_steps=round(num_steps * config.warmup_ratio),
+                ctc_weight=config.ctc_weight if stage.ctc_weight is None else stage.ctc_weight,
             )
         )
     return tuple(stages)

@@ -1,6 +1,6 @@
 """The summary of a finished plan: the lines that `dlm check`, `train` and `doctor` print.
 
-base, learns, device, memory, batch, steps, rate or stages, teacher, augment, seed,
+base, learns, device, memory, batch, steps, rate or stages, teacher, ctc, augment, seed,
 stream or weights, recordings, asked for
 """
 
@@ -22,6 +22,7 @@ def summarize_plan(plan: Plan) -> tuple[SummaryLine, ...]:
         _summarize_memory(plan),
         *_summarize_steps(plan),
         *_summarize_distillation(plan.training),
+        *_summarize_ctc(plan.training),
         *summarize_augmentation(plan.batches.augmentation, encoder_frozen=encoder_frozen),
         SummaryLine("seed", str(plan.model.seed)),
         *_summarize_data(plan),
@@ -89,6 +90,7 @@ def _summarize_steps(plan: Plan) -> Iterator[SummaryLine]:
         value = f"{', '.join(stage.trainable_groups)}: "
         value += f"{stage.num_steps:,} steps over {num_examples:,} clips"
         why = f"rate {stage.learning_rate:g}, {_describe_schedule(stage)}"
+        why += f", CTC {stage.ctc_weight:.0%} of the loss" if stage.ctc_weight else ""
         yield SummaryLine(f"stage {number}", value, why)
 
 
@@ -106,6 +108,12 @@ def _summarize_distillation(training_plan: TrainingPlan) -> Iterator[SummaryLine
         why = f"its {distillation.top_k} most probable tokens "
         why += f"at temperature {distillation.temperature:g}"
         yield SummaryLine("teacher", f"{distillation.weight:.0%} of the loss", why)
+
+
+def _summarize_ctc(training_plan: TrainingPlan) -> Iterator[SummaryLine]:
+    if training_plan.ctc_weight and not training_plan.stages:
+        why = "audio embeddings are compared with the text embeddings of transcripts"
+        yield SummaryLine("ctc", f"{training_plan.ctc_weight:.0%} of the loss", why)
 
 
 def _summarize_data(plan: Plan) -> Iterator[SummaryLine]:

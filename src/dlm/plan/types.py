@@ -254,6 +254,7 @@ class StagePlan:
         learning_rate: peak learning rate.
         learning_rates: by parameter group or pattern of parameter names.
         warmup_steps: steps of linear warm-up.
+        ctc_weight: of CTC in the loss of transcripts.
     """
 
     trainable_groups: tuple[ParamGroup, ...]
@@ -263,6 +264,7 @@ class StagePlan:
     learning_rate: float
     learning_rates: dict[str, float]
     warmup_steps: int
+    ctc_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,7 @@ class TrainingPlan:
         early_lr_steps: early steps, of the run or of each stage.
         freeze_projector_steps: steps before the projector is trained, of the run or each stage.
         trainable_groups: parameter groups that are trained; all of the adapter's when empty.
+        ctc_weight: of CTC in the loss of transcripts; the loss on labels has the rest.
         stages: each with steps and rates of its own; empty for a run without stages.
     """
 
@@ -315,6 +318,7 @@ class TrainingPlan:
     early_lr_steps: int = 0
     freeze_projector_steps: int = 0
     trainable_groups: tuple[ParamGroup, ...] = ()
+    ctc_weight: float = 0.0
     stages: tuple[StagePlan, ...] = ()
 
     @property
@@ -328,6 +332,7 @@ class TrainingPlan:
                 learning_rate=stage.learning_rate,
                 learning_rates=stage.learning_rates,
                 warmup_steps=stage.warmup_steps,
+                ctc_weight=stage.ctc_weight,
                 stages=(),
             )
             for stage in self.stages

@@ -1,4 +1,4 @@
-"""The loss of a training step: cross entropy of label tokens, mixed with distillation."""
+"""The loss of a training step: cross entropy of labels, mixed with distillation and CTC."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from dlm.models.adapters import get_trainable_parameters
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.cpu_kernels import sparse_last_mlp
 from dlm.plan.types import DistillationPlan
+from dlm.training.ctc import CtcLoss
 from dlm.training.distillation import DistillationTeacher, TopKProbs, compute_kl_divergence
 
 
@@ -19,7 +20,7 @@ class LossOutput(NamedTuple):
 
     Attributes:
         total_loss: what gradients are computed of.
-        ce_loss: cross entropy.
+        ce_loss: cross entropy; of a batch that is trained by CTC alone, the CTC loss.
         kl_loss: divergence from the teacher.
         num_distilled: label tokens that have a teacher.
     """
@@ -48,16 +49,37 @@ class AudioLMLoss(nn.Module):
     Args:
         model: what is trained.
         teacher: for distillation.
+        ctc: for CTC; None without it.
+        ctc_weight: of CTC in the loss of transcripts; with 1, the language model is not run for a
+            batch of transcripts alone.
     """
 
     def __init__(
-        self, model: AudioLanguageModel, teacher: DistillationTeacher | None = None
+        self,
+        model: AudioLanguageModel,
+        teacher: DistillationTeacher | None = None,
+        *,
+        ctc: CtcLoss | None = None,
+        ctc_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.model, self.teacher = model, teacher
+        self.ctc, self.ctc_weight = ctc if ctc_weight else None, ctc_weight
 
     def forward(self, batch: Batch) -> LossOutput:
         """Compute the losses of a batch, summed by example: the caller divides by label tokens."""
+        if self.ctc is None:
+            return self._compute_label_losses(batch)
+        ctc_loss = self.ctc.compute_losses(batch)
+        if self.ctc_weight == 1 and all(batch.transcript_mask):
+            zeros = torch.zeros(2, len(ctc_loss)).to(ctc_loss)
+            ctc_loss = ctc_loss + self._make_zero_audio_loss()
+            return LossOutput(ctc_loss, ctc_loss.detach(), *zeros)
+        losses = self._compute_label_losses(batch)
+        weight = self.ctc_weight * torch.tensor(batch.transcript_mask).to(ctc_loss)
+        return losses._replace(total_loss=(1 - weight) * losses.total_loss + weight * ctc_loss)
+
+    def _compute_label_losses(self, batch: Batch) -> LossOutput:
         teacher_probs = None
         if self.teacher:
             teacher_probs = self.teacher.get_top_k_probs(batch.teacher_examples)

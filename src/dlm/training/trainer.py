@@ -37,6 +37,7 @@ from dlm.training.checkpoint import (
     load_trainer_state,
     write_trainer_state,
 )
+from dlm.training.ctc import CtcLoss
 from dlm.training.distillation import DistillationTeacher
 from dlm.training.events import (
     AudioGapEvaluated,
@@ -86,6 +87,7 @@ class TrainerCallbacks:
         resume_dir: the checkpoint to resume from.
         stop_fn: is called after every step; whether the run stops with a checkpoint.
         teacher: for distillation.
+        ctc: for CTC.
         trace_nan: whether the first non-finite number ends the run.
     """
 
@@ -95,6 +97,7 @@ class TrainerCallbacks:
     resume_dir: Path | None = None
     stop_fn: Callable[[], bool] = field(default=lambda: False)
     teacher: DistillationTeacher | None = None
+    ctc: CtcLoss | None = None
     trace_nan: bool = False
 
 
@@ -198,7 +201,7 @@ class _Trainer:
                 self.model,
                 stage_plan,
                 self.accelerator,
-                self.callbacks.teacher,
+                self.callbacks,
                 first_step=first,
                 stage=stage,
             )
@@ -283,7 +286,7 @@ class _StageRunner:
         model: the parameters that are trainable now are trained.
         plan: of the stage.
         accelerator: devices, mixed precision, ranks.
-        teacher: for distillation.
+        callbacks: have what else the loss needs.
         first_step: the step of the run that the stage begins at.
         stage: its number, from 1.
     """
@@ -293,7 +296,7 @@ class _StageRunner:
         model: AudioLanguageModel,
         plan: TrainingPlan,
         accelerator: Accelerator,
-        teacher: DistillationTeacher | None,
+        callbacks: TrainerCallbacks,
         *,
         first_step: int,
         stage: int,
@@ -306,8 +309,11 @@ class _StageRunner:
             group = get_param_group(name, model)
             self.parameters_by_group.setdefault(group, []).append(parameter)
         is_on_one_device = len({parameter.device for parameter in model.parameters()}) == 1
+        loss_module = AudioLMLoss(
+            model, callbacks.teacher, ctc=callbacks.ctc, ctc_weight=plan.ctc_weight
+        )
         self.loss_module: Any = accelerator.prepare_model(
-            AudioLMLoss(model, teacher), device_placement=is_on_one_device
+            loss_module, device_placement=is_on_one_device
         )
 
     def run_step(self, step: int, batches: list[Batch]) -> StepCompleted | StepSkipped:
