@@ -72,7 +72,7 @@ def test_ctc_is_refused_where_it_can_do_nothing(tmp_path: Path) -> None:
     path = write_composed_document(tmp_path, BASE, ctc_weight=1.0, **lora)
     run_command("train", path).refused("CTC alone does not reach", error="plan.ctc_alone")
     path = write_composed_document(tmp_path, BASE, ctc_weight=1.5)
-    run_command("train", path).refused("ctc_weight", code=2)
+    run_command("train", path).refused("ctc_weight", error="document.bad_value")
     model_dir = write_tiny_model(tmp_path / "tiny")
     path = write_document(tmp_path / "known", base_model=model_dir, training="  ctc_weight: 0.3\n")
     assert run_command("train", path, "--steps", 1).code == 0
