@@ -107,10 +107,10 @@ def save_gemma(folder: Path) -> Path:
     )
     tokenizer.save_pretrained(folder)
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16, "vocab_size": 264}
+    sizes = {"hidden_size": 72, "intermediate_size": 64, "head_dim": 16, "vocab_size": 264}
     torch.manual_seed(0)
     config = Gemma3TextConfig(**layers, **sizes, sliding_window=16, max_position_embeddings=512)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
     return folder
 
 
@@ -134,6 +134,19 @@ def test_a_language_model_without_a_chat_template_gets_plain_text(tmp_path: Path
     assert "chat template" not in run_command("check", quiet).err
     refused = write_composed_document(tmp_path / "refused", {**base_model, "chat": "template"})
     run_command("check", refused).refused("has no chat template", error="model.no_chat_template")
+
+
+def test_an_export_of_weights_in_half_precision_keeps_the_logits(tmp_path: Path) -> None:
+    """A config that names bf16 does not round what the class computes as it is built."""
+    base_model = {**make_base_model_field(), "lm": str(save_gemma(tmp_path / "gemma"))}
+    path = write_composed_document(tmp_path, base_model, adapter="projector")
+    *_, version = dlm.train(path, steps=1)
+    document, spec = resolve_document(path)
+    model = load_version(spec, version.path, device="cpu")
+    batch = make_batch(model, list(load_examples(document).examples))
+    assert run_command("export", path, "--out", tmp_path / "out").code == 0
+    exported = load_base_model(read_model_spec(tmp_path / "out"))
+    assert torch.equal(compute_all_logits(exported, batch), compute_all_logits(model, batch))
 
 
 def test_audio_is_scaled_to_what_the_language_model_looks_up(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class ComposedAudioLM(AudioLanguageModel):
         self.audio_token_id = get_audio_token_id(tokenizer, spec)
         encoders = [build_encoder(encoder["config"]) for encoder in config["encoders"]]
         self.encoder: Any = encoders[0] if len(encoders) == 1 else nn.ModuleList(encoders)
-        self.lm = lm or AutoModelForCausalLM.from_config(AutoConfig.for_model(**config["lm"]))
+        self.lm = lm or _build_lm(config["lm"])
         layers = [encoder["layer"] for encoder in config["encoders"]]
         self.projector = build_projector(
             config["projector"],
@@ -127,6 +127,17 @@ class ComposedAudioLM(AudioLanguageModel):
     def embed_tokens(self) -> nn.Module:
         table: nn.Module = self.lm.get_input_embeddings()
         return table
+
+
+def _build_lm(config: dict[str, Any]) -> PreTrainedModel:
+    """A language model with random weights in fp32, whatever dtype its config names.
+
+    What it computes at the start would be rounded too: Gemma's factor of embeddings is 25.25 in
+    bf16 and 25.30 in fp32.
+    """
+    hf_config = AutoConfig.for_model(**config)
+    lm: PreTrainedModel = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
+    return lm
 
 
 def align_and_concat(outputs: list[EncoderOutput]) -> EncoderOutput:
@@ -310,8 +321,7 @@ def _load_component_lm(component_ref: ComponentRef, dtype: torch.dtype) -> PreTr
     if not (folder / MODEL_SPEC_FILE).is_file() and not is_audio_lm_config(read_hf_config(folder)):
         check_finite_weights(folder, read_tensor_index(folder))
         return from_pretrained_strict(AutoModelForCausalLM, folder, {"dtype": dtype})
-    hf_config = AutoConfig.for_model(**component_ref.config)
-    lm: Any = AutoModelForCausalLM.from_config(hf_config)
+    lm: Any = _build_lm(component_ref.config)
     if (folder / MODEL_SPEC_FILE).is_file():
         _load_component_weights(lm, folder, "lm.")
         return cast(PreTrainedModel, lm)
