@@ -12,7 +12,7 @@ help:
 	@echo "make check    lint and types only"
 	@echo "make release-check  build the wheel and use it in an empty environment"
 	@echo "make docs     write the pages that are generated from the code"
-	@echo "make sparrow  make the model in the package again, from random weights (hours)"
+	@echo "make sparrow  make the model in the package again (hours)"
 	@echo "make clean    remove what make created here"
 
 setup: .venv/ready
@@ -53,9 +53,14 @@ docs: setup
 sparrow: setup
 	@missing=; for program in espeak-ng flite; do \
 		command -v $$program > /dev/null || missing="$$missing $$program"; done; \
+	[ -d /usr/share/wordnet ] || missing="$$missing wordnet-base"; \
 	if [ -n "$$missing" ]; then \
-		echo "sparrow: the speech engines are missing; on Debian: apt-get install$$missing" >&2; exit 1; fi
-	.venv/bin/python recipes/sparrow/make.py --work .work/sparrow
+		echo "sparrow: speech engines or WordNet are missing; on Debian: apt-get install$$missing" >&2; exit 1; fi
+	@if [ -z "$(WHISPER)" ] || [ -z "$(VOICES)" ] || [ -z "$(VOICES_PYTHON)" ]; then \
+		echo "sparrow: make sparrow WHISPER=folder of Whisper tiny.en VOICES=folder VOICES_PYTHON=python;" \
+			"recipes/sparrow/make.py tells what they hold" >&2; exit 1; fi
+	.venv/bin/python recipes/sparrow/make.py --work .work/sparrow --whisper "$(WHISPER)" \
+		--voices "$(VOICES)" --voices-python "$(VOICES_PYTHON)"
 
 clean:
 	rm -rf .venv .work/demo .work/tones build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

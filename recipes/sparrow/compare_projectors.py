@@ -11,23 +11,18 @@ audio.
 import argparse
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dlm.batching.chat_template import ChatEncoder
 from dlm.batching.samplers import build_batches
-from dlm.data.types import AudioSegment
-from dlm.features.extractor import AudioFeatures
 from dlm.inference.engine import InferenceEngine
 from dlm.inference.evaluate import compute_losses, evaluate_model
 from dlm.models.adapters import apply_adapter
 from dlm.models.composed import ComposedAudioLM
-from dlm.models.cpu_kernels import use_cpu_kernels
 from dlm.models.load import load_base_model
-from dlm.plan.audio_lengths import AudioTokenizerSpec, ceil_div, count_audio_tokens
 from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.projector_spec import (
     ProjectorLike,
@@ -37,12 +32,16 @@ from dlm.plan.projector_spec import (
 from dlm.plan.types import AdapterSpec
 from dlm.training.events import StepCompleted
 from dlm.training.trainer import TrainerCallbacks, train_model
-from mel_features import load_mel_split
-from questions import make_example
-from synthesize_speech import read_manifest
-from train_all import GLOBAL_BATCH_SIZE, make_batch_plan, make_training_plan
+from encoder_features import load_rows
+from train_all import (
+    BATCH_SIZE,
+    CachedFeatureExtractor,
+    make_batch_plan,
+    make_feature_example,
+    make_training_plan,
+)
 
-EVAL_BATCH_SIZE, ENCODE_BATCH_SIZE = 50, 64
+EVAL_BATCH_SIZE = 50
 EARLY_STEPS, EARLY_EVAL_STEPS, EVAL_STEPS, WER_STEPS = 150, 10, 50, 250
 NUM_GAP_CLIPS, NUM_WER_CLIPS = 64, 100
 MIN_GAP = 1.0  # nats per token: from this gap on, the model is said to use the audio
@@ -50,60 +49,35 @@ FRAMES_PER_SECOND = 50
 PROJECTOR_ONLY = AdapterSpec("projector", 8, 16, 0.0, ("projector",), None)
 
 
-@dataclass(frozen=True)
-class EncodedSplit:
-    """The encoder's output for every clip of a split; called with a segment, its features.
-
-    Attributes:
-        values: (frames of all clips, hidden_size), float16.
-        starts: (clips + 1,) first frame of each clip.
-        clips: index of each audio file.
-        audio_spec: of the model.
-    """
-
-    values: np.ndarray
-    starts: np.ndarray
-    clips: dict[Path, int]
-    audio_spec: AudioTokenizerSpec
-
-    def __call__(self, segment: AudioSegment) -> tuple[AudioFeatures, ...]:
-        clip = self.clips[segment.path]
-        values = torch.tensor(self.values[self.starts[clip] : self.starts[clip + 1]]).float()
-        spec = self.audio_spec
-        num_samples = len(values) * spec.hop_length * spec.encoder_stride
-        num_tokens = count_audio_tokens(num_samples, spec)
-        return (AudioFeatures(values, len(values), num_samples, num_tokens, is_encoded=True),)
-
-
 def train_projector(
     work_dir: Path, config: ProjectorLike, log_file: Path, *, num_steps: int, learning_rate: float
 ) -> None:
     """Train one projector, and log its measurements."""
     model = build_model(config)
-    test, train = (encode_split(work_dir, split, model) for split in ("test", "train"))
     apply_adapter(model, PROJECTOR_ONLY, seed=0)
-    for component in (model.encoder, model.lm):
-        component.to(torch.bfloat16)
-    use_cpu_kernels(model, ("bf16_attention",))
     chat_encoder = ChatEncoder(model.tokenizer, model.spec)
-    examples = {
-        split: [
-            make_example(work_dir, row, row["text"])
-            for row in read_manifest(work_dir / f"{split}.jsonl")
+    extractors, examples = {}, {}
+    for split in ("test", "train"):
+        rows = load_rows(work_dir, split)
+        extractor = CachedFeatureExtractor(work_dir, rows, model.spec.audio_spec, mask=False)
+        extractors[split] = extractor
+        examples[split] = [
+            make_feature_example(
+                work_dir, row, extractor.get_recording(row), question_probability=0.0
+            )
+            for row in rows
         ]
-        for split in ("test", "train")
-    }
-    batch_plan = replace(make_batch_plan(model.spec, GLOBAL_BATCH_SIZE), use_cached_features=True)
-    batches = build_batches(examples["train"], batch_plan, chat_encoder, train)
+    batch_plan = make_batch_plan(model.spec, BATCH_SIZE)
+    batches = build_batches(examples["train"], batch_plan, chat_encoder, extractors["train"])
     plan = replace(
-        make_training_plan(num_steps),
+        make_training_plan(work_dir, num_steps),
         learning_rate=learning_rate,
         learning_rates={},
         weight_decay=0.0,
         save_interval_seconds=1e9,
         save_steps=None,
     )
-    engine = InferenceEngine(model, chat_encoder, test, EVAL_BATCH_SIZE)
+    engine = InferenceEngine(model, chat_encoder, extractors["test"], EVAL_BATCH_SIZE)
     callbacks = TrainerCallbacks(save_version_fn=lambda folder: None)
     start = time.monotonic()
     with log_file.open("w", encoding="utf-8") as log:
@@ -139,46 +113,6 @@ def build_model(config: ProjectorLike) -> ComposedAudioLM:
     frozen = {key: weights[key] for key in weights if not key.startswith("projector.")}
     model.load_state_dict(frozen, strict=False)
     return model.eval()
-
-
-def encode_split(work_dir: Path, split: str, model: ComposedAudioLM) -> EncodedSplit:
-    """Return the encoder's output for a split, computed on the first call and then read."""
-    folder = work_dir / "projectors"
-    folder.mkdir(exist_ok=True)
-    values_file, index_file = folder / f"{split}.npy", folder / f"{split}.starts.npy"
-    mels = load_mel_split(work_dir, split)
-    if not index_file.exists():
-        model.encoder.to(torch.bfloat16)
-        lengths = [ceil_div(int(num_frames), 2) for num_frames in np.diff(mels.starts)]
-        starts = np.cumsum([0, *lengths])
-        shape = (int(starts[-1]), model.encoder.config.d_model)
-        values = np.lib.format.open_memmap(values_file, "w+", np.float16, shape)
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        for first in range(0, len(order), ENCODE_BATCH_SIZE):
-            clips = order[first : first + ENCODE_BATCH_SIZE]
-            encoded = _encode_mels(model, [mels.get_mel(clip) for clip in clips])
-            for clip, output in zip(clips, encoded, strict=True):
-                values[starts[clip] : starts[clip + 1]] = output
-        values.flush()
-        np.save(index_file, starts)
-        model.encoder.float()
-    clips_by_path = {work_dir / row["path"]: n for n, row in enumerate(mels.manifest)}
-    values, starts = np.load(values_file, mmap_mode="r"), np.load(index_file)
-    return EncodedSplit(values, starts, clips_by_path, model.spec.audio_spec)
-
-
-@torch.no_grad()
-def _encode_mels(model: ComposedAudioLM, mels: list[np.ndarray]) -> list[np.ndarray]:
-    """Encode log-mels (frames, num_mel_bins) to (encoder frames, hidden_size)."""
-    num_frames = torch.tensor([len(mel) for mel in mels])
-    padded = torch.zeros(len(mels), mels[0].shape[1], int(num_frames.max()))
-    for row, mel in zip(padded, mels, strict=True):
-        row[:, : len(mel)] = torch.from_numpy(mel.T.astype("float32"))
-    output = model.encode_audio(padded, num_frames)
-    return [
-        values[:length].half().numpy()
-        for values, length in zip(output.hidden_states, output.lengths.tolist(), strict=True)
-    ]
 
 
 def print_summary(log_files: list[Path]) -> None:

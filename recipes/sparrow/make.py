@@ -1,62 +1,70 @@
-"""Make sparrow, the model in the package, with one command that can be stopped and started again.
+r"""Make sparrow, the model in the package, with one command that can be stopped and started again.
 
-    python recipes/sparrow/make.py --work DIR
+    python recipes/sparrow/make.py --work DIR --whisper FOLDER \
+        --voices VOICES --voices-python PYTHON
 
-    word_lists.py, grammar.txt, sentences.py    sentences, made when they are needed
-    synthesize_speech.py, augment.py         -> clips/, train.jsonl, test.jsonl, unheard.jsonl
-    train_tokenizer.py                       -> tokenizer/
-    pretrain_encoder_ctc.py, mel_features.py -> encoder_ctc/    encoder with a CTC head
-    decode_ctc.py                            -> ctc_letters.jsonl, encoder_output.npy
-    pretrain_lm.py                           -> lm/             trained to read such letters
-    fit_projector.py                         -> projector.safetensors
-    train_all.py                             -> sparrow/        all three components trained
+    sentences.py, word_lists.py, grammar.txt   sentences, made when they are needed
+    synthesize_natural.py                   -> natural/   by PYTHON, an environment with kokoro-onnx
+                                               and piper-tts, with the voices of the folder VOICES
+    synthesize_speech.py, augment.py        -> clips/, train.jsonl, test.jsonl, unheard.jsonl
+    encoder_features.py                     -> features/  of Whisper tiny.en's encoder in FOLDER
+    train_tokenizer.py                      -> tokenizer/
+    fit_projector.py                        -> projector.safetensors, by CTC on the LM's tokens
+    pretrain_lm.py                          -> lm/        trained to read what the projector writes
+    train_all.py                            -> sparrow/   projector and language model trained
 
-A stage whose result exists is not run again, and an interrupted training is resumed. It needs
-espeak-ng and flite, and takes about two hours on two cores, most of it the encoder and the last
-stage.
+A stage whose result exists is not run again. Interrupted synthesis, features and the last training
+are resumed where they were. It needs espeak-ng, flite and WordNet (Debian: espeak-ng flite
+wordnet-base), and hours on two cores; --natural-minutes bounds the slow natural voices.
 """
 
 import argparse
+import os
+import subprocess
 from pathlib import Path
 
-from decode_ctc import decode_train_clips
+from encoder_features import compute_features
 from fit_projector import fit_projector
-from pretrain_encoder_ctc import pretrain_encoder
 from pretrain_lm import pretrain_lm
-from synthesize_speech import synthesize_splits
+from synthesize_speech import list_natural_clips, synthesize_splits
 from train_all import train_sparrow
 from train_tokenizer import train_tokenizer
 
-ENCODER_MINUTES, LM_MINUTES, NUM_STEPS = 55.0, 3.5, 2_300
+PROJECTOR_MINUTES, LM_MINUTES, NATURAL_MINUTES = 7.0, 18.0, 60.0
+DONE = "natural.done"
 
 
-def make_sparrow(
-    work_dir: Path, *, encoder_minutes: float, lm_minutes: float, num_steps: int
-) -> None:
+def make_sparrow(args: argparse.Namespace) -> None:
     """Run every stage whose result does not exist."""
+    work_dir: Path = args.work
     work_dir.mkdir(parents=True, exist_ok=True)
-    synthesize_splits(work_dir)
+    num_cores = os.cpu_count() or 1
+    if not (work_dir / DONE).exists():
+        list_natural_clips(work_dir)
+        for engine in ("piper", "kokoro"):
+            script = str(Path(__file__).with_name("synthesize_natural.py"))
+            command = [str(args.voices_python), script, "--engine", engine, "--work", str(work_dir)]
+            command += ["--voices", str(args.voices), "--minutes", str(args.natural_minutes)]
+            subprocess.run(command, check=True)
+        (work_dir / DONE).touch()
+    synthesize_splits(work_dir, num_processes=num_cores)
+    compute_features(work_dir, args.whisper, num_processes=num_cores)
     if not (work_dir / "tokenizer").exists():
         train_tokenizer(work_dir)
-    pretrain_encoder(work_dir, minutes=encoder_minutes)
-    decode_train_clips(work_dir)
-    pretrain_lm(work_dir, minutes=lm_minutes)
     if not (work_dir / "projector.safetensors").exists():
-        fit_projector(work_dir)
-    if not (work_dir / "sparrow").exists():
-        train_sparrow(work_dir, num_steps=num_steps)
+        fit_projector(work_dir, minutes=args.projector_minutes, num_threads=num_cores)
+    if not (work_dir / "lm").exists():
+        pretrain_lm(work_dir, minutes=args.lm_minutes, num_threads=num_cores)
+    train_sparrow(work_dir, args.whisper, num_threads=num_cores)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--encoder-minutes", type=float, default=ENCODER_MINUTES)
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper tiny.en, a folder")
+    parser.add_argument("--voices", type=Path, required=True)
+    parser.add_argument("--voices-python", type=Path, required=True)
+    parser.add_argument("--natural-minutes", type=float, default=NATURAL_MINUTES)
+    parser.add_argument("--projector-minutes", type=float, default=PROJECTOR_MINUTES)
     parser.add_argument("--lm-minutes", type=float, default=LM_MINUTES)
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of the last stage")
-    args = parser.parse_args()
-    make_sparrow(
-        args.work,
-        encoder_minutes=args.encoder_minutes,
-        lm_minutes=args.lm_minutes,
-        num_steps=args.steps,
-    )
+    make_sparrow(parser.parse_args())

@@ -15,8 +15,14 @@ import numpy as np
 import soundfile
 
 from augment import SAMPLE_RATE
-from sentences import make_sentence
-from synthesize_speech import SPLITS, UNSEEN_VOICE, ClipSpec, read_manifest, synthesize_clip
+from sentences import add_punctuation, make_sentence
+from synthesize_speech import (
+    SPLITS,
+    UNSEEN_FLITE_VOICE,
+    ClipSpec,
+    read_manifest,
+    synthesize_clip,
+)
 
 NUM_CLIPS = 120
 MIN_WORDS, MAX_WORDS = 4, 8
@@ -30,9 +36,19 @@ def make_demo_voice(work_dir: Path, out_dir: Path) -> None:
     for number, text in zip(range(1, NUM_CLIPS + 2), _iter_new_sentences(work_dir), strict=False):
         stem = out_dir / "clips" / f"{number:03d}" if number <= NUM_CLIPS else out_dir / "new"
         clip_spec = ClipSpec(
-            f"voice/{stem.name}", text, "flite", UNSEEN_VOICE, "male", "scottish", "normal", ""
+            path=f"voice/{stem.name}",
+            text=text,
+            spoken=add_punctuation(text),
+            engine="flite",
+            voice=UNSEEN_FLITE_VOICE,
+            gender="male",
+            accent="scottish",
+            pace="normal",
+            speed=1.0,
+            split="",
+            natural="",
         )
-        samples = _quantize_waveform(synthesize_clip(clip_spec))
+        samples = _quantize_waveform(synthesize_clip(work_dir, clip_spec))
         soundfile.write(stem.with_suffix(".flac"), samples, SAMPLE_RATE, compression_level=1.0)
         stem.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from dlm.data.types import AudioSegment, Example, Message
+from dlm.data.types import AudioSegment, Example, Message, Recording
 from synthesize_speech import ManifestRow
 
 TRANSCRIBE_PROMPT = "Transcribe the audio."
@@ -61,15 +61,27 @@ def make_questions(row: ManifestRow, *, seed: int) -> list[tuple[str, str]]:
     return [(rng.choice(PHRASINGS[kind]), answer_fn(row)) for kind, answer_fn in ANSWERS.items()]
 
 
+def can_be_asked(row: ManifestRow) -> bool:
+    """Whether every question has an answer: one clip, with words and a voice."""
+    return bool(row["text"]) and len(row.get("clips", ())) == 1
+
+
 def draw_question(row: ManifestRow, *, seed: int) -> tuple[str, str]:
     """Return a question of a random kind with its answer."""
     rng = random.Random(f"{seed}:ask:{row['path']}")
     return rng.choice(make_questions(row, seed=seed))
 
 
-def make_example(work_dir: Path, row: ManifestRow, answer: str, question: str = "") -> Example:
+def make_example(
+    work_dir: Path,
+    row: ManifestRow,
+    answer: str,
+    question: str = "",
+    *,
+    recording: Recording | None = None,
+) -> Example:
     """Make an example of the clip, the question if there is one, and the answer."""
-    segment = AudioSegment(work_dir / row["path"])
+    segment = AudioSegment(work_dir / row["path"], recording=recording)
     user = Message("user", (segment, question) if question else (segment,))
     return Example((user, Message("assistant", (answer,))), row["path"], "transcribe")
 

@@ -1,122 +1,131 @@
-"""Train sparrow's encoder, projector and language model as one, with `dlm.training.trainer`.
+"""Train sparrow's projector and language model on the encoder's hidden states, with dlm's trainer.
 
-    python recipes/sparrow/train_all.py --work DIR --steps 2300
+    python recipes/sparrow/train_all.py --work DIR --whisper FOLDER
 
-composes what the stages before wrote, trains with a process per core, and writes `DIR/sparrow`,
-the folder in the package. The log is `DIR/train_all.log`. An interrupted run is resumed from its
-last checkpoint.
+composes what the stages before wrote, trains on all rows, then on long ones, and writes
+`DIR/sparrow`, the folder in the package. The encoder stays frozen, so its cached hidden states are
+the input. The log is `DIR/train_all.log`. An interrupted run is resumed from its last checkpoint.
 """
 
 import argparse
 import json
-import os
 import random
 import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import multiprocessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dlm.batching.chat_template import ChatEncoder
 from dlm.batching.samplers import build_batches
-from dlm.data.types import AudioSegment, Example, Message
+from dlm.data.types import AudioSegment, Example, Message, Recording
 from dlm.features.extractor import AudioFeatures
 from dlm.models.adapters import apply_adapter
 from dlm.models.composed import ComposedAudioLM, save_composed_model
 from dlm.plan.audio_lengths import AudioTokenizerSpec, count_audio_tokens
+from dlm.plan.hardware import detect_hardware
 from dlm.plan.model_ref import find_catalog_spec
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
 from dlm.training.events import CheckpointSaved, StepCompleted, TrainingEvent, TrainingFinished
 from dlm.training.trainer import TrainerCallbacks, train_model
+from encoder_features import load_features, load_rows, load_whisper_encoder
 from fit_projector import PROJECTOR_CONFIG
-from mel_features import load_mel_split
-from pretrain_encoder_ctc import make_encoder_config
-from questions import TRANSCRIBE_PROMPT, draw_question, make_example
-from synthesize_speech import ManifestRow, read_manifest
+from questions import TRANSCRIBE_PROMPT, can_be_asked, draw_question, make_example
+from synthesize_speech import ManifestRow
 
-GLOBAL_BATCH_SIZE = 64
-LEARNING_RATES = {"encoder": 4e-4, "projector": 1e-3, "lm": 1e-3}
-QUESTION_PROBABILITY = 0.3  # that a question comes before the transcription
-MASK_PROBABILITY, MAX_MASKED_BINS, MAX_MASKED_FRAMES = 0.5, 12, 20
-LOG_STEPS, SAVE_STEPS = 25, 150
-MASTER_PORT = "29511"
-FULL_FINETUNING = AdapterSpec("full", 8, 16, 0.0, ("encoder", "projector", "lm"), None)
+BATCH_SIZE = 32
+LONG_TEXT_LETTERS, SHORT_ROW_FRACTION = 45, 0.25  # of the second run: long rows, and others beside
+QUESTION_PROBABILITY = 0.15  # that a question comes before the transcription
+MASK_PROBABILITY, MAX_MASKED_FRAMES = 0.5, 20  # of hidden states, 20 ms each
+LOG_STEPS, SAVE_STEPS = 25, 200
+FULL_FINETUNING = AdapterSpec("full", 8, 16, 0.0, ("projector", "lm"), None)
 
 
-def train_sparrow(work_dir: Path, *, num_steps: int, num_processes: int = 2) -> None:
-    """Train up to `num_steps`, from the last checkpoint if there is one."""
-    if num_processes == 1:
-        _train(0, 1, work_dir, num_steps)
-    else:
-        multiprocessing.spawn(_train, (num_processes, work_dir, num_steps), num_processes)
+@dataclass(frozen=True)
+class TrainRun:
+    """One of the two runs.
+
+    Attributes:
+        output: folder of its result, from the working folder.
+        num_steps: of the run.
+        batch_size: rows of a step.
+        learning_rates: of each component.
+        is_long: whether it is the run on long rows, which begins where the other ended.
+    """
+
+    output: str
+    num_steps: int
+    batch_size: int
+    learning_rates: dict[str, float]
+    is_long: bool
 
 
-def _train(rank: int, num_processes: int, work_dir: Path, num_steps: int) -> None:
-    """Train in one process; the first one also logs and saves."""
-    _set_rank(rank, num_processes)
-    random.seed(rank)
-    model = _compose_pretrained(work_dir)
+RUNS = (
+    TrainRun("sparrow_short", 2_700, BATCH_SIZE, {"projector": 1e-3, "lm": 7e-4}, is_long=False),
+    TrainRun("sparrow", 700, BATCH_SIZE // 2, {"projector": 4e-4, "lm": 3e-4}, is_long=True),
+)
+
+
+def train_sparrow(work_dir: Path, whisper_dir: Path, *, num_threads: int = 2) -> None:
+    """Train both runs, from the last checkpoint if there is one."""
+    torch.set_num_threads(num_threads)
+    for run in RUNS:
+        if not (work_dir / run.output).exists():
+            _train(work_dir, whisper_dir, run)
+
+
+def _train(work_dir: Path, whisper_dir: Path, run: TrainRun) -> None:
+    random.seed(0)
+    model = _compose_pretrained(work_dir, whisper_dir)
+    rows = load_rows(work_dir, "train")
+    if run.is_long:
+        weights = load_file(work_dir / RUNS[0].output / "model.safetensors")
+        model.load_state_dict({name: w.float() for name, w in weights.items()}, strict=False)
+        long = [row for row in rows if _is_long(row)]
+        num_others = int(len(long) * SHORT_ROW_FRACTION / (1 - SHORT_ROW_FRACTION))
+        rows = long + random.sample([row for row in rows if not _is_long(row)], num_others)
     apply_adapter(model, FULL_FINETUNING, seed=0)
     spec = model.spec
-    batch_plan = make_batch_plan(spec, GLOBAL_BATCH_SIZE // num_processes)
+    extractor = CachedFeatureExtractor(work_dir, rows, spec.audio_spec, mask=True)
     batches = build_batches(
-        [_make_train_example(work_dir, row) for row in read_manifest(work_dir / "train.jsonl")],
-        batch_plan,
+        [make_feature_example(work_dir, row, extractor.get_recording(row)) for row in rows],
+        make_batch_plan(spec, run.batch_size),
         ChatEncoder(model.tokenizer, spec),
-        MaskedMelExtractor(work_dir, spec.audio_spec),
+        extractor,
     )
     checkpoint_dir = work_dir / "train_all" / "checkpoint"
     callbacks = TrainerCallbacks(
-        # half precision keeps it within 10 MB
+        # half precision keeps it within 30 MB
         save_version_fn=lambda folder: save_composed_model(model, folder, dtype=torch.float16),
         resume_dir=checkpoint_dir if (checkpoint_dir / "state.json").exists() else None,
     )
-    for event in train_model(model, batches, make_training_plan(num_steps), callbacks):
-        if rank == 0:
-            _handle_event(work_dir, event)
+    plan = replace(make_training_plan(work_dir, run.num_steps), learning_rates=run.learning_rates)
+    for event in train_model(model, batches, plan, callbacks):
+        _handle_event(work_dir, work_dir / run.output, event)
 
 
-def _set_rank(rank: int, num_processes: int) -> None:
-    torch.set_num_threads(max((os.cpu_count() or 1) // num_processes, 1))
-    if num_processes > 1:
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=MASTER_PORT,
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(num_processes),
-            OMP_NUM_THREADS="1",
-        )
+def _is_long(row: ManifestRow) -> bool:
+    return len(row["clips"]) > 1 or len(row["text"]) > LONG_TEXT_LETTERS
 
 
-def _compose_pretrained(work_dir: Path) -> ComposedAudioLM:
-    """Compose the pretrained encoder, projector and language model."""
-    encoder_config = make_encoder_config().to_diff_dict()
+def _compose_pretrained(work_dir: Path, whisper_dir: Path) -> ComposedAudioLM:
+    """Compose Whisper's encoder and the pretrained projector and language model."""
+    encoder = load_whisper_encoder(whisper_dir)
+    encoder_config = encoder.config.to_diff_dict() | {"model_type": "whisper"}
     lm_config = json.loads((work_dir / "lm" / "config.json").read_text(encoding="utf-8"))
     config = {
-        "encoders": [
-            {
-                "config": _drop_private_keys(encoder_config) | {"attn_implementation": "eager"},
-                "layer": "last",
-            }
-        ],
+        "encoders": [{"config": _drop_private_keys(encoder_config), "layer": "last"}],
         "projector": PROJECTOR_CONFIG,
         "lm": _drop_private_keys(lm_config),
     }
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(work_dir / "tokenizer")
     model = ComposedAudioLM(find_catalog_spec("sparrow"), config, tokenizer)
-    ctc_weights = load_file(work_dir / "encoder_ctc" / "encoder.safetensors")
-    model.encoder.load_state_dict(
-        {
-            key.removeprefix("encoder."): tensor
-            for key, tensor in ctc_weights.items()
-            if key.startswith("encoder.")
-        }
-    )
+    model.encoder.load_state_dict(encoder.state_dict())
     lm = AutoModelForCausalLM.from_pretrained(work_dir / "lm", dtype=torch.float32)
     model.lm.load_state_dict(lm.state_dict())
     model.projector.load_state_dict(load_file(work_dir / "projector.safetensors"))
@@ -127,61 +136,80 @@ def _drop_private_keys(config: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-class MaskedMelExtractor:
-    """Returns the log-mels of `load_mel_split`, half of them with SpecAugment masks."""
+class CachedFeatureExtractor:
+    """Returns the hidden states of rows; with `mask`, half of them with a span of frames masked."""
 
-    def __init__(self, work_dir: Path, audio_spec: AudioTokenizerSpec) -> None:
-        self._split, self._audio_spec = load_mel_split(work_dir, "train"), audio_spec
-        self._clips = {work_dir / row["path"]: n for n, row in enumerate(self._split.manifest)}
+    def __init__(
+        self,
+        work_dir: Path,
+        rows: list[ManifestRow],
+        audio_spec: AudioTokenizerSpec,
+        *,
+        mask: bool,
+    ) -> None:
+        self._audio_spec, self._work_dir, self._mask = audio_spec, work_dir, mask
+        paths = [work_dir / row["features"] for row in rows]
+        self._features = dict(zip(paths, load_features(work_dir, rows), strict=True))
+
+    def get_recording(self, row: ManifestRow) -> Recording:
+        """Return the sizes of the audio of a row, to which its hidden states belong."""
+        num_frames = 2 * len(self._features[self._work_dir / row["features"]])  # mel frames
+        num_samples = num_frames * self._audio_spec.hop_length
+        return Recording(self._audio_spec.sample_rate, 1, num_samples)
 
     def __call__(self, segment: AudioSegment) -> tuple[AudioFeatures, ...]:
         """Return the one window of a segment."""
-        mel = torch.from_numpy(self._split.get_mel(self._clips[segment.path]).T.astype("float32"))
-        num_mel_bins, num_frames = mel.shape
-        if random.random() < MASK_PROBABILITY:
-            low = random.randrange(num_mel_bins - MAX_MASKED_BINS)
-            start = random.randrange(num_frames)
-            mel[low : low + random.randrange(MAX_MASKED_BINS)] = 0.0
-            max_masked_frames = min(MAX_MASKED_FRAMES, num_frames // 16)
-            mel[:, start : start + random.randrange(1 + max_masked_frames)] = 0.0
-        num_samples = num_frames * self._audio_spec.hop_length
+        values = torch.from_numpy(self._features[segment.path].astype(np.float32))
+        if self._mask and random.random() < MASK_PROBABILITY:
+            start = random.randrange(len(values))
+            max_masked_frames = min(MAX_MASKED_FRAMES, len(values) // 8)
+            values[start : start + random.randrange(1 + max_masked_frames)] = 0.0
+        num_samples = 2 * len(values) * self._audio_spec.hop_length
         num_tokens = count_audio_tokens(num_samples, self._audio_spec)
-        return (AudioFeatures(mel, num_frames, num_samples, num_tokens, is_encoded=False),)
+        return (AudioFeatures(values, len(values), num_samples, num_tokens, is_encoded=True),)
 
 
-def _make_train_example(work_dir: Path, row: ManifestRow) -> Example:
-    """Make a transcription, or a question and then a transcription."""
-    if random.Random(row["path"]).random() >= QUESTION_PROBABILITY:
-        return make_example(work_dir, row, row["text"])
+def make_feature_example(
+    work_dir: Path,
+    row: ManifestRow,
+    recording: Recording,
+    *,
+    question_probability: float = QUESTION_PROBABILITY,
+) -> Example:
+    """Make a transcription of a row's hidden states, or a question and then a transcription."""
+    segment_row = {**row, "path": row["features"]}
+    is_question = random.Random(row["features"]).random() < question_probability
+    if not is_question or not can_be_asked(row):
+        return make_example(work_dir, segment_row, row["text"], recording=recording)
     question, answer = draw_question(row, seed=1)
-    example = make_example(work_dir, row, answer, question)
+    example = make_example(work_dir, segment_row, answer, question, recording=recording)
     transcription = (
         Message("user", (TRANSCRIBE_PROMPT,)),
         Message("assistant", (row["text"],)),
     )
-    return Example((*example.messages, *transcription), row["path"], "answer")
+    return Example((*example.messages, *transcription), row["features"], "answer")
 
 
 def make_batch_plan(spec: ModelSpec, micro_batch_size: int) -> BatchPlan:
-    """Return the batches of a run, GLOBAL_BATCH_SIZE clips a step."""
+    """Return the batches of a run."""
     return BatchPlan(
         spec=spec,
-        global_batch_size=GLOBAL_BATCH_SIZE,
+        global_batch_size=micro_batch_size,
         micro_batch_size=micro_batch_size,
         max_tokens=1024,
         auto_resample=False,
         max_windows=None,
-        use_cached_features=False,
+        use_cached_features=True,
         seed=7,
     )
 
 
-def make_training_plan(num_steps: int) -> TrainingPlan:
+def make_training_plan(work_dir: Path, num_steps: int) -> TrainingPlan:
     """Return the optimizer's settings and the schedule of a run."""
     return TrainingPlan(
         num_steps=num_steps,
         learning_rate=1e-3,
-        learning_rates=LEARNING_RATES,
+        learning_rates={},
         weight_decay=0.01,
         max_grad_norm=1.0,
         lr_scheduler="cosine",
@@ -189,13 +217,13 @@ def make_training_plan(num_steps: int) -> TrainingPlan:
         max_skipped_steps=5,
         save_interval_seconds=180.0,
         save_steps=SAVE_STEPS,
-        precision="bf16",
+        precision="bf16" if detect_hardware(work_dir).amx else "fp32",
         device="cpu",
         seed=7,
     )
 
 
-def _handle_event(work_dir: Path, event: TrainingEvent) -> None:
+def _handle_event(work_dir: Path, output_dir: Path, event: TrainingEvent) -> None:
     """Log steps, write checkpoints and the final model, and remove the checkpoint at the end."""
     run_dir = work_dir / "train_all"
     if isinstance(event, StepCompleted) and event.step % LOG_STEPS == 0:
@@ -205,7 +233,7 @@ def _handle_event(work_dir: Path, event: TrainingEvent) -> None:
                 f"{event.num_examples / event.seconds:.0f} clips/s\n"
             )
     if isinstance(event, CheckpointSaved):
-        target_dir = work_dir / "sparrow" if event.is_final else run_dir / "checkpoint"
+        target_dir = output_dir if event.is_final else run_dir / "checkpoint"
         temp_dir = run_dir / "temp"
         shutil.rmtree(temp_dir, ignore_errors=True)
         temp_dir.mkdir(parents=True)
@@ -219,6 +247,6 @@ def _handle_event(work_dir: Path, event: TrainingEvent) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2300)
+    parser.add_argument("--whisper", type=Path, required=True)
     args = parser.parse_args()
-    train_sparrow(args.work, num_steps=args.steps)
+    train_sparrow(args.work, args.whisper)

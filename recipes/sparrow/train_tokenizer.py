@@ -1,4 +1,4 @@
-"""Train sparrow's tokenizer: a byte-level BPE of 768 tokens, on everyday words.
+"""Train sparrow's tokenizer: a byte-level BPE of 1,024 tokens.
 
     python recipes/sparrow/train_tokenizer.py --work DIR
 
@@ -8,17 +8,18 @@ encoded UTF-8 text returns it unchanged.
 
 import argparse
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from questions import ANSWERS, NUMBER_WORDS, PHRASINGS, TRANSCRIBE_PROMPT
-from sentences import list_vocabulary
-from synthesize_speech import read_manifest
+from sentences import iter_sentences, list_vocabulary
+from synthesize_speech import FIRST_SENTENCE, SEED
 
-VOCAB_SIZE = 768
-NUM_SENTENCES = 20_000
+VOCAB_SIZE = 1_024
+NUM_SENTENCES = 60_000
 PAD_TOKEN, START_TOKEN, END_TOKEN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 AUDIO_TOKEN = "<|audio|>"
 MAX_TOKENS = 2_048
@@ -39,7 +40,7 @@ def train_tokenizer(work_dir: Path) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator(_iter_texts(work_dir), trainer)
+    bpe.train_from_iterator(_iter_texts(), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD_TOKEN,
@@ -52,13 +53,12 @@ def train_tokenizer(work_dir: Path) -> None:
     tokenizer.save_pretrained(work_dir / "tokenizer")
 
 
-def _iter_texts(work_dir: Path) -> Iterator[str]:
-    """Yield sentences, every word of the vocabulary often, prompts, questions and answers."""
-    for row in read_manifest(work_dir / "train.jsonl")[:NUM_SENTENCES]:
-        yield row["text"]
-    for _ in range(12):
+def _iter_texts() -> Iterator[str]:
+    """Yield sentences, prompts, questions and answers."""
+    first = FIRST_SENTENCE["train"]
+    yield from islice(iter_sentences(SEED), first, first + NUM_SENTENCES)
+    for _ in range(4):
         yield from (f" {word}" for word in list_vocabulary())
-        yield from list_vocabulary()[::3]
     for _ in range(2_000):
         yield from (TRANSCRIBE_PROMPT, "user", "assistant")
     for _ in range(200):

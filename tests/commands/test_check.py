@@ -20,7 +20,7 @@ from tests.tiny_models import write_document, write_tiny_model, write_tone
 
 VOICE_CLIPS = Path(__file__).parent.parent.parent / "examples" / "voice" / "clips"
 HOSTILE_TEXT = "<script>alert(1)</script> & <img src=http://outside.example/a.png>"
-EXCHANGED = ("005", "017")
+EXCHANGED = ("001", "017")
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def test_two_encoders_have_the_rate_of_the_first() -> None:
     spec = compose(encoder=["sparrow", {"from_scratch": HUBERT}], projector=MLP)
     audio_spec = spec.audio_spec
     assert (spec.encoder_input, spec.num_mel_bins) == ("wave", 80)
-    assert (audio_spec.conv_layers, audio_spec.window_seconds) == ((), 15)
+    assert (audio_spec.conv_layers, audio_spec.window_seconds) == ((), 30)
     assert (audio_spec.encoder_stride, audio_spec.min_samples) == (320, 400)
     assert count_audio_tokens(16_000, audio_spec) == 10
 
@@ -207,7 +207,8 @@ def test_the_revision_changes_with_every_component_but_not_with_the_prompt() -> 
         ({"lm": from_scratch("phi3")}, "model.incomplete_config", "num_hidden_layers"),
         ({"lm": from_scratch("nanochat", vocab_size=100)},
          "model.vocab_mismatch", "has 100 tokens, and its tokenizer 260"),
-        ({"encoder": {"source": "sparrow", "pad": "30s"}}, "model.bad_pad", "15 s"),
+        ({"encoder": {"from_scratch": {**WHISPER, "max_source_positions": 750}, "pad": "30s"}},
+         "model.bad_pad", "15 s"),
         ({"encoder": {"from_scratch": HUBERT, "pad": "30s"}}, "model.bad_pad", "its own length"),
         ({"encoder": {"source": "sparrow", "layer": 5}}, "model.no_such_layer", "1 to 4"),
         ({"encoder": {"from_scratch": {**HUBERT, "conv_stride": [2, 2]}}},
@@ -217,7 +218,7 @@ def test_the_revision_changes_with_every_component_but_not_with_the_prompt() -> 
         ({"encoder": {"from_scratch": {**HUBERT, "conv_kernel": "10"}}},
          "model.bad_config", "conv_kernel"),
         ({"encoder": {"from_scratch": WHISPER}, "projector": "sparrow"},
-         "model.projector_mismatch", "frames 256 wide and a language model 192 wide; here are"
+         "model.projector_mismatch", "frames 384 wide and a language model 192 wide; here are"
          " frames 32 wide and a language model 192 wide; take source out"),
         ({"projector": {"source": "sparrow", "hidden": 8}},
          "model.projector_mismatch", "leave its options out"),
@@ -362,7 +363,7 @@ def test_the_projector_of_a_version_is_loaded_and_identified(tmp_path: Path) -> 
     )  # fmt: skip
     error = refusal(projector={**projector, "hidden": 16})
     assert error.code == "model.projector_mismatch"
-    assert "9,728 numbers, and one between frames 256 wide" in error.what
+    assert "13,824 numbers, and one between frames 384 wide" in error.what
 
 
 def test_like_inherits_the_components_that_are_not_given(tmp_path: Path) -> None:
