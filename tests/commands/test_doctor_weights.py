@@ -24,7 +24,7 @@ def test_finite_weights_of_a_model(home: Path) -> None:
     report = json.loads(dlm("doctor", "--weights", "sparrow", "--json").out)["weights"]
     assert {item["component"] for item in report["dtype_counts"]} == {"encoder", "projector", "lm"}
     num_bytes = sum(item["size_bytes"] for item in report["dtype_counts"])
-    assert 5e6 < num_bytes < 10e6 and report["non_finite_tensors"] == []
+    assert 5e6 < num_bytes < 30e6 and report["non_finite_tensors"] == []
 
 
 @pytest.mark.parametrize("is_installed", [True, False])

@@ -619,7 +619,9 @@ def _name_examples(examples: Sequence[Example]) -> dict[str, Example]:
     for example in examples:
         with suppress(DataError):
             hashes = {
-                segment.recording_key: segment.sha256 or fingerprint_recording(segment)
+                segment.recording_key: (
+                    segment.sha256 or segment.fingerprint or fingerprint_recording(segment)
+                )
                 for segment in example.audio_segments
             }
             named[_hash_examples((example,), hashes)] = example
@@ -709,6 +711,8 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
     }
     # where the model is stored, and how much of it was there for the plan, make no difference
     spec = {**asdict(plan.model.spec), "source": None, "sizes": None, "megabytes": None}
+    if not spec["languages"]:
+        del spec["languages"]  # runs of earlier versions, which have no such field, resume
     data_sha256 = _hash_examples(preflight.train_examples, recording_hashes)
     recordings = tuple(
         RecordingHash(segment.name, recording_hashes[key]) for key, segment in segments.items()

@@ -273,11 +273,14 @@ def _plan_batches(
     # an encoder takes as much memory for a short segment where it pads each to its window
     fills_batches = use_cached_features and config.micro_batch_size == "auto"
     num_filled_sequences = micro_batch_size if fills_batches else 0
+    max_tokens = config.sequence_len
+    if model_plan.spec.chat_format == "whisper":  # its decoder has no positions past the context
+        max_tokens = min(max_tokens, model_plan.spec.context_length)
     return BatchPlan(
         spec=model_plan.spec,
         global_batch_size=min(default_size * grad_accum, max(train_set.num_examples, 1)),
         micro_batch_size=micro_batch_size,
-        max_tokens=min(config.sequence_len, model_plan.spec.context_length),
+        max_tokens=max_tokens,
         auto_resample=config.audio.auto_resample,
         max_windows=config.audio.max_windows,
         use_cached_features=use_cached_features,
