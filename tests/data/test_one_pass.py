@@ -112,9 +112,7 @@ def test_of_very_many_clips_only_those_trained_on_are_hashed_and_copied(
 ) -> None:
     monkeypatch.setattr("dlm.data.audio_scan.MAX_FULL_SCAN_SEGMENTS", 4)
     assert dlm("train", document, "--steps", 6).code == 0
-    counts = sorted(opens.values())
-    assert len(opens) == NUM_CLIPS and counts[-3] <= 2, "header and hash, then features"
-    assert counts[-1] <= 3, "held out: also to name the clip in the scores that are kept"
+    assert len(opens) == NUM_CLIPS and max(opens.values()) <= 2, "header and hash, then features"
     blobs = list_blobs(home)
     assert len(blobs) == NUM_CLIPS - 2
     assert blobs < {sha256_file(path) for path in Path("clips").iterdir()}

@@ -277,19 +277,22 @@ def _validate(
 
 
 def _make_hash_method_fn(data: LoadedData, config: TrainingConfig) -> HashMethodFn:
-    """The hash by which a run records a recording: of all its bytes if it copies recordings."""
+    """The hash by which a run names a recording: of all its bytes if the run copies it."""
 
     @cache
     def choose_methods() -> dict[RecordingKey, HashMethod]:
-        train = data.examples
+        train, held_out = data.examples, data.examples[:0]
         if config.split_by != "content":  # for which recordings would have to be decoded
-            train, _ = train_eval_split(data, config)
+            train, held_out = train_eval_split(data, config)
             train = train[: config.train_count]
         copied = not config.uses_streaming and _count_recording_bytes(train) <= MAX_COPIED_BYTES
+        methods: dict[RecordingKey, HashMethod] = {}
+        for example in held_out:  # their scores are kept by it
+            methods |= {segment.recording_key: "fingerprint" for segment in example.audio_segments}
         method: HashMethod = "sha256" if copied else "fingerprint"
-        return {
-            segment.recording_key: method for example in train for segment in example.audio_segments
-        }
+        for example in train:
+            methods |= {segment.recording_key: method for segment in example.audio_segments}
+        return methods
 
     def get_method(segment: AudioSegment) -> HashMethod | None:
         return choose_methods().get(segment.recording_key)
