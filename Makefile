@@ -39,7 +39,7 @@ test: check
 	@.venv/bin/python -m pytest -q
 
 test-real: setup
-	@.venv/bin/python -m pytest -q -n 0 -m weights tests/real
+	@.venv/bin/python -m pytest -q -n 0 -m weights tests
 
 real-recipes: setup
 	@scripts/real-recipes

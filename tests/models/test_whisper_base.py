@@ -418,7 +418,7 @@ def test_an_english_model_is_not_asked_to_transcribe_french(
 def test_training_fits_two_clips_with_features_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The decoder trained in full; then evaluated, transcribed, prompted and exported."""
+    """The decoder trained in full; then evaluated, transcribed, prompted, shown and exported."""
     monkeypatch.chdir(tmp_path)
     write_document(tmp_path, adapter="full")
     (tmp_path / "a.txt").write_text("low")
@@ -428,6 +428,10 @@ def test_training_fits_two_clips_with_features_from_the_cache(
     assert evaluation["scores"]["wer"] == 0.0 and evaluation["scores"]["gap"] > 0.5
     assert dlm("prompt", "my.dlm", "x", "--audio", "b.wav").code == 0
     assert "high" in dlm("transcribe", "my.dlm", "b.wav").out
+    page = dlm("insight", "my.dlm", "--into", "page")
+    assert page.code == 0 and "embeddings" not in page.err
+    plots = {path.stem for path in Path("page").glob("*.png")}
+    assert "loss" in plots and not plots & {"attention", "alignment"}, "audio is beside the text"
     assert dlm("export", "my.dlm").code == 0
 
 
@@ -436,6 +440,8 @@ def test_training_fits_two_clips_with_features_from_the_cache(
 
 @pytest.fixture(scope="module")
 def real_parts() -> Path:
+    if "DLM_REAL_PARTS" not in os.environ:
+        pytest.fail("DLM_REAL_PARTS names no folder: see CONTRIBUTING.md", pytrace=False)
     return Path(os.environ["DLM_REAL_PARTS"])
 
 

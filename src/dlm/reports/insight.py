@@ -75,8 +75,10 @@ class Insight:
 
     Attributes:
         report: the scores.
-        embedding_map: None where no example has both audio and text.
-        audio_attention: None where no example is short enough, or the model has no attention.
+        embedding_map: None where no example has both audio and text, or audio takes no place in the
+            text (Whisper).
+        audio_attention: None where no example is short enough, or the model has no attention to
+            audio among its text.
         examples: the worst, in detail.
     """
 
@@ -112,7 +114,8 @@ def compute_insight(
         for example in with_audio
         if example.target.strip() and engine.count_audio_tokens(example.audio_segments)
     ][:MAX_MAPPED_EXAMPLES]
-    _logger.info("computing the audio embeddings of %s clips", f"{len(mapped):,}")
+    if mapped:
+        _logger.info("computing the audio embeddings of %s clips", f"{len(mapped):,}")
     embeddings = [compute_audio_embeddings(engine, example) for example in mapped]
     _logger.info("measuring attention, and looking at the worst clips")
     return Insight(

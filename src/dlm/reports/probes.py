@@ -194,11 +194,14 @@ def compute_audio_attention(
     """Measure the fraction of attention that the answers put on audio.
 
     Returns:
-        None where no example is short enough and has audio, or no layer returns its attention.
+        None where no example is short enough and has audio, no layer returns its attention, or the
+        decoder attends to audio beside the text, which takes no share from it (Whisper).
 
     Raises:
         DataError: an example cannot be encoded (`data.*`), or its audio decoded (`audio.*`).
     """
+    if engine.model.spec.is_encoder_decoder:
+        return None
     batches = [make_example_batch(engine, each) for each in examples if each.audio_segments]
     batches = [batch for batch in batches if batch.input_ids.shape[1] <= MAX_ATTENTION_TOKENS]
     layer_sums: list[torch.Tensor] = []
