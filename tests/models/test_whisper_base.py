@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm.batching.collator import Batch, PaddingSpec, collate
 from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.commands.preflight import resolve_version
 from dlm.config.schema import TrainingConfig
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, ModelError
@@ -362,7 +363,7 @@ training:
   held_out: 0
   num_epochs: 60
   learning_rate: 0.01
-  audio: {{language: {language}}}
+  audio: {{language: {language}, task: {task}}}
 ---
 
 ::audio path="a.wav" transcript="{text}"::
@@ -379,11 +380,12 @@ def write_document(
     language: str = "fr",
     text: str = "low",
     seconds: float = 1.2,
+    task: str = "transcribe",
 ) -> None:
     write_pretrained_twin(key, folder / "base")
     write_tone(folder / "a.wav", hertz=200, seconds=seconds)
     write_tone(folder / "b.wav", hertz=1900, seconds=0.7)
-    values = {"adapter": adapter, "language": language, "text": text}
+    values = {"adapter": adapter, "language": language, "text": text, "task": task}
     (folder / "my.dlm").write_text(DOCUMENT.format(**values))
 
 
@@ -396,6 +398,7 @@ def write_document(
         ({"text": "x" * 450}, "data.too_long"),
         ({"seconds": 2.5}, "data.not_one_window"),
         ({"adapter": "projector"}, "plan.nothing_to_train"),
+        ({"key": ENGLISH, "language": "en", "task": "translate"}, "model.no_task_token"),
     ],
 )
 def test_what_a_document_asks_of_whisper_in_vain_is_refused(
@@ -404,6 +407,28 @@ def test_what_a_document_asks_of_whisper_in_vain_is_refused(
     monkeypatch.chdir(tmp_path)
     write_document(tmp_path, **changes)
     assert dlm("train", "my.dlm", "--device", "cpu").error == code
+
+
+def test_a_document_may_ask_for_a_translation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is a token of the prompt in training and in use; the text is not checked as Chinese.
+
+    Its neighbours are a transcript in the language of the recording, a base without the token, and
+    a version, which keeps the task it was trained with.
+    """
+    monkeypatch.chdir(tmp_path)
+    write_document(tmp_path, task="translate", language="zh", adapter="full")
+    checked = dlm("check", "my.dlm", "--show-labels")
+    assert checked.code == 0 and "written in" not in checked.out + checked.err
+    assert "<|zh|><|translate|><|notimestamps|>" in checked.out.replace(" ", "")
+    assert dlm("train", "my.dlm", "--steps", 1, "--device", "cpu").code == 0
+    document, spec, _ = resolve_version(Path("my.dlm"), None)
+    engine = load_engine(spec, None, device="cpu", config=document.config.training)
+    prompt = engine.chat_encoder.encode_prompt(
+        (Message("user", (AudioSegment(Path("a.wav")),)),), "here", "zh"
+    )
+    assert "<|zh|><|translate|>" in engine.chat_encoder.decode_raw(prompt.input_ids)
 
 
 def test_an_english_model_is_not_asked_to_transcribe_french(

@@ -1,6 +1,6 @@
 """Whisper's decoder prompt (Radford et al. 2022, section 2.3): special tokens and earlier text.
 
-    multilingual   <|startoftranscript|> <|fr|> <|transcribe|> <|notimestamps|>
+    multilingual   <|startoftranscript|> <|fr|> <|transcribe|> <|notimestamps|>   or <|translate|>
     English-only   <|startoftranscript|> <|notimestamps|>
     a text before  <|startofprev|> a text <|startoftranscript|> ...
 
@@ -25,7 +25,7 @@ from dlm.plan.languages import (
 from dlm.plan.model_spec import ModelSpec
 
 START_OF_TRANSCRIPT, START_OF_PREVIOUS = "<|startoftranscript|>", "<|startofprev|>"
-NO_TIMESTAMPS, TRANSCRIBE = "<|notimestamps|>", "<|transcribe|>"
+NO_TIMESTAMPS = "<|notimestamps|>"
 SPECIAL_TOKEN_RE = re.compile(r"<\|[^|<>]*\|>")
 # written without spaces between words, so that no space begins a transcript (whisper/tokenizer.py)
 UNSPACED_LANGUAGES = frozenset(("zh", "ja", "th", "lo", "my", "yue"))
@@ -77,7 +77,8 @@ class WhisperChatEncoder(ChatEncoder):
 
     def _iter_assistant_spans(self, example: Example) -> Iterator[tuple[list[int], list[int]]]:
         prompt = self._encode_prompt_ids(example.messages[:-1], example.location, example.language)
-        space = "" if example.language in UNSPACED_LANGUAGES else " "
+        is_english = self._spec.task == "translate"
+        space = "" if example.language in UNSPACED_LANGUAGES and not is_english else " "
         transcript = self._tokenize_text(space + example.target.strip())
         yield prompt, [*transcript, self.eos_token_id]
 
@@ -95,7 +96,7 @@ class WhisperChatEncoder(ChatEncoder):
         token_ids.append(self._get_token_id(START_OF_TRANSCRIPT))
         language_id = self._get_language_id(language, location)
         if self._is_multilingual:
-            token_ids += [language_id, self._get_token_id(TRANSCRIBE)]
+            token_ids += [language_id, self._get_token_id(f"<|{self._spec.task}|>")]
         return [*token_ids, self._get_token_id(NO_TIMESTAMPS)]
 
     def _get_language_id(self, language: str | None, location: str) -> int:

@@ -30,7 +30,7 @@ from dlm.errors import DataError, DlmError, PlanError, StoreError
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.augmentation import plan_augmentation
 from dlm.plan.hardware import Hardware, detect_hardware
-from dlm.plan.languages import make_language_error
+from dlm.plan.languages import make_language_error, set_task
 from dlm.plan.memory import estimate_sequence_lengths
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.planner import MAX_COPIED_BYTES, NO_OVERRIDES, make_plan
@@ -206,7 +206,13 @@ def resolve_document(
 ) -> tuple[Document, ModelSpec]:
     """Read a document with overrides of its fields, and resolve the base model it names."""
     document = apply_overrides(read_document(path), overrides or {})
-    return document, resolve_model_spec(document.config.base_model, document.folder)
+    return document, _resolve_spec(document)
+
+
+def _resolve_spec(document: Document) -> ModelSpec:
+    """The spec of the base that a document names, with the task that it asks of it."""
+    spec = resolve_model_spec(document.config.base_model, document.folder)
+    return set_task(spec, document.config.training.audio.task)
 
 
 def resolve_version(
@@ -226,7 +232,7 @@ def resolve_version(
     store = open_store(document.config.dlm_id)
     version = store.get_version(version_name) if version_name else store.get_current_version()
     document = apply_overrides(document, version.overrides if version else {})
-    spec = resolve_model_spec(document.config.base_model, document.folder)
+    spec = _resolve_spec(document)
     if version is None:
         hint = f"run `dlm train {path}`{hint_suffix}"
         raise StoreError(

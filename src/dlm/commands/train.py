@@ -713,6 +713,8 @@ def _make_run_record(preflight: "Preflight", plan: "Plan") -> "RunRecord":
     spec = {**asdict(plan.model.spec), "source": None, "sizes": None, "megabytes": None}
     if not spec["languages"]:
         del spec["languages"]  # runs of earlier versions, which have no such field, resume
+    if spec["task"] == "transcribe":
+        del spec["task"]  # the same
     data_sha256 = _hash_examples(preflight.train_examples, recording_hashes)
     recordings = tuple(
         RecordingHash(segment.name, recording_hashes[key]) for key, segment in segments.items()

@@ -162,6 +162,11 @@ class AudioConfig(BaseConfig):
         description="Language of clips and recordings that name none, such as fr, for a base that "
         "takes one.",
     )
+    task: Literal["transcribe", "translate"] = Field(
+        default="transcribe",
+        description="What a multilingual Whisper is asked for: the words, or their translation to "
+        "English.",
+    )
     augment: Annotated[AugmentationConfig, BeforeValidator(none_to_empty_dict)] = Field(
         default_factory=AugmentationConfig,
         description="Augmentation of training clips, drawn again in every epoch.",

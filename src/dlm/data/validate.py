@@ -154,6 +154,7 @@ def _check_examples(
 ) -> Iterator[Issue]:
     """The issues of each example; a segment that several share is reported once."""
     is_checked = bytearray(len(scan.segment_numbers))
+    is_translated = limits.audio_config.task == "translate"
     for example in examples:
         location = example.location
         for segment in example.audio_segments:
@@ -170,7 +171,7 @@ def _check_examples(
         for warning in (
             *check_text_quality(example),
             *check_speaking_rate(example, scan.get_total_seconds(example)),
-            *check_script(example),
+            *check_script(replace(example, language="en") if is_translated else example),
         ):
             yield Issue(location, warning.what, warning.hint, fatal=False, code=warning.code)
 

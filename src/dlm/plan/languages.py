@@ -3,9 +3,27 @@
 A multilingual model needs the language of a transcript it learns; in use it detects it.
 """
 
+from dataclasses import replace
+from typing import Literal
+
 from dlm.data.types import Example
-from dlm.errors import DataError
+from dlm.errors import DataError, ModelError
 from dlm.plan.model_spec import ModelSpec
+
+
+def set_task(spec: ModelSpec, task: Literal["transcribe", "translate"]) -> ModelSpec:
+    """Return the spec of a base that is asked for a task.
+
+    Raises:
+        ModelError: it has no token for it (`model.no_task_token`).
+    """
+    if task == "transcribe" or len(spec.languages) > 1:
+        return replace(spec, task=task)
+    raise ModelError(
+        f"{spec.key} has no token for training.audio.task: {task}",
+        hint="a multilingual Whisper has one; others are asked by the text beside the audio",
+        code="model.no_task_token",
+    )
 
 
 def normalize_language(language: str) -> str:

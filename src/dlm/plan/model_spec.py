@@ -144,6 +144,7 @@ class ModelSpec:
         composition: None where all weights are in one checkpoint.
         languages: ISO 639-1 codes of the only languages that it has tokens for; empty where it
             takes any.
+        task: what Whisper's prompt asks for: the words, or their translation to English.
     """
 
     key: str
@@ -169,6 +170,7 @@ class ModelSpec:
     encoder_input: Literal["mel", "wave"] = "mel"
     composition: CompositionSpec | None = None
     languages: tuple[str, ...] = ()
+    task: Literal["transcribe", "translate"] = "transcribe"
 
     @property
     def is_encoder_decoder(self) -> bool:
