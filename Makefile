@@ -60,7 +60,7 @@ sparrow: setup
 		echo "sparrow: make sparrow WHISPER=folder of Whisper tiny.en VOICES=folder VOICES_PYTHON=python;" \
 			"recipes/sparrow/make.py tells what they hold" >&2; exit 1; fi
 	.venv/bin/python recipes/sparrow/make.py --work .work/sparrow --whisper "$(WHISPER)" \
-		--voices "$(VOICES)" --voices-python "$(VOICES_PYTHON)"
+		--voices "$(VOICES)" --voices-python "$(VOICES_PYTHON)" $(if $(START),--start-from "$(START)")
 
 clean:
 	rm -rf .venv .work/demo .work/tones build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
-"""Hidden states of Whisper tiny.en's encoder for every clip, computed once; the encoder is frozen.
+"""Hidden states of sparrow's encoder for every clip, computed once; it is frozen from now on.
 
     python recipes/sparrow/encoder_features.py --work DIR --whisper FOLDER
 
 writes `DIR/features/<split>/<number>.npy`, float16 (frames, 384), for every clip of the manifests,
 and `<number>-<clips>.npy` for rows of several clips in a row, so that long recordings are learned
-too. FOLDER is Whisper tiny.en as transformers has it. A file that exists is not computed again.
+too. FOLDER is Whisper tiny.en as transformers has it, whose weights are replaced by those that
+train_encoder.py wrote. A file that exists is not computed again.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import load_file
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from dlm.features.log_mel import compute_log_mel
@@ -25,8 +27,9 @@ from synthesize_speech import SAMPLE_RATE, SPLITS, ManifestRow, read_manifest
 
 HOP_LENGTH, NUM_MEL_BINS = 160, 80
 HIDDEN_SIZE = 384
-CONCAT_PROBABILITY = 0.1  # that a clip begins a row of several, besides the row of its own
+CONCAT_PROBABILITY = 0.2  # that a clip begins a row of several, besides the row of its own
 MAX_ROW_SECONDS = 20.0
+NATURAL_REPEATS = 2
 PAUSE_SECONDS = (0.1, 0.8)  # between clips of a row
 
 
@@ -42,12 +45,23 @@ def load_rows(work_dir: Path, split: str) -> list[ManifestRow]:
         rows.append({**row, "clips": [row["path"]], "features": f"{features}.npy"})
         rng = random.Random(row["path"])
         if split == "train" and rng.random() < CONCAT_PROBABILITY:
-            parts = manifest[index : index + rng.randint(2, 5)]
+            parts = _take_seconds(work_dir, manifest[index : index + rng.randint(2, 5)])
             text = " ".join(part["text"] for part in parts if part["text"])
             clips = [part["path"] for part in parts]
             file_name = f"{features}-{len(clips)}.npy"
             rows.append({**row, "text": text, "clips": clips, "features": file_name})
     return rows
+
+
+def count_repeats(row: ManifestRow) -> int:
+    """How often an epoch has a row: what a natural voice says counts more."""
+    return NATURAL_REPEATS if row["engine"] in ("kokoro", "piper") else 1
+
+
+def _take_seconds(work_dir: Path, manifest: list[ManifestRow]) -> list[ManifestRow]:
+    """The first clips, as many as MAX_ROW_SECONDS hold with the longest pauses; one or more."""
+    seconds = np.cumsum([soundfile.info(work_dir / row["path"]).duration for row in manifest])
+    return manifest[: max(1, sum(seconds + PAUSE_SECONDS[1] * len(manifest) < MAX_ROW_SECONDS))]
 
 
 def compute_features(
@@ -66,12 +80,19 @@ def compute_features(
                 print(f"features: {index} of {len(jobs)}", flush=True)
 
 
-@cache
 def load_whisper_encoder(whisper_dir: Path) -> WhisperEncoder:
-    """Load the encoder, on the first call."""
+    """Load Whisper's encoder."""
     encoder = load_encoder(whisper_dir, read_hf_config(whisper_dir))
     assert isinstance(encoder, WhisperEncoder)
     return encoder
+
+
+@cache
+def load_trained_encoder(work_dir: Path, whisper_dir: Path) -> WhisperEncoder:
+    """Load the encoder of train_encoder.py, on the first call."""
+    encoder = load_whisper_encoder(whisper_dir)
+    encoder.load_state_dict(load_file(work_dir / "encoder.safetensors"))
+    return encoder.eval()
 
 
 @torch.no_grad()
@@ -84,7 +105,9 @@ def _compute_row(job: tuple[Path, Path, ManifestRow]) -> None:
         num_mel_bins=NUM_MEL_BINS,
     )
     num_frames = torch.tensor([mel.shape[1]])
-    hidden = run_whisper_encoder(load_whisper_encoder(whisper_dir), mel[None], num_frames)[0]
+    hidden = run_whisper_encoder(
+        load_trained_encoder(work_dir, whisper_dir), mel[None], num_frames
+    )[0]
     save_features(work_dir, row, hidden)
 
 

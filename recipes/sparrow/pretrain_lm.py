@@ -1,9 +1,9 @@
 """Pretrain sparrow's language model on text, with the projector's vectors in place of audio.
 
-    python recipes/sparrow/pretrain_lm.py --work DIR --minutes 20
+    python recipes/sparrow/pretrain_lm.py --work DIR --whisper FOLDER --minutes 20
 
 writes `DIR/lm`, a folder that `AutoModelForCausalLM` opens. Prompts have the chat template of later
-training. At the audio placeholders the model reads the outputs of fit_projector.py for a clip, or,
+training. At the audio placeholders the model reads the outputs of the projector for a clip, or,
 for sentences that no clip says, outputs put together from them: of each token of the sentence one
 that was read as that token, some of them wrong, and blanks between. So it recovers words from noisy
 tokens, and answers questions about them, before it is given audio.
@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from dlm.batching.chat_template import IGNORE_INDEX
-from encoder_features import load_rows
-from fit_projector import LM_HIDDEN_SIZE
+from dlm.plan.hardware import detect_hardware
+from encoder_features import load_features, load_rows
 from questions import TRANSCRIBE_PROMPT, can_be_asked, draw_question
 from sentences import iter_sentences, list_wordnet_texts
 from synthesize_speech import FIRST_SENTENCE, SEED, ManifestRow
+from train_encoder import LM_HIDDEN_SIZE, CtcModel, load_ctc_model
 from train_tokenizer import AUDIO_TOKEN, MAX_TOKENS
 
 PEAK_RATE, FLOOR_FRACTION, WARMUP_STEPS = 2e-3, 0.05, 100
@@ -38,6 +38,7 @@ LOG_STEPS, SAVE_STEPS = 50, 500
 BATCH_TOKENS = 2_000  # of a batch, padding not counted
 POOL_SIZE = 400  # examples that are sorted by length together
 SHORT_LETTERS, CURRICULUM_FRACTION = 10, 0.5  # longest text at first, and until when it grows
+NUM_CLIP_ROWS = 12_000  # whose outputs are kept in memory
 NUM_SENTENCES = 90_000  # of the stream that the clips are taken from
 MAX_TEXT_LETTERS = 90
 POSITIONS_PER_SECOND = 12.5
@@ -65,25 +66,30 @@ class ProjectorOutputs:
     """The outputs of the projector for training rows, by row and by token.
 
     Args:
-        work_dir: where fit_projector.py wrote them.
-        blank_id: the placeholder's id.
+        work_dir: of the hidden states.
+        model: of train_encoder.py.
+        rows: whose outputs are computed.
     """
 
-    def __init__(self, work_dir: Path, blank_id: int) -> None:
-        self._blank_id = blank_id
-        self._embeddings = load_file(work_dir / "ctc_embeddings.safetensors")["embeddings"].numpy()
-        saved = np.load(work_dir / "ctc_tokens.npz")
-        self._outputs, tokens = saved["outputs"], saved["tokens"]
-        ends = np.cumsum(saved["lengths"])
-        starts = ends - saved["lengths"]
-        names = saved["names"].tolist()
-        self._spans = dict(zip(names, zip(starts, ends, strict=True), strict=True))
+    @torch.no_grad()
+    def __init__(self, work_dir: Path, model: CtcModel, rows: list[ManifestRow]) -> None:
+        self._blank_id = model.blank_id
+        self._embeddings = model.embeddings.detach().numpy()
+        outputs = [
+            model.project(torch.from_numpy(values)[None].float(), torch.tensor([len(values)]))[0]
+            for values in load_features(work_dir, rows)
+        ]
+        ends = np.cumsum([len(output) for output in outputs])
+        self._spans = {
+            row["features"]: (end - len(output), end)
+            for row, output, end in zip(rows, outputs, ends, strict=True)
+        }
+        joined = torch.cat(outputs)
+        tokens = torch.cat([model.score(part).argmax(-1) for part in joined.split(4_096)]).numpy()
+        self._outputs = joined.half().numpy()
         order = np.argsort(tokens, kind="stable")
         bounds = np.searchsorted(tokens[order], np.arange(len(self._embeddings) + 1))
         self._by_token = [order[bounds[i] : bounds[i + 1]] for i in range(len(self._embeddings))]
-
-    def has_row(self, row: ManifestRow) -> bool:
-        return row["features"] in self._spans
 
     def get_row(self, row: ManifestRow) -> np.ndarray:
         """The outputs for a row: (positions, hidden_size)."""
@@ -170,20 +176,21 @@ def _make_lm_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
     )
 
 
-def pretrain_lm(work_dir: Path, *, minutes: float, num_threads: int = 2) -> None:
+def pretrain_lm(work_dir: Path, whisper_dir: Path, *, minutes: float, num_threads: int = 2) -> None:
     """Train for `minutes`, from the weights that are there if there are any."""
     torch.set_num_threads(num_threads)
     torch.manual_seed(0)
     random.seed(0)
     tokenizer = AutoTokenizer.from_pretrained(work_dir / "tokenizer")
     lm = Qwen3ForCausalLM(_make_lm_config(tokenizer))
-    embeddings = load_file(work_dir / "ctc_embeddings.safetensors")["embeddings"]
-    lm.get_input_embeddings().weight.data.copy_(embeddings)
+    ctc_model = load_ctc_model(work_dir, whisper_dir, tokenizer)
+    lm.get_input_embeddings().weight.data.copy_(ctc_model.embeddings.detach())
     if (work_dir / "lm" / "model.safetensors").exists():
         lm = Qwen3ForCausalLM.from_pretrained(work_dir / "lm", dtype=torch.float32)
     model = AudioReader(lm, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0, betas=(0.9, 0.98), weight_decay=0.01)
-    corpus = TextCorpus(work_dir, tokenizer)
+    corpus = TextCorpus(work_dir, tokenizer, ctc_model)
+    use_bf16 = detect_hardware(work_dir).amx
     start = time.monotonic()
 
     def get_progress() -> float:
@@ -195,7 +202,8 @@ def pretrain_lm(work_dir: Path, *, minutes: float, num_threads: int = 2) -> None
         decay = FLOOR_FRACTION + (1 - FLOOR_FRACTION) * cosine
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * decay
-        loss = model(*_collate(examples, tokenizer.pad_token_id))
+        with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+            loss = model(*_collate(examples, tokenizer.pad_token_id))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -211,15 +219,18 @@ def pretrain_lm(work_dir: Path, *, minutes: float, num_threads: int = 2) -> None
 class TextCorpus:
     """The clips and sentences that the language model is trained on."""
 
-    def __init__(self, work_dir: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, work_dir: Path, tokenizer: PreTrainedTokenizerBase, ctc_model: CtcModel
+    ) -> None:
         first = FIRST_SENTENCE["train"]
         self._sentences = [
             *islice(iter_sentences(SEED), first, first + NUM_SENTENCES),
             *random.sample(list_wordnet_texts()[1], NUM_SENTENCES // 3),
         ]
         self._tokenizer = tokenizer
-        self._outputs = ProjectorOutputs(work_dir, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
-        rows = [row for row in load_rows(work_dir, "train") if self._outputs.has_row(row)]
+        rows = load_rows(work_dir, "train")
+        rows = random.sample(rows, min(len(rows), NUM_CLIP_ROWS))
+        self._outputs = ProjectorOutputs(work_dir, ctc_model, rows)
         self._clips = sorted(rows, key=lambda row: len(row["text"]))
         self._clip_letters = [len(row["text"]) for row in self._clips]
 
@@ -322,6 +333,7 @@ def _pad_rows(rows: list[list[int]], padding: int) -> torch.Tensor:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--whisper", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=20.0)
     args = parser.parse_args()
-    pretrain_lm(args.work, minutes=args.minutes)
+    pretrain_lm(args.work, args.whisper, minutes=args.minutes)

@@ -5,29 +5,50 @@
 reads `DIR/natural.jsonl` of synthesize_speech.py and writes `DIR/natural/<split>/<number>.flac`,
 at the voice's own rate and not augmented. VOICES holds `kokoro.onnx` and `voices.npz` (Kokoro-82M,
 Apache-2.0), and `joe.onnx` with `joe.onnx.json` (Piper's voice joe). A clip that exists is not
-rendered again, so it may be stopped at any time and run again; one core renders Kokoro about as
-fast as it plays.
+rendered again, so it may be stopped at any time and run again.
+
+The environment has kokoro-onnx, piper-tts, soundfile, onnx and openvino. Kokoro's weights are 8-bit
+integers in its file; its convolutions are run here as OpenVINO runs them best on the machine, in
+bf16 where it is fast. On one core with AMX that is 2.9 times real time, and 1.1 with onnxruntime on
+the file as it is; Whisper tiny.en writes the same words down.
 """
 
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
+from multiprocessing import Process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
+import openvino
 import soundfile
+from onnx import helper, numpy_helper
 
 LOG_CLIPS = 50
 
 RenderFn = Callable[[dict], tuple[np.ndarray, int]]  # manifest row -> samples, sample rate
 
 
-def render_clips(work_dir: Path, voices_dir: Path, engine: str, minutes: float) -> None:
-    """Render clips of an engine that do not exist, in the manifest's order, for `minutes`."""
+def render_clips(
+    work_dir: Path, voices_dir: Path, engine: str, minutes: float, part: int, num_parts: int
+) -> None:
+    """Render clips of an engine that do not exist, in the manifest's order, for `minutes`.
+
+    Args:
+        work_dir: has the manifest, and gets the clips.
+        voices_dir: the models.
+        engine: kokoro or piper.
+        minutes: then it stops, to be continued.
+        part: of `num_parts`, the clips of this process.
+        num_parts: processes that share the clips.
+    """
     lines = (work_dir / "natural.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row["engine"] == engine]
+    rows = [row for row in map(json.loads, lines) if row["engine"] == engine][part::num_parts]
     render_fn = (_load_kokoro if engine == "kokoro" else _load_piper)(voices_dir)
     start, rendered, seconds = time.monotonic(), 0, 0.0
     for row in rows:
@@ -52,18 +73,92 @@ def render_clips(work_dir: Path, voices_dir: Path, engine: str, minutes: float) 
 def _load_kokoro(voices_dir: Path) -> RenderFn:
     from kokoro_onnx import Kokoro
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    core = openvino.Core()
+    model = core.read_model(_convert_to_float(onnx.load(voices_dir / "kokoro.onnx")))
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1})
+    # it reads the names of the inputs from this session, and runs the other
     session = onnxruntime.InferenceSession(
-        str(voices_dir / "kokoro.onnx"), options, providers=["CPUExecutionProvider"]
+        str(voices_dir / "kokoro.onnx"), providers=["CPUExecutionProvider"]
     )
     kokoro = Kokoro.from_session(session, str(voices_dir / "voices.npz"))
+    kokoro.sess = _OpenVinoSession(session, compiled)
 
     def render(row: dict) -> tuple[np.ndarray, int]:
         language = "en-gb" if row["voice"].startswith("b") else "en-us"
-        return kokoro.create(row["spoken"], voice=row["voice"], speed=row["speed"], lang=language)
+        voice = _mix_voices(kokoro, row["voice"])
+        return kokoro.create(row["spoken"], voice=voice, speed=row["speed"], lang=language)
 
     return render
+
+
+def _mix_voices(kokoro: Any, voice: str) -> np.ndarray:
+    """The style of a voice, or of two, `af_sky*0.3+af_nova*0.7`."""
+    parts = [part.partition("*") for part in voice.split("+")]
+    return sum(kokoro.get_voice_style(name) * float(weight or 1) for name, _, weight in parts)
+
+
+class _OpenVinoSession:
+    """What kokoro-onnx uses of an onnxruntime session, over a model of OpenVINO."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, compiled: Any) -> None:
+        self.get_inputs = session.get_inputs
+        self._output, self._request = compiled.output(0), compiled.create_infer_request()
+
+    def run(self, output_names: object, inputs: dict[str, Any]) -> list[np.ndarray]:
+        del output_names
+        return [self._request.infer(inputs)[self._output].copy()]
+
+
+def _convert_to_float(model: onnx.ModelProto) -> bytes:
+    """Replace convolutions and products of integers, with the nodes that scale them, by float ones.
+
+    The weights keep their 8-bit values; only the inputs are no longer rounded.
+    """
+    graph = model.graph
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    consumers = {name: node for node in graph.node for name in node.input}
+    uses = Counter(name for node in graph.node for name in node.input)
+    quantizers = {n.output[0]: n for n in graph.node if n.op_type == "DynamicQuantizeLinear"}
+    replaced = {}
+    for node in graph.node:
+        if node.op_type not in ("ConvInteger", "MatMulInteger") or node.input[0] not in quantizers:
+            continue
+        assert uses[node.output[0]] == 1, node.name
+        quantizer, following, bias = quantizers[node.input[0]], consumers[node.output[0]], []
+        if following.op_type == "Add":  # a bias, divided by the scale and rounded
+            (name,) = set(following.input) - set(node.output)
+            while producers[name].op_type != "Div":
+                name = producers[name].input[0]
+            bias = [producers[name].input[0]]
+            following = consumers[following.output[0]]
+        multiply = consumers[following.output[0]]
+        assert (following.op_type, multiply.op_type) == ("Cast", "Mul"), node.name
+        (name,) = set(multiply.input) - set(following.output)
+        (scale_name,) = set(producers[name].input) - {quantizer.output[1]}
+        weight, zero_point, scale = (
+            numpy_helper.to_array(initializers[name]).astype(np.float32)
+            for name in (node.input[1], node.input[3], scale_name)
+        )
+        weight = numpy_helper.from_array((weight - zero_point) * scale, f"{node.output[0]}_weight")
+        graph.initializer.append(weight)
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        replaced[multiply.output[0]] = helper.make_node(
+            node.op_type.removesuffix("Integer"),
+            [quantizer.input[0], weight.name, *bias],
+            [multiply.output[0]],
+            **attributes,
+        )
+    nodes, wanted = [], {output.name for output in graph.output}
+    for node in reversed([replaced.get(node.output[0], node) for node in graph.node]):
+        if wanted & set(node.output):
+            nodes.append(node)
+            wanted.update(node.input)
+    kept = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(kept)
+    return model.SerializeToString()
 
 
 def _load_piper(voices_dir: Path) -> RenderFn:
@@ -85,5 +180,18 @@ if __name__ == "__main__":
     parser.add_argument("--voices", type=Path, required=True)
     parser.add_argument("--engine", choices=("kokoro", "piper"), required=True)
     parser.add_argument("--minutes", type=float, default=600.0, help="then stop, to be continued")
+    parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    render_clips(args.work, args.voices, args.engine, args.minutes)
+    processes = [
+        Process(
+            target=render_clips,
+            args=(args.work, args.voices, args.engine, args.minutes, part, args.processes),
+        )
+        for part in range(args.processes)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit("a process failed")

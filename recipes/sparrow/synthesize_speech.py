@@ -8,7 +8,7 @@ writes `DIR/clips/<split>/<number>.flac` (16 kHz mono) and `DIR/<split>.jsonl`, 
 path, text, engine, voice, gender, accent, pace and split. Clip `i` of a split is the same in every
 run; a clip that exists is not made again. A natural clip that is not rendered is left out.
 
-    kokoro    Kokoro-82M, 28 English voices, four of them only for measurement
+    kokoro    Kokoro-82M, 28 English voices, four of them only for measurement, and mixtures of two
     piper     the voice joe
     espeak    espeak-ng, eight accents and some twenty variants
     flite     kal16, slt and rms; awb is only for measurement
@@ -20,6 +20,7 @@ import io
 import json
 import random
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -38,7 +39,7 @@ SEED = 7
 SPLITS = {
     "test": {"kokoro": 75, "piper": 75, "espeak": 75, "flite": 75},
     "unheard": {"kokoro": 80, "flite": 60},
-    "train": {"kokoro": 3_000, "piper": 6_000, "espeak": 6_000, "flite": 4_000, "silence": 900},
+    "train": {"kokoro": 9_000, "piper": 1_500, "espeak": 3_000, "flite": 2_000, "silence": 900},
 }
 # of the stream of sentences, which does not repeat; names of splits are part of the seeds
 FIRST_SENTENCE = {"test": 0, "unheard": 300, "train": 600}
@@ -49,6 +50,8 @@ KOKORO_VOICES = (
     "am_adam am_echo am_eric am_fenrir am_liam am_michael am_onyx am_santa bf_alice bf_emma "
     "bf_isabella bm_daniel bm_george bm_lewis"
 )
+NUM_MORE_SENTENCES, MAX_TEXT_LETTERS = (0, 0, 1, 1, 2), 90  # of a training clip of Kokoro
+MIX_PROBABILITY = 0.6  # of a training clip of Kokoro: two voices of a gender, mixed
 UNSEEN_KOKORO_VOICES = "af_sky am_puck bf_lily bm_fable"  # not in training
 ACCENTS = {
     "en-gb": "british",
@@ -147,15 +150,21 @@ def make_clip_specs(split: str) -> list[ClipSpec]:
     engines = [engine for engine, number in SPLITS[split].items() for _ in range(number)]
     random.Random(f"{SEED}:{split}").shuffle(engines)
     first = FIRST_SENTENCE[split]
-    sentences = islice(iter_sentences(SEED), first, first + len(engines))
+    sentences = islice(iter_sentences(SEED), first, None)
     return [
-        _draw_clip_spec(number, text=text, engine=engine, split=split)
-        for number, (text, engine) in enumerate(zip(sentences, engines, strict=True))
+        _draw_clip_spec(number, sentences=sentences, engine=engine, split=split)
+        for number, engine in enumerate(engines)
     ]
 
 
-def _draw_clip_spec(number: int, *, text: str, engine: str, split: str) -> ClipSpec:
+def _draw_clip_spec(number: int, *, sentences: Iterator[str], engine: str, split: str) -> ClipSpec:
     rng = random.Random(f"{SEED}:{split}:{number}")
+    parts = [next(sentences)]
+    if engine == "kokoro" and split == "train":
+        parts += islice(sentences, rng.choice(NUM_MORE_SENTENCES))
+        while len(parts) > 1 and len(" ".join(parts)) > MAX_TEXT_LETTERS:
+            parts.pop()
+    text = " ".join(parts)
     pace = rng.choice(("slow", "normal", "normal", "fast"))
     gender = rng.choice(("male", "female"))
     accent = "american"
@@ -172,6 +181,10 @@ def _draw_clip_spec(number: int, *, text: str, engine: str, split: str) -> ClipS
         voices = UNSEEN_KOKORO_VOICES if split == "unheard" else KOKORO_VOICES
         voice = rng.choice(voices.split())
         gender = "female" if voice[1] == "f" else "male"
+        if split == "train" and rng.random() < MIX_PROBABILITY:
+            other = rng.choice([name for name in voices.split() if name[1] == voice[1]])
+            weight = round(rng.uniform(0.5, 0.9), 2)
+            voice = f"{voice}*{weight}+{other}*{1 - weight:.2f}"
         accent = "british" if voice[0] == "b" else "american"
     else:
         voice, gender = ("joe", "male") if engine == "piper" else ("", "")
@@ -180,7 +193,7 @@ def _draw_clip_spec(number: int, *, text: str, engine: str, split: str) -> ClipS
     return ClipSpec(
         path=f"clips/{split}/{number:05d}.flac",
         text=text,
-        spoken=add_punctuation(text) if text else "",
+        spoken=" ".join(map(add_punctuation, parts)) if text else "",
         engine=engine,
         voice=voice,
         gender=gender,

@@ -32,10 +32,10 @@ from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
 from dlm.training.events import CheckpointSaved, StepCompleted, TrainingEvent, TrainingFinished
 from dlm.training.trainer import TrainerCallbacks, train_model
-from encoder_features import load_features, load_rows, load_whisper_encoder
-from fit_projector import PROJECTOR_CONFIG
+from encoder_features import count_repeats, load_features, load_rows, load_trained_encoder
 from questions import TRANSCRIBE_PROMPT, can_be_asked, draw_question, make_example
 from synthesize_speech import ManifestRow
+from train_encoder import PROJECTOR_CONFIG
 
 BATCH_SIZE = 32
 LONG_TEXT_LETTERS, SHORT_ROW_FRACTION = 45, 0.25  # of the second run: long rows, and others beside
@@ -81,7 +81,7 @@ def train_sparrow(work_dir: Path, whisper_dir: Path, *, num_threads: int = 2) ->
 def _train(work_dir: Path, whisper_dir: Path, run: TrainRun) -> None:
     random.seed(0)
     model = _compose_pretrained(work_dir, whisper_dir)
-    rows = load_rows(work_dir, "train")
+    rows = [row for row in load_rows(work_dir, "train") for _ in range(count_repeats(row))]
     if run.is_long:
         weights = load_file(work_dir / RUNS[0].output / "model.safetensors")
         model.load_state_dict({name: w.float() for name, w in weights.items()}, strict=False)
@@ -113,8 +113,8 @@ def _is_long(row: ManifestRow) -> bool:
 
 
 def _compose_pretrained(work_dir: Path, whisper_dir: Path) -> ComposedAudioLM:
-    """Compose Whisper's encoder and the pretrained projector and language model."""
-    encoder = load_whisper_encoder(whisper_dir)
+    """Compose the trained encoder and the pretrained projector and language model."""
+    encoder = load_trained_encoder(work_dir, whisper_dir)
     encoder_config = encoder.config.to_diff_dict() | {"model_type": "whisper"}
     lm_config = json.loads((work_dir / "lm" / "config.json").read_text(encoding="utf-8"))
     config = {
