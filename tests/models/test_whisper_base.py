@@ -16,18 +16,22 @@ from safetensors.torch import load_file, save_file
 
 from dlm.batching.collator import Batch, PaddingSpec, collate
 from dlm.batching.mistral_chat import build_chat_encoder
+from dlm.batching.whisper_chat import WhisperChatEncoder
+from dlm.commands.infer import resolve_inference_target
 from dlm.commands.preflight import resolve_version
 from dlm.config.schema import TrainingConfig
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, ModelError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.inference.engine import batch_generate, load_engine
+from dlm.inference.transcribe import TIMESTAMP_RE
 from dlm.models.adapters import apply_adapter, get_param_group, get_trainable_parameters
 from dlm.models.generate import GenerationConfig, generate
 from dlm.models.load import load_base_model
 from dlm.models.pretrained import Whisper
-from dlm.plan.audio_lengths import compute_window_lengths
-from dlm.plan.model_spec import MODEL_CATALOG
+from dlm.plan.audio_lengths import ceil_div, compute_window_lengths
+from dlm.plan.languages import set_padding
+from dlm.plan.model_spec import MODEL_CATALOG, ModelSpec
 from dlm.plan.resolve import resolve_model_spec
 from dlm.plan.types import AdapterSpec
 from dlm.training.loss import AudioLMLoss
@@ -95,6 +99,35 @@ def compute_reference(model: Whisper, batch: Batch, examples: list[Example]):
 
 def compute_logits(model: Whisper, batch: Batch) -> torch.Tensor:
     return model.compute_logits(model.forward_lm(*model.make_lm_inputs(batch)))
+
+
+@torch.no_grad()
+def test_clips_without_padding_are_those_alone(folders, segments, tmp_path: Path) -> None:
+    """A batch of clips of their own lengths: the class's decoder on the frames of each clip."""
+    spec = set_padding(resolve_model_spec(str(folders[MULTILINGUAL]), Path()), pad_to_window=False)
+    model = load_base_model(spec)
+    assert isinstance(model, Whisper)
+    examples = [make_example(segment) for segment in segments]
+    batch = make_batch(model, examples)
+    logits = compute_logits(model, batch)
+    for encode_fn in (None, model.encode_single):
+        extractor = AudioFeatureExtractor(spec, auto_resample=False, encode_fn=encode_fn)
+        for row, example in enumerate(examples):
+            single = make_batch(model, [example], extractor)
+            assert (logits[row] - compute_logits(model, single)[0]).abs().max() < TOLERANCE
+    hidden = model.encode_single(*_get_mel(spec, segments[1]))
+    assert len(hidden) == ceil_div(NUM_SAMPLES[1], 320)
+    outputs = model.whole(
+        encoder_outputs=(hidden[None],), decoder_input_ids=batch.input_ids[1][None]
+    )
+    assert (logits[1] - outputs.logits[0]).abs().max() < TOLERANCE
+    padded = load_whisper(folders[MULTILINGUAL])
+    assert (compute_logits(padded, make_batch(padded, examples)) - logits).abs().max() > 0.01
+
+
+def _get_mel(spec: ModelSpec, segment: AudioSegment) -> tuple[torch.Tensor, int]:
+    (window,) = AudioFeatureExtractor(spec, auto_resample=False)(segment)
+    return window.values, window.num_frames
 
 
 @pytest.mark.parametrize("key", [MULTILINGUAL, ENGLISH])
@@ -180,6 +213,36 @@ def test_texts_of_a_batch_are_those_of_the_class(language: str | None, folders, 
         do_sample=False,
     )
     assert texts == [chat_encoder.decode(row).strip() for row in token_ids.tolist()]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("key", [MULTILINGUAL, ENGLISH])
+def test_timestamps_are_those_of_the_class(key: str, folders, segments) -> None:
+    """Between times that do not go back, in each row of a batch."""
+    model = load_whisper(folders[key])
+    torch.manual_seed(1)
+    table = model.embed_tokens.get_parameter("weight")
+    table.copy_(torch.randn_like(table))
+    chat_encoder = build_chat_encoder(model.tokenizer, model.spec)
+    assert isinstance(chat_encoder, WhisperChatEncoder)
+    chat_encoder = chat_encoder.with_timestamps()
+    extractor = AudioFeatureExtractor(model.spec, auto_resample=False)
+    examples = [make_example(segment) for segment in segments]
+    prompts = [chat_encoder.encode_prompt(each.messages[:1], "here", "en") for each in examples]
+    config = GenerationConfig(max_new_tokens=12)
+    texts = generate(model, chat_encoder, prompts, extractor, config)
+    waves = [extractor.load_audio(segment) for segment in segments]
+    token_ids = model.whole.generate(
+        **extract_reference_inputs(model.spec, waves),
+        decoder_input_ids=torch.tensor([prompts[0].input_ids[1:]]).repeat(len(waves), 1),
+        return_timestamps=True,
+        max_new_tokens=12,
+        do_sample=False,
+    )
+    assert texts == [chat_encoder.decode(row).strip() for row in token_ids.tolist()]
+    for text in texts:
+        times = list(map(float, TIMESTAMP_RE.findall(text)))
+        assert times and times == sorted(times)
 
 
 def test_an_english_model_generates_as_the_class(folders, segments) -> None:
@@ -431,6 +494,58 @@ def test_a_document_may_ask_for_a_translation(
     assert "<|zh|><|translate|>" in engine.chat_encoder.decode_raw(prompt.input_ids)
 
 
+def test_a_version_learned_without_padding_is_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the document says later; the base alone keeps its window, also to be compared."""
+    monkeypatch.chdir(tmp_path)
+    write_document(tmp_path, adapter="full")
+    path = Path("my.dlm")
+    text = path.read_text().replace("held_out: 0", "held_out: 1")
+    path.write_text(text.replace("task: transcribe", "pad_to_window: false"))
+    spoken = dlm("prompt", path, "x", "--audio", "b.wav", "--base").out
+    for _ in range(2):  # the second run compares its version with the first, and the base
+        trained = dlm("train", path, "--steps", 20, "--device", "cpu")
+        assert trained.code == 0, trained.err
+    path.write_text(text)
+    _, spec, _ = resolve_version(path, None)
+    assert spec.audio_spec.pad_mode == "none"
+    assert (
+        resolve_inference_target(path, None, base_only=True, device="cpu").spec.audio_spec.pad_mode
+        == "counted"
+    )
+    assert dlm("prompt", path, "x", "--audio", "b.wav", "--base").out == spoken
+    assert dlm("eval", path).code == 0 and dlm("transcribe", path, "b.wav").code == 0
+
+
+def test_transcripts_are_split_at_the_times_that_a_whisper_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would write them; `test_timestamps_are_those_of_the_class` shows what it does."""
+    monkeypatch.chdir(tmp_path)
+    write_document(tmp_path)
+    times = "<|0.00|> one<|0.40|><|0.60|> two<|1.00|>"
+    expected = {
+        ("a.wav", times): [(0.0, 0.4, "one"), (0.6, 1.0, "two")],
+        ("b.wav", times): [(0.0, 0.4, "one"), (0.6, 0.7, "two")],  # it lasts 0.7 s
+        ("a.wav", "<|0.20|> three"): [(0.2, 1.2, "three")],
+        ("b.wav", "<|0.00|>"): [(0.0, 0.7, "")],
+    }
+    for (name, text), segments in expected.items():
+        monkeypatch.setattr("dlm.inference.engine.generate", lambda *_, text=text: [text])
+        result = dlm("transcribe", "my.dlm", name, "--base", "--timestamps", "--json")
+        found = json.loads(result.out)["segments"]
+        assert [tuple(each.values()) for each in found] == segments
+    dlm("transcribe", "b.wav", "--timestamps").refused(error="usage.no_timestamps", code=2)
+
+
+def test_only_a_whisper_has_a_choice_of_padding(tmp_path: Path) -> None:
+    path = tmp_path / "my.dlm"
+    assert dlm("init", path, "--audio").code == 0
+    result = dlm("check", path, "--set", "training.audio.pad_to_window=false")
+    assert result.error == "model.no_padding_choice"
+
+
 def test_an_english_model_is_not_asked_to_transcribe_french(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +626,35 @@ def test_released_logits_and_texts_equal_those_of_the_class(
     assert texts == {
         str(n): chat_encoder.decode(row).strip() for n, row in enumerate(token_ids.tolist())
     }
+
+
+@pytest.mark.weights
+@torch.no_grad()
+def test_released_timestamps_equal_those_of_the_class(
+    real_parts: Path, human_clips: list[AudioSegment]
+) -> None:
+    spec = resolve_model_spec(str(real_parts / "whisper-base"), Path())
+    engine = load_engine(spec, None, device="cpu", config=replace_audio_config(CONFIG))
+    assert isinstance(engine.chat_encoder, WhisperChatEncoder) and isinstance(engine.model, Whisper)
+    chat_encoder = engine.chat_encoder.with_timestamps()
+    prompts = [
+        chat_encoder.encode_prompt((Message("user", (segment,)),), "here", "en")
+        for segment in human_clips
+    ]
+    config = GenerationConfig(max_new_tokens=60)
+    texts = generate(engine.model, chat_encoder, prompts, engine.extractor, config)
+    waves = [engine.extractor.load_audio(segment) for segment in human_clips]
+    token_ids = engine.model.whole.generate(
+        **extract_reference_inputs(spec, waves),
+        decoder_input_ids=torch.tensor([prompts[0].input_ids[1:]]).repeat(len(waves), 1),
+        return_timestamps=True,
+        max_new_tokens=60,
+        do_sample=False,
+    )
+    assert texts == [chat_encoder.decode(row).strip() for row in token_ids.tolist()]
+    for text, wave in zip(texts, waves, strict=True):
+        times = list(map(float, TIMESTAMP_RE.findall(text)))
+        assert len(times) > 1 and times[-1] < len(wave) / SAMPLE_RATE + 0.5
 
 
 def replace_audio_config(config: TrainingConfig) -> TrainingConfig:

@@ -1,7 +1,7 @@
 """Whisper's decoder prompt (Radford et al. 2022, section 2.3): special tokens and earlier text.
 
     multilingual   <|startoftranscript|> <|fr|> <|transcribe|> <|notimestamps|>   or <|translate|>
-    English-only   <|startoftranscript|> <|notimestamps|>
+    English-only   <|startoftranscript|> <|notimestamps|>   or nothing, for times in the transcript
     a text before  <|startofprev|> a text <|startoftranscript|> ...
 
 The transcript and the end token follow. The text before is what the user writes beside the
@@ -9,6 +9,7 @@ recording, and the system prompt: words that Whisper shall expect, no question. 
 in the text; its placeholder is the first token of a prompt, and none of the collated row.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 
@@ -27,6 +28,7 @@ from dlm.plan.model_spec import ModelSpec
 START_OF_TRANSCRIPT, START_OF_PREVIOUS = "<|startoftranscript|>", "<|startofprev|>"
 NO_TIMESTAMPS = "<|notimestamps|>"
 SPECIAL_TOKEN_RE = re.compile(r"<\|[^|<>]*\|>")
+SECONDS_PER_TIMESTAMP = 0.02  # of the tokens after NO_TIMESTAMPS
 # written without spaces between words, so that no space begins a transcript (whisper/tokenizer.py)
 UNSPACED_LANGUAGES = frozenset(("zh", "ja", "th", "lo", "my", "yue"))
 
@@ -44,13 +46,28 @@ class WhisperChatEncoder(ChatEncoder):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> None:
         super().__init__(tokenizer, spec)
         self._is_multilingual = len(spec.languages) > 1
+        self._writes_timestamps = False
         for token in (START_OF_TRANSCRIPT, START_OF_PREVIOUS, NO_TIMESTAMPS):
             self._get_token_id(token)
 
+    def with_timestamps(self) -> "WhisperChatEncoder":
+        """Return an encoder whose prompts ask for times, and which decodes them as `<|1.50|>`."""
+        encoder = copy.copy(self)
+        encoder._writes_timestamps = True
+        return encoder
+
     def decode(self, token_ids: list[int]) -> str:
-        """Decode the tokens of an answer, without special tokens and timestamps."""
+        """Decode the tokens of an answer, without special tokens, and times if they are wanted."""
         first_timestamp = self._get_token_id(NO_TIMESTAMPS) + 1
-        return super().decode([token_id for token_id in token_ids if token_id < first_timestamp])
+        if not self._writes_timestamps:
+            return super().decode([each for each in token_ids if each < first_timestamp])
+        text, start = "", 0
+        for position, token_id in enumerate(token_ids):
+            if token_id >= first_timestamp:
+                seconds = (token_id - first_timestamp) * SECONDS_PER_TIMESTAMP
+                text += f"{super().decode(token_ids[start:position])}<|{seconds:.2f}|>"
+                start = position + 1
+        return text + super().decode(token_ids[start:])
 
     def _reject_special_tokens(self, text: str, location: str) -> None:
         """As ChatEncoder, for every token that has a meaning of its own."""
@@ -94,10 +111,11 @@ class WhisperChatEncoder(ChatEncoder):
             previous = self._tokenize_text(f" {text}")[-(self._spec.context_length // 2 - 1) :]
             token_ids += [self._get_token_id(START_OF_PREVIOUS), *previous]
         token_ids.append(self._get_token_id(START_OF_TRANSCRIPT))
+        no_timestamps_id = self._get_token_id(NO_TIMESTAMPS)
         language_id = self._get_language_id(language, location)
         if self._is_multilingual:
             token_ids += [language_id, self._get_token_id(f"<|{self._spec.task}|>")]
-        return [*token_ids, self._get_token_id(NO_TIMESTAMPS)]
+        return token_ids if self._writes_timestamps else [*token_ids, no_timestamps_id]
 
     def _get_language_id(self, language: str | None, location: str) -> int:
         """The token of a language; the end token for one that is to be detected."""

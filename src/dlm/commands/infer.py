@@ -180,6 +180,9 @@ def transcribe(
             metavar="energy|silero|none",
         ),
     ] = "energy",
+    timestamps: Annotated[
+        bool, ParamInfo("Also the times of phrases within a segment, which a Whisper writes.")
+    ] = False,
     version: VersionOption = None,
     bare: BaseOnlyOption = False,
     device: DeviceOption = None,
@@ -211,12 +214,20 @@ def transcribe(
     language = language or target.training_config.audio.language
     if language and (error := make_other_language_error(target.spec, language, "--language")):
         raise error
+    if timestamps and not target.spec.is_encoder_decoder:
+        hint = "take --timestamps out, or use a Whisper, such as whisper-base"
+        what = f"{target.spec.key} writes no timestamps"
+        raise UsageError(what, hint=hint, code="usage.no_timestamps")
     validate_audio_inputs(map(AudioSegment, files), target, any_length=True)
 
     from dlm.inference.transcribe import transcribe_files
 
     yield from transcribe_files(
-        target.load_engine(), files, segmentation=segment, language=language
+        target.load_engine(),
+        files,
+        segmentation=segment,
+        language=language,
+        timestamps=timestamps,
     )
 
 
@@ -283,6 +294,7 @@ def resolve_inference_target(
     from dlm.commands.preflight import resolve_document, resolve_version
     from dlm.config.parser import read_document
     from dlm.plan.hardware import choose_device, detect_hardware
+    from dlm.plan.languages import set_padding
     from dlm.store.layout import get_dlm_home
     from dlm.store.versions import open_store
 
@@ -293,7 +305,10 @@ def resolve_inference_target(
         store = open_store(read_document(path).config.dlm_id)
         base_only = base_only or store.get_current_version() is None
     if base_only:
-        return InferenceTarget(*resolve_document(path), None, chosen_device)
+        document, spec = resolve_document(path)
+        if spec.is_encoder_decoder:
+            spec = set_padding(spec, pad_to_window=True)
+        return InferenceTarget(document, spec, None, chosen_device)
     document, spec, version = resolve_version(
         path, version_name, hint_suffix=", or use the base without an adapter with --base"
     )

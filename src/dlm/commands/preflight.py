@@ -30,7 +30,7 @@ from dlm.errors import DataError, DlmError, PlanError, StoreError
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.augmentation import plan_augmentation
 from dlm.plan.hardware import Hardware, detect_hardware
-from dlm.plan.languages import make_language_error, set_task
+from dlm.plan.languages import make_language_error, set_padding, set_task
 from dlm.plan.memory import estimate_sequence_lengths
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.planner import MAX_COPIED_BYTES, NO_OVERRIDES, make_plan
@@ -206,13 +206,9 @@ def resolve_document(
 ) -> tuple[Document, ModelSpec]:
     """Read a document with overrides of its fields, and resolve the base model it names."""
     document = apply_overrides(read_document(path), overrides or {})
-    return document, _resolve_spec(document)
-
-
-def _resolve_spec(document: Document) -> ModelSpec:
-    """The spec of the base that a document names, with the task that it asks of it."""
     spec = resolve_model_spec(document.config.base_model, document.folder)
-    return set_task(spec, document.config.training.audio.task)
+    audio_config = document.config.training.audio
+    return document, set_padding(set_task(spec, audio_config.task), audio_config.pad_to_window)
 
 
 def resolve_version(
@@ -232,13 +228,18 @@ def resolve_version(
     store = open_store(document.config.dlm_id)
     version = store.get_version(version_name) if version_name else store.get_current_version()
     document = apply_overrides(document, version.overrides if version else {})
-    spec = _resolve_spec(document)
+    spec = resolve_model_spec(document.config.base_model, document.folder)
     if version is None:
         hint = f"run `dlm train {path}`{hint_suffix}"
         raise StoreError(
             "nothing was learned yet", where=str(path), hint=hint, code="store.no_version"
         )
     require_unchanged(version)
+    if spec.is_encoder_decoder:  # as it was trained, whatever the document asks for by now
+        pads_to_window = version.get_trained_option("audio_spec", "pad_mode") != "none"
+        is_translation = version.get_trained_option("task") == "translate"
+        spec = set_task(spec, "translate" if is_translation else "transcribe")
+        spec = set_padding(spec, pads_to_window)
     return document, spec, version
 
 

@@ -504,6 +504,7 @@ class _VersionComparer:
     ) -> None:
         self._store, self._path, self._record = store, preflight.document.path, run_record
         self._bad_examples = bad_examples
+        self._audio_config = preflight.document.config.training.audio
         self._current = store.get_current_version()
         self._clips = _name_examples(held_out)
         self._references: dict[str, ClipScores | str] = {}
@@ -542,10 +543,26 @@ class _VersionComparer:
             return
         scores = self._read_scores(self._base_name) if self._base_name else None
         if scores is None:
-            scores = self._score_clips(engine, "the base")
+            scores = self._score_clips(self._pad_to_window(engine), "the base")
             if self._base_name:
                 self._store.save_clip_scores(self._base_name, scores)
         self._references["base"] = scores
+
+    def _pad_to_window(self, engine: "InferenceEngine") -> "InferenceEngine":
+        """The engine for an untuned base; of a Whisper, clips are completed to its window."""
+        from dlm.features.extractor import AudioFeatureExtractor
+        from dlm.plan.languages import set_padding
+
+        spec = engine.model.spec
+        if spec.audio_spec.pad_mode != "none" or not spec.is_encoder_decoder:
+            return engine
+        audio_config = self._audio_config
+        extractor = AudioFeatureExtractor(
+            set_padding(spec, pad_to_window=True),
+            auto_resample=audio_config.auto_resample,
+            max_windows=audio_config.max_windows,
+        )
+        return replace(engine, extractor=extractor)
 
     def score_new_version(
         self, engine: "InferenceEngine", examples: Sequence[Example], report: "EvaluationReport"

@@ -167,6 +167,11 @@ class AudioConfig(BaseConfig):
         description="What a multilingual Whisper is asked for: the words, or their translation to "
         "English.",
     )
+    pad_to_window: bool | None = Field(
+        default=None,
+        description="Whether a Whisper's clips are completed with silence to 30 s; by default they "
+        "are. Without, training and use cost less. The base alone always takes the whole window.",
+    )
     augment: Annotated[AugmentationConfig, BeforeValidator(none_to_empty_dict)] = Field(
         default_factory=AugmentationConfig,
         description="Augmentation of training clips, drawn again in every epoch.",

@@ -166,6 +166,8 @@ def _format_length_note(spec: ModelSpec) -> str:
     """A note where transformers' processor cuts long audio, and dlm does not."""
     if spec.mel_before_chunking:
         return ""
+    if spec.is_encoder_decoder and spec.audio_spec.pad_mode == "none":
+        return " It was trained on clips without the\nsilence that the processor adds up to 30 s."
     seconds = spec.audio_spec.window_seconds
     return f" The processor takes its first {seconds:g} s;\n`dlm prompt` takes all of it."
 

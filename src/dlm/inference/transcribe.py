@@ -1,9 +1,11 @@
 """Transcribes recordings of any length: segments with texts and times, SRT and WebVTT."""
 
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dlm.batching.whisper_chat import WhisperChatEncoder
 from dlm.data.segmentation import Segmentation, VadFn, split_evenly, split_on_silence
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.inference.engine import InferenceEngine, batch_generate
@@ -14,6 +16,7 @@ MAX_SEGMENT_SECONDS = 12.0  # longer segments are cut at their quietest frame
 # Of the window, up to which neighbours are merged: sparrow (15 s) gets 50 % of the words of 60
 # sentences, one after the other, wrong when they are merged up to 3 s, 81 % up to 6 s.
 MAX_MERGE_FRACTION = 0.2
+TIMESTAMP_RE = re.compile(r"<\|(\d+\.\d\d)\|>")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def transcribe_files(
     *,
     segmentation: str = "energy",
     language: str | None = None,
+    timestamps: bool = False,
 ) -> Iterator[Transcript]:
     """Transcribe one recording after the other.
 
@@ -68,6 +72,7 @@ def transcribe_files(
         paths: the recordings.
         segmentation: how a long recording is cut, one of `SEGMENTATION_METHODS`.
         language: of the recordings, for chat formats that take one.
+        timestamps: whether a Whisper writes times within the segments.
 
     Raises:
         AudioError: a recording cannot be read or decoded (`audio.*`).
@@ -75,6 +80,8 @@ def transcribe_files(
     """
     vad_fn = SileroVad().detect_speech if segmentation == "silero" else None
     audio_spec = engine.model.spec.audio_spec
+    if timestamps and isinstance(engine.chat_encoder, WhisperChatEncoder):
+        engine = replace(engine, chat_encoder=engine.chat_encoder.with_timestamps())
     for path in paths:
         recording = AudioSegment(path)
         if segmentation == "none":
@@ -87,8 +94,23 @@ def transcribe_files(
             for example, text in batch_generate(engine, examples)
             for segment in example.audio_segments
         }
-        segments = (TranscriptSegment(*span, texts[span]) for span in split.spans)
+        segments = (
+            segment for span in split.spans for segment in _split_at_times(*span, texts[span])
+        )
         yield Transcript(path, split.seconds, tuple(segments))
+
+
+def _split_at_times(start: float, end: float, text: str) -> Iterator[TranscriptSegment]:
+    """The parts of a segment between the times that the model wrote; all of it without any."""
+    first, *rest = TIMESTAMP_RE.split(text)
+    times = [min(start + float(seconds), end) for seconds in rest[::2]]
+    parts = zip([start, *times], [*times, end], [first, *rest[1::2]], strict=True)
+    segments = [
+        TranscriptSegment(part_start, part_end, part.strip())
+        for part_start, part_end, part in parts
+        if part.strip()
+    ]
+    return iter(segments or [TranscriptSegment(start, end, "")])
 
 
 def split_recording(

@@ -9,7 +9,7 @@ another shape or not finite. Only safetensors are read: no pickles, no code from
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -29,11 +29,12 @@ from transformers import (
     VoxtralForConditionalGeneration,
     WhisperForConditionalGeneration,
 )
+from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 from transformers.utils import logging
 
 from dlm.batching.chat_template import get_audio_token_id, load_pretrained_tokenizer
 from dlm.batching.collator import Batch
-from dlm.batching.whisper_chat import START_OF_TRANSCRIPT
+from dlm.batching.whisper_chat import NO_TIMESTAMPS, START_OF_TRANSCRIPT
 from dlm.errors import DataError, ModelError
 from dlm.models.audio_lm import AudioLanguageModel, EncoderOutput, LMInputs, get_eos_token_ids
 from dlm.models.encoders import run_qwen2_audio_encoder, run_whisper_encoder
@@ -267,7 +268,11 @@ class Qwen3Omni(OmniThinkerLM):
 
 
 class Whisper(PretrainedAudioLM):
-    """Whisper (Radford et al. 2022): its decoder attends to the encoder's output; no projector."""
+    """Whisper (Radford et al. 2022): its decoder attends to the encoder's output; no projector.
+
+    Its class has no mask for that attention, because all windows are of one length. Where the spec
+    does not complete them, the rows of a batch are: with zeros, which a hook masks.
+    """
 
     architecture = WhisperForConditionalGeneration
     module_paths: ClassVar[dict[str, str]] = {
@@ -275,6 +280,13 @@ class Whisper(PretrainedAudioLM):
         "decoder": "model.decoder",
         "head": "proj_out",
     }
+
+    def __init__(self, spec: ModelSpec, hf_model: PreTrainedModel, checkpoint_dir: Path) -> None:
+        super().__init__(spec, hf_model, checkpoint_dir)
+        if spec.audio_spec.pad_mode == "none":
+            layers: Any = self.decoder.get_submodule("layers")
+            for layer in layers:
+                layer.register_forward_pre_hook(_mask_zero_states, with_kwargs=True)
 
     @property
     def param_prefixes(self) -> dict[ComponentName, tuple[str, ...]]:
@@ -321,7 +333,10 @@ class Whisper(PretrainedAudioLM):
         embeddings, states = self.embed_input_ids(batch.input_ids), None
         if batch.audio_features is not None:
             audio = self.embed_audio(batch.audio_features, batch)
-            states = audio.unflatten(0, (len(embeddings), -1))
+            lengths = batch.audio_lengths
+            if not batch.is_encoded:
+                lengths = self.compute_output_lengths(lengths)
+            states = nn.utils.rnn.pad_sequence(audio.split(lengths.tolist()), batch_first=True)
         return LMInputs(embeddings, batch.attention_mask, states)
 
     def make_prompt_inputs(self, batch: Batch) -> LMInputs:
@@ -350,13 +365,35 @@ class Whisper(PretrainedAudioLM):
     def restrict_logits(
         self, logits: torch.Tensor, prompt_ids: torch.Tensor, answer_ids: torch.Tensor
     ) -> torch.Tensor:
-        """Exclude the tokens that its generation config names, some only at the beginning."""
+        """Exclude the tokens that its generation config names, some only at the beginning.
+
+        Where the prompt asks for timestamps, those that come in pairs and do not go back are left
+        (Radford et al. 2022, section 4.5).
+        """
         config: Any = self.whole.generation_config
         excluded = list(config.suppress_tokens or ())
         if not answer_ids.shape[1]:
             excluded += config.begin_suppress_tokens or ()
         logits[:, excluded] = -torch.inf
-        return logits
+        no_timestamps_id = self.tokenizer.convert_tokens_to_ids(NO_TIMESTAMPS)
+        if int(prompt_ids[0, -1]) == no_timestamps_id:
+            return logits
+        config.no_timestamps_token_id = no_timestamps_id  # not in all generation configs
+        rules = WhisperTimeStampLogitsProcessor(config, begin_index=prompt_ids.shape[1])
+        return cast(torch.Tensor, rules(torch.cat([prompt_ids, answer_ids], dim=1), logits))
+
+
+def _mask_zero_states(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Mask the frames of zeros in the cross-attention of one of Whisper's decoder layers."""
+    _, _, states = args
+    is_padding = (states == 0).all(dim=-1)  # (rows, frames); a norm's output is not all zero
+    if is_padding.any():
+        mask = torch.zeros(is_padding.shape, dtype=states.dtype, device=states.device)
+        mask = mask.masked_fill(is_padding, torch.finfo(states.dtype).min)
+        kwargs = {**kwargs, "encoder_attention_mask": mask[:, None, None]}
+    return args, kwargs
 
 
 MODEL_FAMILIES: dict[str, type[PretrainedAudioLM]] = {

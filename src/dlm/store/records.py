@@ -155,6 +155,13 @@ class Version(VersionRecord):
         lines = "".join(f"{self.hashes[name]}  {name}\n" for name in sorted(self.hashes))
         return hashlib.sha256(lines.encode()).hexdigest()
 
+    def get_trained_option(self, *names: str) -> object:
+        """Return a field of the base's spec that it was trained with; None if it is not there."""
+        value: object = self.plan
+        for name in ("model", "spec", *names):
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
