@@ -27,6 +27,7 @@ import dlm.batching.samplers  # noqa: E402
 import dlm.features.extractor  # noqa: E402
 import dlm.inference.evaluate  # noqa: E402, F401
 from dlm.cli.main import main  # noqa: E402
+from dlm.store.damage import find_damaged_records  # noqa: E402
 from dlm.store.versions import open_store  # noqa: E402
 from tests.tiny_models import DLM_ID, write_document, write_tiny_model  # noqa: E402
 
@@ -102,8 +103,8 @@ def _train_and_exit(
 def hash_versions(paths: TrainingPaths) -> list[str]:
     """Open the store and verify it; return the sha256 of each version's adapter."""
     store = open_store(DLM_ID, paths.home)
-    changed = store.verify_versions()
-    assert not changed, changed
+    changed = store.verify_files()
+    assert not changed and not find_damaged_records(store), changed
     return [version.hashes["adapter_model.safetensors"] for version in store.list_versions()]
 
 

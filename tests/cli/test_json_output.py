@@ -23,7 +23,7 @@ VERSION = (
 )
 STATUS = (
     "dlm_id path base_model base_model_revision clips source_directives adapter_version"
-    " training_runs last_trained_at versions current exports store total_size_bytes"
+    " training_runs last_trained_at versions current exports store total_size_bytes damaged"
 )
 
 
@@ -132,7 +132,7 @@ def test_show_and_versions() -> None:
 
 
 def test_verify_and_gc() -> None:
-    assert has_keys(load_json("verify", "exported"), "path files differences")
+    assert has_keys(load_json("verify", "exported"), "path files differences mended")
     result = load_json("gc", "my.dlm", "--dry-run")
     assert has_keys(result, "document unneeded removed")
 

@@ -98,3 +98,23 @@ def test_nothing_is_removed_while_another_process_writes(document: Path) -> None
         text = "is training this document; wait for it to end"
         dlm("gc", document).refused(text, error="store.locked")
         assert dlm("gc", document, "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("name", ["adapter/versions/v0001/version.json", "runs/*/run.json"])
+def test_nothing_is_removed_while_a_record_is_damaged(
+    name: str, document: Path, home: Path
+) -> None:
+    """Damage of the store: what a version learned from is not known, and is not collected."""
+    remove_clip(document, 3)
+    (record,) = home.glob(f"store/*/{name}")
+    record.write_bytes(record.read_bytes()[:-9])
+    hashes_before = hash_files(home)
+    for command in (("gc", document), ("gc", document, "--dry-run"), ("train", document)):
+        dlm(*command).refused("gone or damaged", "dlm verify", error="store.damaged")
+    assert hash_files(home) == hashes_before
+    assert record.name in dlm("versions", document).err
+    done = dlm("verify", document)
+    assert done.code == 1 and record.name in done.err
+    done = dlm("verify", document, "--repair")
+    assert done.code == 0 and "was restored from" in done.err
+    assert dlm("gc", document).code == 0 and dlm("verify", document).code == 0

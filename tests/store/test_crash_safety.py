@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlm.errors import StoreError
+from dlm.store.damage import find_damaged_records
 from dlm.store.runs import find_resumable_run, list_runs, read_run_log
 from dlm.store.versions import Store, open_store
 from tests.store.fake_runs import DLM_ID, FEW_STEPS, train, write_weights
@@ -61,7 +62,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def check_store(store: Store) -> None:
     """Everything committed is whole, listed and of one run each; nothing half-written is left."""
     versions = store.list_versions()
-    assert store.verify_versions() == ()
+    assert store.verify_files() == () and find_damaged_records(store) == ()
     assert not list(store.layout.root.rglob(".pending-*"))
     assert not list(store.layout.runs_dir.glob("*/state.*"))
     assert len({version.run for version in versions}) == len(versions)

@@ -55,7 +55,7 @@ def test_nothing_else_is_removed(store: Store, blobs: dict[str, str]) -> None:
         blobs["there"],
     }
     assert [path.name[:64] for path in store.layout.features_dir.iterdir()] == [blobs["there"]]
-    assert store.verify_versions() == () and len(store.list_versions()) == 1
+    assert store.verify_files() == () and len(store.list_versions()) == 1
     assert list_garbage(store, blobs["there"]) == []
 
 

@@ -26,6 +26,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_the_base_model_of_an_old_record_is_read(tmp_path: Path) -> None:
     info = RunInfo(started_at="2026", status="unfinished", record=make_run_record())
     fields = json.loads(dump_record_json(info))
+    del fields["checksum"]  # earlier versions wrote none
     record = fields.pop("record")
     old_names = {
         "base": record.pop("base_model"),

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from dlm.data.audio_file import open_recording
 from dlm.data.types import AudioSegment
 from dlm.errors import DlmError, StoreError
+from dlm.store.damage import find_damaged_records, require_readable
 from dlm.store.records import RecordingHash
 from dlm.store.versions import Store, open_store, require_unchanged
 from dlm.training.events import ScoreDifference, VersionComparison
@@ -147,17 +148,17 @@ def test_opening_a_store_removes_what_a_kill_left(store: Store, home: Path) -> N
 def test_verify_names_every_changed_file(store: Store) -> None:
     commit(store, 1.0)
     path = store.layout.version_dir(1)
-    assert store.verify_versions() == ()
+    assert store.verify_files() == ()
     (path / "adapter.safetensors").write_bytes(b"other")
     (path / "config" / "adapter.json").unlink()
     (path / "more.txt").write_text("more")
-    assert store.verify_versions() == (
+    assert store.verify_files() == (
         "v0001/adapter.safetensors: was changed since the commit",
         "v0001/config/adapter.json: is gone since the commit",
         "v0001/more.txt: was added since the commit",
     )
     (path / "version.json").write_text("{")
-    assert store.verify_versions() == ("v0001: its version.json is damaged",)
+    assert store.list_damaged_versions() == ("v0001",)
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"other"), Path.unlink])
@@ -276,3 +277,78 @@ def refuse_to(action, code: str) -> None:
     with pytest.raises(StoreError) as caught:
         action()
     assert caught.value.code == code
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"steps": 6') + 9] += 1  # a number that is as good as the other
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_byte, Path.unlink, Path.touch])
+def test_a_damaged_record_is_told_and_nothing_is_rewritten(
+    store: Store, home: Path, damage
+) -> None:
+    """Damage: a record of a version is cut short, has one other byte, or is gone.
+
+    Neither the pointer nor the list is written meanwhile, and the record comes back from the list.
+    """
+    commit(store, 1.0)
+    commit(store, 2.0)
+    record_path = store.layout.version_dir(2) / "version.json"
+    before, record = read_all_files(store), record_path.read_bytes()
+    if damage is Path.touch:
+        record_path.write_bytes(b"")
+    else:
+        damage(record_path)
+    store = open_store(DLM_ID, home)
+    assert [version.name for version in store.list_versions()] == ["v0001"]
+    assert store.list_damaged_versions() == ("v0002",)
+    for action in (store.get_current_version, lambda: store.get_version("v0002")):
+        refuse_to(action, "store.damaged")
+    refuse_to(lambda: require_readable(store), "store.damaged")
+    unchanged = read_all_files(store).items() & before.items()
+    assert len(unchanged) == len(before) - 1
+    assert commit(store, 3.0) == "v0003", "what a run learned is not lost"
+    assert store.layout.current_path.read_text() == "v0002\n"
+    (damaged,) = find_damaged_records(store)
+    assert str(damaged) == "adapter/versions/v0002/version.json: is gone or damaged"
+    assert damaged.mend_fn() == "was restored from manifest.json"
+    assert record_path.read_bytes() == record
+    store = open_store(DLM_ID, home)
+    require_readable(store)
+    assert store.layout.current_path.read_text() == "v0003\n"
+    assert len(json.loads(store.layout.manifest_path.read_text())["versions"]) == 3
+
+
+def test_a_record_that_is_nowhere_else_cannot_be_mended(store: Store, home: Path) -> None:
+    commit(store, 1.0)
+    commit(store, 2.0)
+    record_path = store.layout.version_dir(2) / "version.json"
+    for path in (record_path, store.layout.manifest_path):
+        cut_short(path)
+    before = read_all_files(store)
+    (damaged,) = find_damaged_records(open_store(DLM_ID, home))
+    assert damaged.mend_fn() is None and read_all_files(store) == before
+
+
+def test_a_pointer_to_nothing_is_told_when_it_is_replaced(
+    store: Store, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit(store, 1.0)
+    store.layout.current_path.write_text("v0003\n")
+    open_store(DLM_ID, home)
+    assert "names no version that is there: v0001 is now in use" in caplog.text
+
+
+def test_a_copy_with_other_bytes_is_told(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"sound")
+    with (tmp_path / "a.wav").open("rb") as file:
+        name = store.add_blob(file)
+    assert store.verify_files() == ()
+    store.layout.blob_path(name).write_bytes(b"other")
+    assert store.verify_files() == (f"blobs/{name}: is not the recording it is named after",)

@@ -115,6 +115,7 @@ def status_to_dict(status: "DocumentStatus") -> JsonDict:
         "exports": list(map(_export_to_dict, status.exports)),
         "store": status.store,
         "total_size_bytes": status.size_bytes,
+        "damaged": status.damaged,
         **({"train_recordings": recordings} if requested else {}),
     }
 
@@ -211,7 +212,12 @@ def import_to_dict(source_import: "SourceImport") -> JsonDict:
 
 def verification_to_dict(result: "VerifyResult") -> JsonDict:
     """The result of `verify`."""
-    return {"path": result.path, "files": result.files, "differences": result.differences}
+    return {
+        "path": result.path,
+        "files": result.files,
+        "differences": result.differences,
+        "mended": result.mended,
+    }
 
 
 def insight_to_dict(result: "InsightResult") -> JsonDict:

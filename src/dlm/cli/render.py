@@ -227,6 +227,7 @@ def print_insight(result: "InsightResult", output_format: str) -> int:
 
 def print_document_status(status: "DocumentStatus", output_format: str) -> int:
     """Print a document's clips, sources, versions and exports."""
+    _print_damage(status)
     if output_format == "json":
         print_text(dump_json(json_output.status_to_dict(status)))
         return 0
@@ -257,6 +258,7 @@ def print_document_status(status: "DocumentStatus", output_format: str) -> int:
 
 def print_versions(status: "DocumentStatus", output_format: str) -> int:
     """Print a line for each version; a star marks the one in use."""
+    _print_damage(status)
     if output_format == "json":
         print_text(dump_json(json_output.versions_to_list(status.versions)))
         return 0
@@ -267,9 +269,16 @@ def print_versions(status: "DocumentStatus", output_format: str) -> int:
         print_line(f"{mark} {version.name}  {created_at}  {steps}, {scores}")
         if version.comparison and not version.is_accepted:
             print_line(f"    not put in use: {_describe_comparison(version.comparison)}")
-    if not status.versions:
+    if not status.versions and not status.damaged:
         print_status(f"no version yet: run `dlm train {status.document.path}`")
     return 0
+
+
+def _print_damage(status: "DocumentStatus") -> None:
+    """Print the records of the store that cannot be read."""
+    for line in status.damaged:
+        hint = f"`dlm verify {status.document.path} --repair` restores what it can"
+        print_status(f"{line}; {hint}", color="red")
 
 
 def print_comparison(version: "Version", document_path: "Path") -> None:
@@ -352,11 +361,13 @@ def print_verification(result: "VerifyResult", output_format: str) -> int:
     """Print each file that changed; exit 1 when there is one."""
     if output_format == "json":
         print_text(dump_json(json_output.verification_to_dict(result)))
-    elif not result.differences:
+        return int(bool(result.differences))
+    for line in result.mended:
+        print_status(line)
+    for line in result.differences:
+        print_status(line, color="red")
+    if not result.differences:
         print_line(f"{result.path}: {result.files:,} files are as they were written")
-    else:
-        for line in result.differences:
-            print_status(line, color="red")
     return int(bool(result.differences))
 
 

@@ -152,6 +152,7 @@ def train(
     from dlm.commands.preflight import run_preflight
     from dlm.config.parser import read_document
     from dlm.plan.types import CliOverrides
+    from dlm.store.damage import require_readable
     from dlm.store.versions import open_store
     from dlm.training.events import TrainingFinished
 
@@ -165,6 +166,7 @@ def train(
     if store.layout.lock_path.exists():
         with store.lock():  # another run is reported before the audio is scanned
             pass
+    require_readable(store)
     cli_overrides = CliOverrides(steps, seed, device)
     preflight = run_preflight(
         path,

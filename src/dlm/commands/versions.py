@@ -3,6 +3,7 @@ and `doctor`, about this machine and a base's weights.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ class DocumentStatus:
         store: folder of the store.
         size_bytes: size of the store.
         requested_version: the version that was asked for.
+        damaged: records of the store that cannot be read.
     """
 
     document: "Document"
@@ -61,6 +63,7 @@ class DocumentStatus:
     store: Path
     size_bytes: int
     requested_version: "Version | None" = None
+    damaged: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         names = ", ".join(version.name for version in self.versions)
@@ -78,11 +81,13 @@ class VerifyResult:
         path: the exported folder, or the document.
         files: number of files.
         differences: a line for each file that changed.
+        mended: a line for each record of a store that was mended.
     """
 
     path: Path
     files: int
     differences: tuple[str, ...]
+    mended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,11 +161,14 @@ def show(
     from dlm.commands.preflight import resolve_document
     from dlm.config.parser import read_document
     from dlm.data.load import load_examples
+    from dlm.store.damage import find_damaged_records
     from dlm.store.versions import open_store
 
     path = Path(path)
     store = open_store(read_document(path).config.dlm_id)
-    current = store.get_current_version()
+    current = None
+    with suppress(StoreError):  # the damaged records are told
+        current = store.get_current_version()
     document, spec = resolve_document(path, current.overrides if current else None)
     loaded = load_examples(document)
     return DocumentStatus(
@@ -174,6 +182,7 @@ def show(
         store=store.layout.root,
         size_bytes=store.compute_size_bytes(),
         requested_version=store.get_version(version) if version else None,
+        damaged=tuple(map(str, find_damaged_records(store))),
     )
 
 
@@ -228,22 +237,36 @@ def verify(
             "An exported folder; or a document, for its versions.", metavar="FOLDER|DOCUMENT"
         ),
     ],
+    *,
+    repair: Annotated[
+        bool, ParamInfo("Mend records of the document's store that cannot be read.")
+    ] = False,
 ) -> VerifyResult:
     """Hash every file again, and list those that changed."""
     from dlm.config.parser import read_document
     from dlm.exporters.manifest import verify_export
+    from dlm.store.damage import find_damaged_records
     from dlm.store.versions import open_store
 
     path = Path(path)
     if path.is_dir():
         return VerifyResult(path, *verify_export(path))
     store = open_store(read_document(path).config.dlm_id)
-    records = store.list_versions()
-    if not records:
+    mended: list[str] = []
+    if repair:
+        with store.lock():
+            for damaged in find_damaged_records(store):
+                if done := damaged.mend_fn():
+                    mended.append(f"{damaged.path}: {done}")
+        store.repair()
+    records, unreadable = store.list_versions(), find_damaged_records(store)
+    if not records and not unreadable:
         what, hint = "nothing was learned yet", f"run `dlm train {path}`"
         raise StoreError(what, where=str(path), hint=hint, code="store.no_version")
     num_files = sum(len(record.hashes) for record in records)
-    return VerifyResult(path, num_files, store.verify_versions())
+    advice = "cannot be mended: {}" if repair else "try `dlm verify --repair`, or {}"
+    lines = [f"{each}; {advice.format(each.remedy)}" for each in unreadable]
+    return VerifyResult(path, num_files, (*lines, *store.verify_files()), tuple(mended))
 
 
 def stitch(
@@ -287,6 +310,7 @@ def gc(
     """
     from dlm.config.overrides import apply_overrides
     from dlm.config.parser import read_document
+    from dlm.store.damage import require_readable
     from dlm.store.gc import find_garbage, remove_garbage
     from dlm.store.versions import open_store
 
@@ -294,6 +318,7 @@ def gc(
     # nothing is trained on here
     document = apply_overrides(read_document(path), {"training.allow_test_split": True})
     store = open_store(document.config.dlm_id)
+    require_readable(store)
     current = store.get_current_version()
     segments = _list_recordings(document)
     if current and current.overrides:
@@ -302,6 +327,7 @@ def gc(
     if dry_run:
         return GcResult(path, find_garbage(store, used_hashes), removed=False)
     with store.lock():
+        require_readable(store)
         garbage = find_garbage(store, used_hashes)
         remove_garbage(store, garbage)
     return GcResult(path, garbage, removed=True)

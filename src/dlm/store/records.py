@@ -7,7 +7,8 @@
     ExportInfo           a version that was exported
     ClipScores           what a version, or the base, scored on each held-out clip
 
-In JSON, nan and infinity are null, a path is its text, and callables are left out.
+In JSON, nan and infinity are null, a path is its text, and callables are left out. Each file holds
+a checksum of the rest of it: a record of which one byte has changed is not read as another record.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ TRACKED_PACKAGES = (
     *("numpy", "soundfile", "soxr"),
 )
 # what overrides change is in the plan and the data; a newer decoder makes no other run
+CHECKSUM_KEY = "checksum"
 UNCOMPARED_FIELDS = ("overrides", "audio_backends")
 
 
@@ -230,8 +232,30 @@ def to_jsonable(value: object) -> object:
 
 
 def dump_record_json(record: object) -> str:
-    """Format a record as the text of a JSON file."""
-    return json.dumps(to_jsonable(record), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """Format a record as the text of a JSON file, with its checksum."""
+    fields = to_jsonable(record)
+    if isinstance(fields, dict):
+        fields = {**fields, CHECKSUM_KEY: _compute_checksum(fields)}
+    return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def parse_record_json(data: bytes) -> object:
+    """Parse the text of a JSON file; a file without a checksum is of an earlier version.
+
+    Raises:
+        ValueError: it is not JSON, or other than it was written.
+    """
+    fields = json.loads(data)
+    if isinstance(fields, dict):
+        checksum = fields.pop(CHECKSUM_KEY, None)
+        if checksum not in (None, _compute_checksum(fields)):
+            raise ValueError("was changed since it was written")
+    return fields
+
+
+def _compute_checksum(fields: dict[str, object]) -> str:
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def load_record_json(
@@ -239,7 +263,7 @@ def load_record_json(
 ) -> RecordT | None:
     """Read a record and validate it with fields the file does not hold; None if it is damaged."""
     try:
-        upgraded = upgrade_record(json.loads(path.read_bytes()), RECORD)
+        upgraded = upgrade_record(parse_record_json(path.read_bytes()), RECORD)
         return type_adapter.validate_python({**upgraded, **extra_fields})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None

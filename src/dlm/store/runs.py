@@ -101,7 +101,7 @@ def start_run(store: Store, record: RunRecord) -> Run:
     """Begin a new run in the store."""
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     run = Run(run_id, store.layout.run_dir(run_id), get_utc_timestamp(), "unfinished", record)
-    _write_run_info(run)
+    write_run_info(run)
     return run
 
 
@@ -208,11 +208,12 @@ def _append_event(log_path: Path, event: TrainingEvent) -> None:
 
 
 def _close_run(run: Run, status: RunStatus) -> None:
-    _write_run_info(replace(run, status=status))
+    write_run_info(replace(run, status=status))
     for repair in iter_checkpoint_repairs(run.path, unfinished=False):
         repair()
 
 
-def _write_run_info(run: Run) -> None:
+def write_run_info(run: Run) -> None:
+    """Write the record of a run and its status. Raises StoreError."""
     info = RunInfo(started_at=run.started_at, status=run.status, record=run.record)
     write_atomic(run.path / "run.json", dump_record_json(info))

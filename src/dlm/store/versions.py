@@ -5,10 +5,11 @@
 
 A version that is clearly worse than the one in use is kept and not put in use: its record says so
 (`comparison`). A version exists from the rename on, and carries its own record: opening the store
-rebuilds `current.txt` and `manifest.json` from the versions when a kill left them behind.
+rebuilds `current.txt` and `manifest.json` from the versions when a kill left them behind. While the
+record of any version cannot be read, neither is written: they may be all that is known of it.
 """
 
-import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from dlm.io import (
     make_folder,
     make_temp_path,
     remove_path,
+    sha256_file,
     wrap_write_errors,
     write_atomic,
 )
@@ -54,10 +56,14 @@ from dlm.store.records import (
     VersionRecord,
     dump_record_json,
     load_record_json,
+    parse_record_json,
 )
+
+_logger = logging.getLogger(__name__)
 
 VERSION_FILE = "version.json"
 FIRST_VERSION_HINT = "`dlm train` makes the first"
+REPAIR_HINT = "`dlm verify DOCUMENT --repair` restores what it can"
 VERSION_NAME_RE = re.compile(r"v(\d{4,})")
 
 
@@ -105,6 +111,20 @@ class Store:
         versions = (self._read_version(path) for path in self.layout.versions_dir.glob("v*"))
         return tuple(sorted((v for v in versions if v is not None), key=lambda v: v.number))
 
+    def list_damaged_versions(self) -> tuple[str, ...]:
+        """Return the names of versions whose record is gone or damaged, oldest first.
+
+        An empty folder that no list names holds nothing that was ever committed.
+        """
+        known = {*(self._read_manifest() or {}), self._read_current_name()}
+        return tuple(
+            path.name
+            for path in sorted(self.layout.versions_dir.glob("v*"))
+            if VERSION_NAME_RE.fullmatch(path.name)
+            and self._read_version(path) is None
+            and (path.name in known or get_disk_usage(path))
+        )
+
     def find_version_by_run(self, run_id: str) -> Version | None:
         """Return the version that a run committed, if it did."""
         return next((version for version in self.list_versions() if version.run == run_id), None)
@@ -113,15 +133,27 @@ class Store:
         """Return the version in use, None before the first.
 
         When the pointer is lost, it is the newest that was put in use.
+
+        Raises:
+            StoreError: it cannot be read, or it is not known which it is (`store.damaged`).
         """
         versions = self.list_versions()
         current_name = self._read_current_name()
-        newest = _find_newest_accepted(versions)
-        return next((version for version in versions if version.name == current_name), newest)
+        current = next((version for version in versions if version.name == current_name), None)
+        if current is None and (damaged := self.list_damaged_versions()):
+            raise make_damaged_error(current_name if current_name in damaged else damaged[0])
+        return current or _find_newest_accepted(versions)
 
     def get_version(self, name: str) -> Version:
-        """Return a version by its name. Raises StoreError (`store.unknown_version`)."""
+        """Return a version by its name.
+
+        Raises:
+            StoreError: there is none (`store.unknown_version`), or its record is damaged
+                (`store.damaged`).
+        """
         versions = {version.name: version for version in self.list_versions()}
+        if name in self.list_damaged_versions():
+            raise make_damaged_error(name)
         if name not in versions:
             hint = f"known: {', '.join(versions)}" if versions else FIRST_VERSION_HINT
             raise StoreError(f"no version {name!r}", hint=hint, code="store.unknown_version")
@@ -147,20 +179,34 @@ class Store:
             if record.run and (earlier := self.find_version_by_run(record.run)):
                 return earlier
             version = self._write_version(write_fn, record)
-            if version.is_accepted:
-                self._write_current_name(version.name)
-            self._write_manifest()
+            if not self.list_damaged_versions():
+                if version.is_accepted:
+                    self._write_current_name(version.name)
+                self._write_manifest()
             return version
 
-    def verify_versions(self) -> tuple[str, ...]:
-        """Hash all versions again: one line for each file that was changed since its commit."""
-        versions = {version.path: version for version in self.list_versions()}
-        lines: list[str] = []
-        for path in sorted(self.layout.versions_dir.glob("v*")):
-            if path in versions:
-                lines += _iter_changed_files(versions[path])
-            elif VERSION_NAME_RE.fullmatch(path.name):
-                lines.append(f"{path.name}: its {VERSION_FILE} is damaged")
+    def restore_version_record(self, name: str) -> Version | None:
+        """Write a version's record again from the list of versions; None if it is not there."""
+        path = self.layout.versions_dir / require_safe_name(name)
+        with self.lock():
+            fields = (self._read_manifest() or {}).get(name)
+            record_path = self.layout.require_inside(path) / VERSION_FILE
+            if not isinstance(fields, dict) or record_path.is_dir():
+                return None
+            before = record_path.read_bytes() if record_path.exists() else None
+            write_atomic(record_path, dump_record_json(fields))
+            self._parsed.pop(path, None)
+            version = self._read_version(path)
+            if version is None and before is not None:
+                write_atomic(record_path, before)
+            return version
+
+    def verify_files(self) -> tuple[str, ...]:
+        """Hash versions and copies of recordings again: a line for each file that was changed."""
+        lines = [line for version in self.list_versions() for line in _iter_changed_files(version)]
+        for path in sorted(self.layout.blobs_dir.glob("*")):
+            if sha256_file(self.layout.require_inside(path)) != path.name:
+                lines.append(f"blobs/{path.name}: is not the recording it is named after")
         return tuple(lines)
 
     def add_blob(self, file: BinaryFile, expected_sha256: str | None = None) -> str:
@@ -249,15 +295,17 @@ class Store:
             info = load_record_json(RUN_TYPE_ADAPTER, layout.require_inside(run_dir) / "run.json")
             is_over = info is not None and info.status != "unfinished"
             yield from iter_checkpoint_repairs(run_dir, unfinished=not is_over)
+        if self.list_damaged_versions():
+            return
         versions = self.list_versions()
         names = [version.name for version in versions]
         newest = _find_newest_accepted(versions)
-        listed = self._read_manifest_names()
+        listed = self._read_manifest()
         # a newest that is not listed: its commit was cut short before it was put in use
-        is_unlisted = listed is not None and not set(names[-1:]) <= listed
+        is_unlisted = listed is not None and not set(names[-1:]) <= listed.keys()
         is_cut_short = is_unlisted and versions[-1].is_accepted
         if newest and (is_cut_short or self._read_current_name() not in names):
-            yield partial(self._write_current_name, newest.name)
+            yield partial(self._replace_pointer, newest.name)
         if (names or layout.manifest_path.exists()) and not self._is_manifest_up_to_date():
             yield self._write_manifest
 
@@ -328,11 +376,22 @@ class Store:
     def _write_current_name(self, name: str) -> None:
         write_atomic(self.layout.current_path, f"{name}\n")
 
-    def _read_manifest_names(self) -> set[str] | None:
+    def _replace_pointer(self, name: str) -> None:
+        """Put a version in use for one that is not there; what was lost is said."""
+        path, lost_name = self.layout.current_path, self._read_current_name()
+        is_known = lost_name in {version.name for version in self.list_versions()}
+        if path.exists() and not is_known:
+            _logger.warning("%s names no version that is there: %s is now in use", path, name)
+        self._write_current_name(name)
+
+    def _read_manifest(self) -> dict[str, object] | None:
+        """The record of each version in the list, by name; None if the list is damaged."""
         try:
-            return set(json.loads(self.layout.manifest_path.read_bytes())["versions"])
-        except (OSError, ValueError, KeyError, TypeError):
+            fields = parse_record_json(self.layout.manifest_path.read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
+        versions = fields.get("versions") if isinstance(fields, dict) else None
+        return versions if isinstance(versions, dict) else None
 
     def _is_manifest_up_to_date(self) -> bool:
         try:
@@ -354,6 +413,16 @@ def _find_newest_accepted(versions: tuple[Version, ...]) -> Version | None:
     """The newest version that its commit put in use; the newest of all where there is none."""
     accepted = [version for version in versions if version.is_accepted] or versions
     return accepted[-1] if accepted else None
+
+
+def make_damaged_error(name: str) -> StoreError:
+    """Make the error about a version whose record cannot be read (`store.damaged`)."""
+    return StoreError(
+        f"its {VERSION_FILE} is gone or damaged",
+        where=name,
+        hint=f"{REPAIR_HINT}; `dlm use` puts another version in use",
+        code="store.damaged",
+    )
 
 
 def require_unchanged(version: Version) -> None:
