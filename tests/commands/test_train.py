@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import dlm as api
 from tests.cli_runner import CommandResult, dlm
 from tests.tiny_models import write_document, write_tiny_model, write_tone
 
@@ -211,3 +212,65 @@ def test_progress_bar_in_a_terminal(document: Path, monkeypatch: pytest.MonkeyPa
     assert "3/3" in result.err and "clips/s" in result.err and "s left" in result.err
     assert "6 of 6 clips" in result.err
     assert result.out.splitlines()[-1].startswith("v0001 is saved")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no sound")])
+@pytest.mark.parametrize("num_damaged", [1, 2])
+def test_a_held_out_clip_that_is_lost_costs_its_score_alone(
+    num_damaged: int, damage, document: Path
+) -> None:
+    """Lost work: a clip to score on is gone, or no audio, when the steps are done."""
+    from dlm.commands.preflight import Preflight
+    from dlm.training.events import Evaluated, ExamplesSkipped
+
+    num_scored, skipped = [], []
+    for event in api.train(document, steps=2):
+        if isinstance(event, Preflight):
+            for example in event.held_out_examples[:num_damaged]:
+                damage(example.audio_segments[0].path)
+        elif isinstance(event, Evaluated):
+            num_scored.append(event.num_examples)
+        elif isinstance(event, ExamplesSkipped):
+            skipped.append(event.num_skipped)
+    assert num_scored == [1] * (num_damaged == 1) and skipped == [num_damaged]
+    (version,) = list_versions(document)
+    assert bool(version["scores"]) == (num_damaged == 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError("no memory")])
+def test_whatever_goes_wrong_with_the_scores_costs_the_scores_alone(
+    error: Exception, document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dlm.inference.evaluate.evaluate_model", fail)
+        done = dlm("train", document, "--steps", 2)
+    assert done.code == 0 and f"not scored: {error}" in done.err, done.err
+    assert [version["scores"] for version in list_versions(document)] == [{}]
+
+
+def test_a_run_that_is_killed_while_it_is_scored_resumes_there(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost work: no step is taken again, although none was due to be saved; clips may be away."""
+    with monkeypatch.context() as patch:
+        patch.setattr("dlm.inference.evaluate.evaluate_model", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(api.train(document, steps=2))
+    preflight = next(api.train(document, steps=2, resume=True))
+    lost = preflight.held_out_examples[0].audio_segments[0].path
+    away = lost.rename("away")
+    done = dlm("train", document, "--steps", 2, "--resume")
+    assert done.code == 0 and "continuing after step 2" in done.err, done.err
+    assert "it is left out of the scores" in done.err and "1 clip held out" in done.out
+    away.rename(lost)
+    (resumed,) = list_versions(document)
+    assert dlm("train", document, "--steps", 2).code == 0
+    uninterrupted = list_versions(document)[1]
+    assert get_adapter_hash(uninterrupted) == get_adapter_hash(resumed)
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt

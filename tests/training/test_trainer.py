@@ -62,6 +62,7 @@ def test_events_of_a_run(model_dir: Path, examples: list[Example]) -> None:
         StepCompleted,
         StepCompleted,
         StepCompleted,
+        CheckpointSaved,  # what was learned, before it is scored
         Evaluated,
         CheckpointSaved,
         TrainingFinished,

@@ -122,6 +122,7 @@ def run_preflight(
     hardware: Hardware | None = None,
     full_scan: bool = False,
     hash_recordings: bool = False,
+    resume: bool = False,
 ) -> Preflight:
     """Check everything that can be known without weights, and make the plan.
 
@@ -134,6 +135,8 @@ def run_preflight(
         full_scan: whether all audio is decoded, however much there is.
         hash_recordings: whether the recordings to train on are hashed while the scan has them
             open, however many there are.
+        resume: whether a run goes on: what is wrong with held-out clips only leaves them out of
+            its scores.
 
     Raises:
         DlmError: the document or its sources cannot be read. What is wrong with examples is an
@@ -164,6 +167,8 @@ def run_preflight(
         *(_check_stream_options(config, document.path.name) if config.uses_streaming else ()),
         *_check_chat_format(document, spec),
     )
+    if resume:
+        issues, held_out = _leave_unscored(issues, train, held_out, report)
     filtered = filter_bad_examples(
         config,
         data,
@@ -312,6 +317,29 @@ def _make_error(issue: Issue, *, hint_suffix: str = "") -> DlmError:
     return error_class(
         issue.what, where=issue.where, hint=issue.hint + hint_suffix, code=issue.code
     )
+
+
+def _leave_unscored(
+    issues: tuple[Issue, ...],
+    train: Sequence[Example],
+    held_out: tuple[Example, ...],
+    report: ValidationReport,
+) -> tuple[tuple[Issue, ...], tuple[Example, ...]]:
+    """The issues, those of held-out examples no longer fatal; and the examples that are scored."""
+    unusable = report.unusable_segments
+    scored = tuple(
+        example
+        for example in held_out
+        if not any(segment in unusable for segment in example.audio_segments)
+    )
+    locations = {example.location for example in held_out}
+    locations -= {example.location for example in (*train, *scored)}
+    return tuple(
+        replace(issue, fatal=False, hint="it is left out of the scores")
+        if issue.fatal and issue.where in locations
+        else issue
+        for issue in issues
+    ), scored
 
 
 def _check_split(

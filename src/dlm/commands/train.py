@@ -174,6 +174,7 @@ def train(
         overrides=overrides,
         progress=progress,
         hash_recordings=True,
+        resume=resume,
     )
     plan = preflight.require_plan()
     if plan.copy_recordings:
@@ -476,7 +477,7 @@ def _filter_encodable(
 def _filter_decodable(
     engine: "InferenceEngine", bad_examples: "BadExampleCounter", examples: Sequence[Example]
 ) -> list[Example]:
-    """The examples whose audio can be decoded now."""
+    """The examples whose audio can be decoded now; the others are counted, and not scored."""
     decodable = []
     for example in examples:
         try:
@@ -484,7 +485,7 @@ def _filter_decodable(
                 engine.extractor(segment)
             decodable.append(example)
         except DataError as error:
-            bad_examples.record_error(error, example.location)
+            bad_examples.leave_unscored(error, example.location)
     return decodable
 
 
@@ -650,14 +651,23 @@ def _name_examples(examples: Sequence[Example]) -> dict[str, Example]:
 def _score_held_out(
     engine: "InferenceEngine", examples_fn: ExamplesFn, comparer: _VersionComparer
 ) -> tuple[dict[str, float], int]:
-    """Scores at the end of a run, and the number of examples."""
+    """Scores at the end of a run, and the number of examples.
+
+    Whatever goes wrong here costs the scores, and not the version.
+    """
     from dlm.inference.evaluate import evaluate_model
 
-    examples = examples_fn()
-    if not examples:
+    try:
+        examples = examples_fn()
+        if not examples:
+            _logger.warning("not scored: no clip to score it on can be read")
+            return {}, 0
+        report = evaluate_model(engine, examples)
+        comparer.score_new_version(engine, examples, report)
+    except (DlmError, RuntimeError, MemoryError) as error:  # RuntimeError: a GPU without memory
+        reason = error.what if isinstance(error, DlmError) else error
+        _logger.warning("not scored: %s; `dlm eval` scores the version", reason)
         return {}, 0
-    report = evaluate_model(engine, examples)
-    comparer.score_new_version(engine, examples, report)
     return report.scores, len(examples)
 
 

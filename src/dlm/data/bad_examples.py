@@ -133,6 +133,10 @@ class BadExampleCounter:
                 issue.what, where=issue.where, hint=issue.hint, code=issue.code
             ) from error
 
+    def leave_unscored(self, error: DataError, location: str) -> None:
+        """Count an example that cannot be scored: that is never a reason to lose a run."""
+        self.issues[location] = Issue.from_error(error, location)
+
 
 def exceeds_bad_fraction(num_bad: int, num_examples: int) -> bool:
     """Whether so many unusable examples stop training."""

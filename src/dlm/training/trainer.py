@@ -3,7 +3,9 @@
     TrainingStarted
     -> for each stage: StageStarted -> StepCompleted or StepSkipped, AudioGapEvaluated,
                                        CheckpointSaved ...
-    -> Evaluated -> CheckpointSaved(is_final) -> TrainingFinished
+    -> CheckpointSaved -> Evaluated -> CheckpointSaved(is_final) -> TrainingFinished
+
+What was learned is saved before it is scored: a run that ends while it is scored resumes there.
 
 A run without stages is one stage without a StageStarted. The loss of a step is the sum over the
 label tokens of all its batches and ranks, divided by their number: it does not depend on how the
@@ -120,6 +122,8 @@ def train_model(
             yield trainer.make_finished_event(reason="stopped")
             return
     model.eval()
+    if callbacks.evaluate_fn and trainer.runner:
+        yield trainer.make_checkpoint_event(trainer.runner)
     scores, num_examples = callbacks.evaluate_fn() if callbacks.evaluate_fn else ({}, 0)
     if scores:
         yield Evaluated(plan.num_steps, scores, num_examples)
@@ -162,6 +166,7 @@ class _Trainer:
                 code="training.other_process_count",
             )
         self.started_at = self.last_saved_at = time.monotonic()
+        self.runner: _StageRunner | None = None  # of the stage that was begun last
 
     def make_started_event(self) -> TrainingStarted:
         """Make the first event."""
@@ -197,7 +202,7 @@ class _Trainer:
                 stage_plan.trainable_groups,
             )
         with train_only(self.model, stage_plan.trainable_groups):
-            runner = _StageRunner(
+            self.runner = runner = _StageRunner(
                 self.model,
                 stage_plan,
                 self.accelerator,
@@ -221,7 +226,7 @@ class _Trainer:
                 yield from self._evaluate_audio_gap()
                 stopped = self.callbacks.stop_fn()
                 if stopped or self._is_save_due():
-                    yield self._make_checkpoint_event(runner)
+                    yield self.make_checkpoint_event(runner)
                     self.last_saved_at = time.monotonic()
                 if stopped:
                     return True
@@ -234,7 +239,8 @@ class _Trainer:
             if losses:
                 yield AudioGapEvaluated(self.num_steps_done, *losses)
 
-    def _make_checkpoint_event(self, runner: "_StageRunner") -> CheckpointSaved:
+    def make_checkpoint_event(self, runner: "_StageRunner") -> CheckpointSaved:
+        """Make the event of a checkpoint to resume from."""
         write_fn = partial(
             write_trainer_state,
             self.trainable_parameters,
