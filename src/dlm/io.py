@@ -3,6 +3,7 @@
     write_atomic   .pending-<pid>-<n>  ->  fsync  ->  rename to <name>  ->  fsync of the folder
 
 A name that begins with `.pending-<pid>` is an unfinished file or folder of the process `<pid>`.
+What is private is for its owner alone: folders have the mode 0700, files 0600.
 Every OSError while writing becomes a StoreError of one line, a full disk with a hint of its own.
 """
 
@@ -35,6 +36,7 @@ ERRNO_RE = re.compile(r"(?:os error|Errno) (\d+)")
 SHORT_WRITE_RE = re.compile(r"inline_container|requested and \d+ written")
 DISK_FULL_HINT = "free some space, or set DLM_HOME to a folder on a larger disk"
 WRITE_DENIED_HINT = "check that you may write there, or set DLM_HOME to another folder"
+PRIVATE_FOLDER_MODE, PRIVATE_FILE_MODE = 0o700, 0o600
 COPY_CHUNK_BYTES = 1 << 20
 LOCK_TIMEOUT_SECONDS = 0.5  # reading commands hold the lock for less
 LOCK_POLL_SECONDS = 0.02
@@ -42,8 +44,13 @@ LOCK_POLL_SECONDS = 0.02
 _temp_name_counter = itertools.count()
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> None:
     """Write a file so that readers find the old bytes or the new ones, never a part of them.
+
+    Args:
+        path: keeps its mode where it is there.
+        data: all of the file.
+        private: only its owner may read it, and the folders that are made for it.
 
     Raises:
         StoreError: `store.not_writable`, `store.disk_full`; the old bytes stay.
@@ -51,12 +58,14 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     pending = make_temp_path(path.parent)
     try:
         with wrap_write_errors(path):
-            make_folder(path.parent)
+            make_folder(path.parent, private=private)
             with pending.open("xb") as file:
+                if private:
+                    os.fchmod(file.fileno(), PRIVATE_FILE_MODE)
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
-            if path.is_file():
+            if path.is_file() and not private:
                 pending.chmod(stat.S_IMODE(path.stat().st_mode))
             pending.replace(path)
             fsync_path(path.parent)
@@ -65,7 +74,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def copy_with_sha256(read_fn: Callable[[int], bytes | None], destination: Path) -> str:
-    """Copy an open file to a new one in chunks, and return the sha256 of the copy in hexadecimal.
+    """Copy an open file to a new private one in chunks, and return the sha256 of the copy.
 
     Args:
         read_fn: reads up to so many bytes; none at the end.
@@ -76,6 +85,7 @@ def copy_with_sha256(read_fn: Callable[[int], bytes | None], destination: Path) 
     """
     digest = hashlib.sha256()
     with wrap_write_errors(destination.parent), destination.open("xb") as target:
+        os.fchmod(target.fileno(), PRIVATE_FILE_MODE)
         while chunk := read_fn(COPY_CHUNK_BYTES):
             digest.update(chunk)
             target.write(chunk)
@@ -162,12 +172,30 @@ def to_disk_full_error(error: Exception, path: Path) -> StoreError | None:
     )
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path, *, private: bool = False) -> None:
     """Make a folder and its parents, each synced to disk."""
     if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
+        make_folder(path.parent, private=private)
+        path.mkdir(PRIVATE_FOLDER_MODE if private else 0o777, exist_ok=True)
         fsync_path(path.parent)
+
+
+def set_tree_modes(folder: Path, *, private: bool) -> None:
+    """Give a folder and all in it one mode: for its owner alone, or what the umask says.
+
+    Libraries that write weights choose modes of their own.
+    """
+    denied = 0o077 if private else _get_umask()
+    with wrap_write_errors(folder):
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~denied)
+
+
+def _get_umask() -> int:
+    umask = os.umask(0o077)  # it cannot be read otherwise
+    os.umask(umask)
+    return umask
 
 
 def fsync_path(path: Path) -> None:
@@ -259,8 +287,8 @@ class FileLock:
 
     def _open_and_lock(self) -> int | None:
         with wrap_write_errors(self.path):
-            make_folder(self.path.parent)
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            make_folder(self.path.parent, private=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:

@@ -1,6 +1,7 @@
 """`dlm train`: plan, progress, scores, version; stopping and resuming."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -274,3 +275,30 @@ def test_a_run_that_is_killed_while_it_is_scored_resumes_there(
 
 def interrupt(*args: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_a_store_is_private_and_an_export_follows_the_umask(
+    umask: int, document: Path, home: Path
+) -> None:
+    """Modes: weights, records, copies, features, checkpoints and the lock; all files alike."""
+    before = os.umask(umask)
+    try:
+        done = dlm("train", document, "--steps", 2, "--save-every", 1)
+        assert done.code == 0, done.err
+        for options in ([], ["--out", "exported"]):
+            assert dlm("export", document, *options).code == 0
+    finally:
+        os.umask(before)
+    (store,) = (home / "store").iterdir()
+    assert {get_mode(path) for path in (store, *store.rglob("*"))} == {0o700, 0o600}
+    exported = {get_mode(path) for path in (Path("exported"), *Path("exported").rglob("*"))}
+    assert exported == {0o777 & ~umask, 0o666 & ~umask}
+    for path in (store, *store.rglob("*")):
+        path.chmod(0o755)
+    assert dlm("versions", document).code == 0
+    assert {get_mode(path) for path in (store, *store.rglob("*"))} == {0o700, 0o600}
+
+
+def get_mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777

@@ -226,7 +226,8 @@ def export(
 
     from dlm.exporters.merged import export_version
 
-    replace_dir(folder, partial(export_version, spec, record, document.config.system_prompt))
+    write_fn = partial(export_version, spec, record, document.config.system_prompt)
+    replace_dir(folder, write_fn, private=out is None)
     return store.record_export(folder, kind=spec.kind, version_name=record.name)
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dlm.io import make_folder, to_disk_full_error, wrap_write_errors
+from dlm.io import PRIVATE_FILE_MODE, make_folder, to_disk_full_error, wrap_write_errors
 
 
 def read_cached_tensors(path: Path) -> dict[str, torch.Tensor] | None:
@@ -27,8 +27,9 @@ def write_cached_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     pending = path.with_suffix(f".{os.getpid()}.pending")
     try:
         with wrap_write_errors(path):
-            make_folder(path.parent)
+            make_folder(path.parent, private=True)
             save_file(tensors, pending)
+            pending.chmod(PRIVATE_FILE_MODE)
             pending.replace(path)
     except SafetensorError as error:
         pending.unlink(missing_ok=True)

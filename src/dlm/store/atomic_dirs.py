@@ -20,6 +20,7 @@ from dlm.io import (
     make_folder,
     make_temp_path,
     remove_path,
+    set_tree_modes,
     to_disk_full_error,
     wrap_write_errors,
     write_atomic,
@@ -49,7 +50,7 @@ def require_empty_dir(folder: Path, *, hint: str = "name an empty folder") -> No
         raise StoreError("not empty", where=str(folder), hint=hint, code="store.not_empty")
 
 
-def write_dir(folder: Path, write_fn: WriteFn) -> None:
+def write_dir(folder: Path, write_fn: WriteFn, *, private: bool = True) -> None:
     """Empty a folder and let `write_fn` write into it.
 
     Raises:
@@ -57,7 +58,7 @@ def write_dir(folder: Path, write_fn: WriteFn) -> None:
     """
     remove_path(folder)
     with wrap_write_errors(folder):
-        make_folder(folder)
+        make_folder(folder, private=private)
     try:
         write_fn(folder)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -73,12 +74,18 @@ def write_dir(folder: Path, write_fn: WriteFn) -> None:
         )
 
 
-def replace_dir(folder: Path, write_fn: WriteFn) -> None:
-    """Write a folder, then put it in place of the one that was there. Raises StoreError."""
+def replace_dir(folder: Path, write_fn: WriteFn, *, private: bool = False) -> None:
+    """Write a folder, then put it in place of the one that was there. Raises StoreError.
+
+    Args:
+        folder: keeps nothing of what it held.
+        write_fn: writes into an empty folder beside it.
+        private: all of it is for its owner alone; else its modes are those of the umask.
+    """
     new, old = make_temp_path(folder.parent), make_temp_path(folder.parent)
     try:
-        write_dir(new, write_fn)
-        _swap_dirs(folder, new, old)
+        write_dir(new, write_fn, private=private)
+        _swap_dirs(folder, new, old, private=private)
     finally:
         remove_path(new)
     remove_path(old)
@@ -91,15 +98,16 @@ def save_checkpoint(run_dir: Path, write_fn: WriteFn, *, step: int) -> None:
     new, old = run_dir / "state.new", run_dir / "state.old"
     try:
         write_dir(new, write_fn)
-        write_atomic(new / CHECKPOINT_INFO_FILE, json.dumps({"step": step}))
-        _swap_dirs(run_dir / "state", new, old)
+        write_atomic(new / CHECKPOINT_INFO_FILE, json.dumps({"step": step}), private=True)
+        _swap_dirs(run_dir / "state", new, old, private=True)
     finally:
         remove_path(new)
     remove_path(old)
 
 
-def _swap_dirs(folder: Path, new: Path, old: Path) -> None:
+def _swap_dirs(folder: Path, new: Path, old: Path, *, private: bool) -> None:
     """Sync `new`, move `folder` to `old` if it is there, and `new` to `folder`."""
+    set_tree_modes(new, private=private)
     fsync_tree(new)
     with wrap_write_errors(folder):
         if folder.exists():

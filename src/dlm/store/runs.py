@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dlm.errors import StoreError
-from dlm.io import wrap_write_errors, write_atomic
+from dlm.io import PRIVATE_FILE_MODE, wrap_write_errors, write_atomic
 from dlm.legacy import upgrade_event
 from dlm.store.atomic_dirs import (
     WriteFn,
@@ -201,6 +201,7 @@ def _truncate_partial_line(log_path: Path) -> None:
 def _append_event(log_path: Path, event: TrainingEvent) -> None:
     line = {"at": get_utc_timestamp(), "event": type(event).__name__, **vars(event)}
     with wrap_write_errors(log_path), log_path.open("a", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), PRIVATE_FILE_MODE)
         file.write(json.dumps(to_jsonable(line), ensure_ascii=False) + "\n")
         if isinstance(event, CheckpointSaved | TrainingFinished):
             file.flush()
@@ -216,4 +217,4 @@ def _close_run(run: Run, status: RunStatus) -> None:
 def write_run_info(run: Run) -> None:
     """Write the record of a run and its status. Raises StoreError."""
     info = RunInfo(started_at=run.started_at, status=run.status, record=run.record)
-    write_atomic(run.path / "run.json", dump_record_json(info))
+    write_atomic(run.path / "run.json", dump_record_json(info), private=True)

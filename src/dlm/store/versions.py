@@ -24,6 +24,7 @@ from dlm.data.audio_file import BinaryFile
 from dlm.errors import StoreError
 from dlm.io import (
     PENDING_PREFIX,
+    PRIVATE_FOLDER_MODE,
     FileLock,
     copy_with_sha256,
     find_stale_temp_files,
@@ -34,6 +35,7 @@ from dlm.io import (
     make_folder,
     make_temp_path,
     remove_path,
+    set_tree_modes,
     sha256_file,
     wrap_write_errors,
     write_atomic,
@@ -194,11 +196,11 @@ class Store:
             if not isinstance(fields, dict) or record_path.is_dir():
                 return None
             before = record_path.read_bytes() if record_path.exists() else None
-            write_atomic(record_path, dump_record_json(fields))
+            write_atomic(record_path, dump_record_json(fields), private=True)
             self._parsed.pop(path, None)
             version = self._read_version(path)
             if version is None and before is not None:
-                write_atomic(record_path, before)
+                write_atomic(record_path, before, private=True)
             return version
 
     def verify_files(self) -> tuple[str, ...]:
@@ -220,7 +222,7 @@ class Store:
         copy = make_temp_path(blobs_dir)
         try:
             with wrap_write_errors(blobs_dir):
-                make_folder(blobs_dir)
+                make_folder(blobs_dir, private=True)
             file.seek(0)
             digest = copy_with_sha256(file.read, copy)
             is_expected = expected_sha256 in (None, digest)
@@ -235,8 +237,8 @@ class Store:
     def save_clip_scores(self, name: str, scores: ClipScores) -> None:
         """Keep what a version or the base scored, in place of earlier scores of it."""
         with wrap_write_errors(self.layout.evaluations_dir):
-            make_folder(self.layout.evaluations_dir)
-        write_atomic(self._get_clip_scores_path(name), dump_record_json(scores))
+            make_folder(self.layout.evaluations_dir, private=True)
+        write_atomic(self._get_clip_scores_path(name), dump_record_json(scores), private=True)
 
     def read_clip_scores(self, name: str) -> ClipScores | None:
         """Return what was kept of a version or the base; None without it."""
@@ -254,7 +256,7 @@ class Store:
         )
         suffix = sha256(str(export.path).encode()).hexdigest()[:8]
         record_path = self.layout.exports_dir / f"{make_safe_name(folder.name)}-{suffix}.json"
-        write_atomic(record_path, dump_record_json(export))
+        write_atomic(record_path, dump_record_json(export), private=True)
         return replace(export, path=folder)
 
     def list_exports(self) -> tuple[ExportInfo, ...]:
@@ -275,16 +277,27 @@ class Store:
         return get_disk_usage(self.layout.root) if self.layout.root.exists() else 0
 
     def repair(self) -> None:
-        """Repair what a kill left; while another process writes, leave it to that process."""
-        if any(True for _ in self._iter_repairs()) and self._lock.acquire():
-            try:
-                for repair in self._iter_repairs():
-                    repair()
-            finally:
-                self._lock.release()
+        """Repair what a kill left; while another process writes, leave it to that process.
+
+        A store that cannot be written is read as it is.
+        """
+        if not any(True for _ in self._iter_repairs()):
+            return
+        try:
+            if self._lock.acquire():
+                try:
+                    for repair in self._iter_repairs():
+                        repair()
+                finally:
+                    self._lock.release()
+        except StoreError as error:
+            if error.code != "store.not_writable":
+                raise
 
     def _iter_repairs(self) -> Iterator[Callable[[], None]]:
         layout = self.layout
+        if layout.root.is_dir() and layout.root.stat().st_mode & ~PRIVATE_FOLDER_MODE & 0o777:
+            yield partial(set_tree_modes, layout.root, private=True)  # of an earlier version
         run_dirs = [path for path in layout.runs_dir.glob("*") if path.is_dir()]
         folders = (layout.root, layout.current_path.parent, layout.blobs_dir, layout.features_dir)
         for folder in (*folders, layout.exports_dir, layout.evaluations_dir, *run_dirs):
@@ -326,6 +339,7 @@ class Store:
             check_safetensors_finite(pending)
             version = self._make_next_version(record, hash_tree(pending))
             write_atomic(pending / VERSION_FILE, dump_record_json(_to_record_dict(version)))
+            set_tree_modes(pending, private=True)
             fsync_tree(pending)
             with wrap_write_errors(version.path):
                 pending.rename(version.path)
@@ -374,7 +388,7 @@ class Store:
         return name
 
     def _write_current_name(self, name: str) -> None:
-        write_atomic(self.layout.current_path, f"{name}\n")
+        write_atomic(self.layout.current_path, f"{name}\n", private=True)
 
     def _replace_pointer(self, name: str) -> None:
         """Put a version in use for one that is not there; what was lost is said."""
@@ -406,7 +420,7 @@ class Store:
         )
 
     def _write_manifest(self) -> None:
-        write_atomic(self.layout.manifest_path, self._format_manifest())
+        write_atomic(self.layout.manifest_path, self._format_manifest(), private=True)
 
 
 def _find_newest_accepted(versions: tuple[Version, ...]) -> Version | None:
