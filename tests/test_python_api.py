@@ -129,6 +129,7 @@ def test_train_yields_the_preflight_the_events_and_the_version(document: Path) -
         StepCompleted,
         CheckpointSaved,
         StepCompleted,
+        CheckpointSaved,
         Evaluated,
         CheckpointSaved,
         TrainingFinished,

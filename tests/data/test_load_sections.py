@@ -197,3 +197,30 @@ def test_a_document_without_anything_to_train_on(tmp_path: Path, body: str) -> N
         "my.dlm: the document has nothing to train on; add an ::audio:: section, "
         "or a folder of clips under training.sources"
     )
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        '::audio path="{}" transcript="a"::\n',
+        '::audio path="{}" transcript="a"::\n\n::instruction::\n### Q\nWhat?\n### A\nThat.\n',
+        "::conversation::\n### User\n<audio>{}</audio> What?\n### Assistant\nThat.\n",
+    ],
+)
+@pytest.mark.parametrize("path", ["../far.wav", "/far.wav", "link.wav", "linked/far.wav"])
+def test_a_strict_policy_refuses_recordings_of_sections_outside_the_folder(
+    path: str, section: str, tmp_path: Path
+) -> None:
+    """Outside: by a relative path, an absolute one, a link, a folder that is a link."""
+    folder = tmp_path / "here"
+    save_audio(folder / "near.wav")
+    far = save_audio(tmp_path / "far.wav")
+    (folder / "link.wav").symlink_to(far)
+    (folder / "linked").symlink_to(tmp_path)
+    path = str(far) if path == "/far.wav" else path
+    head = "training: {sources_policy: strict}\n"
+    data = load_examples(create_document(folder, section.format("near.wav"), head=head))
+    assert data.examples and not data.issues
+    data = load_examples(create_document(folder, section.format(path), head=head))
+    assert {issue.code for issue in data.issues} == {"data.outside_folder"} and not data.examples
+    assert load_examples(create_document(folder, section.format(path))).examples

@@ -87,7 +87,7 @@ class VerifyResult:
     path: Path
     files: int
     differences: tuple[str, ...]
-    mended: tuple[str, ...] = ()
+    mended: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -315,7 +315,8 @@ class TrainingConfig(BaseConfig):
         default=(), description="Folders of clips, or .jsonl, .json or .csv files that list them."
     )
     sources_policy: Literal["permissive", "strict"] = Field(
-        default="permissive", description="strict allows only sources inside the document's folder."
+        default="permissive",
+        description="strict allows only sources and recordings inside the document's folder.",
     )
     audio: Annotated[AudioConfig, BeforeValidator(none_to_empty_dict)] = Field(
         default_factory=AudioConfig, description="How recordings are read."

@@ -161,6 +161,7 @@ def iter_document_examples(document: Document) -> Iterator[Example | Issue]:
             continue
         try:
             for example in _make_section_examples(document, section, previous):
+                _require_allowed(document, example)
                 yield replace(example, language=example.language or get_language(document))
         except DataError as error:
             yield Issue.from_error(error, format_location(document, section.line))
@@ -383,6 +384,14 @@ def apply_source_rules(document: Document, context: SourceContext, item: ReaderI
         messages = (*get_system_messages(document), *messages)
     language = item.language or get_language(document)
     return replace(item, messages=messages, language=language, weight=context.source.weight)
+
+
+def _require_allowed(document: Document, example: Example) -> None:
+    """Refuse a recording of a section outside the folder, under `sources_policy: strict`."""
+    allowed_folder = _get_allowed_folder(document)
+    for segment in example.audio_segments:
+        if allowed_folder is not None and not is_inside_folder(allowed_folder, segment.path):
+            raise make_outside_folder_error(segment.name)
 
 
 def _is_outside_folder(path: Path, folder: Path) -> bool:
