@@ -26,6 +26,7 @@ from pathlib import Path
 from dlm.errors import StoreError
 
 PENDING_PREFIX = ".pending-"
+PENDING_NAME_RE = re.compile(r"\.pending-([0-9]+)(?:-[0-9]+)?")
 DISK_FULL_MESSAGES = {
     ENOSPC: "the disk is full",
     EDQUOT: "the disk quota is used up",
@@ -102,8 +103,16 @@ def make_temp_path(folder: Path) -> Path:
 def find_stale_temp_files(folder: Path) -> Iterator[Path]:
     """Yield unfinished files and folders in `folder` whose process has ended."""
     for path in sorted(folder.glob(f"{PENDING_PREFIX}*")):
-        if not _is_process_alive(path.name.removeprefix(PENDING_PREFIX).split("-")[0]):
+        match = PENDING_NAME_RE.fullmatch(path.name)  # nothing else that is named alike
+        if match and not _is_process_alive(match[1]):
             yield path
+
+
+def remove_stale_temp_files(folder: Path) -> None:
+    """Remove what killed processes left unfinished in a folder; errors are ignored."""
+    with suppress(OSError):
+        for path in find_stale_temp_files(folder):
+            remove_path(path)
 
 
 def find_stale_cache_files(folder: Path) -> Iterator[Path]:

@@ -18,8 +18,8 @@ SOURCE = (
 )
 VERSION = (
     "name document_sha256 data_sha256 plan seed base base_revision train_recordings overrides"
-    " audio_backends steps seconds scores run accepted comparison environment number created_at"
-    " hashes path"
+    " audio_backends num_threads steps seconds scores run accepted comparison environment"
+    " number created_at hashes path"
 )
 STATUS = (
     "dlm_id path base_model base_model_revision clips source_directives adapter_version"

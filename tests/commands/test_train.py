@@ -302,3 +302,18 @@ def test_a_store_is_private_and_an_export_follows_the_umask(
 
 def get_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
+
+
+def test_other_threads_are_said_on_resume(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    now = torch.get_num_threads()
+    torch.set_num_threads(now + 1)
+    try:
+        train_until_interrupted(document, monkeypatch, "--steps", 2)
+    finally:
+        torch.set_num_threads(now)
+    done = dlm("train", document, "--steps", 2, "--resume")
+    assert f"began with {now + 1} CPU threads, and now there are {now}" in done.err
+    assert [version["num_threads"] for version in list_versions(document)] == [now]
+    assert "CPU threads" not in dlm("train", document, "--steps", 2).err

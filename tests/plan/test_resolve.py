@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from dlm.errors import ModelError
+from dlm.errors import HubError, ModelError
 from dlm.plan.model_ref import derive_spec_from_checkpoint, find_catalog_spec, read_license
 from dlm.plan.model_spec import ModelSpec, write_model_spec
 from dlm.plan.resolve import resolve_model_spec
@@ -365,3 +365,12 @@ def test_a_key_of_the_catalog_has_the_sizes_of_the_cached_weights(
 def test_a_name_like_one_of_the_hub_is_refused_with_its_prefix() -> None:
     error = refusal("me/audio-model")
     assert (error.code, error.hint) == ("model.unknown", "did you mean hf:me/audio-model?")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "a b/c", "a/b/c", "a", "/a", "a/", "-a/b", "./a", "a/..", "a/b\nc", "ä/b"]
+)
+def test_a_bad_name_of_modelscope_is_refused_without_a_network(name: str) -> None:
+    with pytest.raises(HubError) as caught:
+        resolve_model_spec(f"ms:{name}", Path())
+    assert caught.value.code == "hub.bad_name"

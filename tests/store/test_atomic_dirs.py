@@ -134,3 +134,28 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="where its header promises") as caught:
         check_safetensors_finite(tmp_path)
     assert caught.value.code == "store.bad_safetensors"
+
+
+def test_what_killed_processes_left_beside_a_folder_is_removed(tmp_path: Path) -> None:
+    """Left behind: a folder or a file of a dead process; nothing else that is named alike."""
+    dead, alive = 1 << 22, 1  # process 1 always lives
+    for name in (f".pending-{dead}-0", f".pending-{alive}-0", ".pending-notes", f"pending-{dead}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    (tmp_path / f".pending-{dead}-7").write_text("half a document")
+    replace_dir(tmp_path / "out", write_text("new"))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", f".pending-{alive}-0", ".pending-notes", f"pending-{dead}"}
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_a_link_to_a_folder_is_written_through(is_dangling: bool, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "exports", tmp_path / "out"
+    if not is_dangling:
+        target.mkdir()
+    link.symlink_to(target)
+    replace_dir(link, write_text("new"))
+    assert link.is_symlink() and not target.is_symlink()
+    assert [path.name for path in target.iterdir()] == ["sub"]
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "out"}

@@ -10,7 +10,7 @@ from dlm.data.types import Example
 from dlm.errors import TrainingError
 from dlm.features.extractor import AudioFeatureExtractor
 from dlm.models.adapters import get_trainable_parameters
-from dlm.training.events import NonFiniteOrigin, StepCompleted, StepSkipped
+from dlm.training.events import CheckpointSaved, NonFiniteOrigin, StepCompleted, StepSkipped
 from tests.cli_runner import dlm
 from tests.tiny_models import (
     TrainingSetup,
@@ -36,8 +36,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
 
 
 def find_skipped_step(setup: TrainingSetup) -> StepSkipped:
-    skipped_steps = [event for event in setup.iter_events() if isinstance(event, StepSkipped)]
-    return skipped_steps[0]
+    return next(event for event in setup.iter_events() if isinstance(event, StepSkipped))
 
 
 def make_plan(model_dir: Path, **training: object):
@@ -196,3 +195,18 @@ def test_trace_nan_option(model_dir: Path, tmp_path: Path) -> None:
     )
     assert "Traceback" not in result.err
     assert dlm("train", document, "--fresh", "--steps", 1, "--trace-nan").code == 0
+
+
+def test_a_run_of_skipped_steps_alone_makes_no_version(
+    model_dir: Path, examples: list[Example]
+) -> None:
+    """Wrong weights: fewer steps than stop a run, and not one of them changed a weight."""
+    feature_fn = make_nan_feature_fn(examples, 2, None)
+    setup = make_training_setup(
+        make_plan(model_dir, adapter="full"), examples, feature_fn=feature_fn
+    )
+    events = setup.iter_events(evaluate_fn=lambda: ({"loss": 0.0}, 1))
+    with pytest.raises(TrainingError, match="every step was skipped, so nothing was") as caught:
+        for event in events:
+            assert not isinstance(event, CheckpointSaved)
+    assert caught.value.code == "training.non_finite" and caught.value.where == "2.wav"

@@ -134,6 +134,7 @@ def versions_to_list(versions: "Iterable[Version]") -> list[JsonDict]:
             "train_recordings": list(map(_recording_to_dict, version.train_recordings)),
             "overrides": version.overrides,
             "audio_backends": version.audio_backends,
+            "num_threads": version.num_threads,
             "steps": version.steps,
             "seconds": version.seconds,
             "scores": version.scores,

@@ -84,7 +84,7 @@ class SourceImport:
             DataError: the source gives no clip (`source.empty`).
             StoreError: the document was changed since the preview (`store.changed`).
         """
-        from dlm.io import write_atomic
+        from dlm.io import remove_stale_temp_files, write_atomic
 
         where = str(self.path)
         if not self.num_added:
@@ -94,6 +94,7 @@ class SourceImport:
         if self.path.read_bytes() != self.old_bytes:
             hint = "import it again"
             raise StoreError("changed meanwhile", where=where, hint=hint, code="store.changed")
+        remove_stale_temp_files(self.path.resolve().parent)
         write_atomic(self.path.resolve(), self.new_bytes)
 
 

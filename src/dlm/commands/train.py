@@ -183,6 +183,9 @@ def train(
     with store.lock():
         run = _find_unfinished_run(store, run_record, path, resume=resume, fresh=fresh)
         yield _add_resume_note(run, preflight) if resume else preflight
+        from dlm.models.load import get_num_threads
+
+        run_record = replace(run_record, num_threads=get_num_threads())
         options = RunOptions(stop, trace_nan)
         for event in run_training(preflight, store, run_record, run=run, options=options):
             yield event
@@ -893,9 +896,22 @@ def _find_unfinished_run(
 
 
 def _add_resume_note(run: "Run | None", preflight: "Preflight") -> "Preflight":
-    """What --resume came to, as an issue, where there is nothing to resume."""
+    """What --resume came to, as an issue: nothing to resume, or other numbers than without."""
     if run and not run.version:
-        return preflight
+        from dlm.models.load import get_num_threads
+
+        before, now = run.record.num_threads, get_num_threads()
+        if before in (None, now):
+            return preflight
+        what = f"the run began with {before} CPU threads, and now there are {now}"
+        note = Issue(
+            str(preflight.document.path),
+            f"{what}: its weights are rounded otherwise",
+            f"for the same to the bit, set OMP_NUM_THREADS={before}",
+            fatal=False,
+            code="training.other_threads",
+        )
+        return replace(preflight, issues=(*preflight.issues, note))
     what, hint = "nothing was saved of an earlier run", "starting over"
     if run and run.version:
         what, hint = "the last run came to its end", f"its version is {run.version.name}"

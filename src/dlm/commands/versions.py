@@ -222,7 +222,8 @@ def export(
     store = open_store(document.config.dlm_id)
     if out:
         require_empty_dir(Path(out), hint=EMPTY_OUT_HINT)
-    folder = Path(out or store.layout.exports_dir / get_export_name(spec, record)).absolute()
+    inside = store.layout.exports_dir / get_export_name(spec, record)
+    folder = Path(out or store.layout.require_inside(inside)).absolute()
 
     from dlm.exporters.merged import export_version
 

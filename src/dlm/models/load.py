@@ -127,3 +127,8 @@ def get_checkpoint_dir(spec: ModelSpec) -> Path:
     return find_local_model(spec.source, spec.revision) or download_model(
         spec.source, spec.revision
     )
+
+
+def get_num_threads() -> int:
+    """Return how many CPU threads compute; another number rounds sums otherwise."""
+    return torch.get_num_threads()

@@ -14,6 +14,7 @@ reads MODELSCOPE_CACHE, MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN.
 
 import io
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ HF_EXCEPTIONS = (
 )
 MODELSCOPE_URL = "https://modelscope.cn"
 MODELSCOPE_DEFAULT_REVISION = "master"
+MODELSCOPE_NAME_RE = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # org/name
 MODELSCOPE_REPO_TYPE = "model"
 MODELSCOPE_WEIGHTS_GLOB = "model*.safetensors"
 OFFLINE_RETRY_HINT = (
@@ -337,15 +339,15 @@ def _make_bad_safetensors_error(where: str) -> ModelError:
 
 def _get_modelscope_dir(repo_id: str, revision: str | None) -> Path:
     """The folder of a model's files in ModelScope's cache, whether they are there or not."""
+    name, snapshot = _strip_modelscope_prefix(repo_id), revision or MODELSCOPE_DEFAULT_REVISION
+    if not (MODELSCOPE_NAME_RE.fullmatch(name) and is_safe_file_name(snapshot)):
+        raise _make_bad_modelscope_name_error(repo_id, revision)
     try:
         from modelscope_hub import get_default_config
     except ImportError as error:
         raise MissingExtra("modelscope-hub", "modelscope") from error
-    name = _strip_modelscope_prefix(repo_id).replace("/", "--")
-    snapshot = revision or MODELSCOPE_DEFAULT_REVISION
-    if not (is_safe_file_name(name) and is_safe_file_name(snapshot)):
-        raise _make_bad_modelscope_name_error(repo_id, revision)
-    return get_default_config().cache_dir / "models" / name / "snapshots" / snapshot
+    folder = get_default_config().cache_dir / "models" / name.replace("/", "--")
+    return folder / "snapshots" / snapshot
 
 
 def _download_modelscope_files(

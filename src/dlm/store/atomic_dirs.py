@@ -7,6 +7,7 @@ Weights are checked here as well: a `.safetensors` file with nan or inf is refus
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from dlm.io import (
     make_folder,
     make_temp_path,
     remove_path,
+    remove_stale_temp_files,
     set_tree_modes,
     to_disk_full_error,
     wrap_write_errors,
@@ -78,10 +80,12 @@ def replace_dir(folder: Path, write_fn: WriteFn, *, private: bool = False) -> No
     """Write a folder, then put it in place of the one that was there. Raises StoreError.
 
     Args:
-        folder: keeps nothing of what it held.
+        folder: keeps nothing of what it held; of a link, the folder that it leads to.
         write_fn: writes into an empty folder beside it.
         private: all of it is for its owner alone; else its modes are those of the umask.
     """
+    folder = Path(os.path.realpath(folder))
+    remove_stale_temp_files(folder.parent)
     new, old = make_temp_path(folder.parent), make_temp_path(folder.parent)
     try:
         write_dir(new, write_fn, private=private)

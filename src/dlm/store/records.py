@@ -37,7 +37,7 @@ TRACKED_PACKAGES = (
 )
 # what overrides change is in the plan and the data; a newer decoder makes no other run
 CHECKSUM_KEY = "checksum"
-UNCOMPARED_FIELDS = ("overrides", "audio_backends")
+UNCOMPARED_FIELDS = ("overrides", "audio_backends", "num_threads")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class RunRecord:
         train_recordings: recordings that were trained on.
         overrides: options given over the document.
         audio_backends: the libraries that decode and resample, with their versions.
+        num_threads: of the CPU; with another number sums are rounded otherwise, and so are the
+            weights.
     """
 
     document_sha256: str
@@ -78,6 +80,7 @@ class RunRecord:
     train_recordings: tuple[RecordingHash, ...] = ()
     overrides: dict[str, object] = field(default_factory=dict)
     audio_backends: dict[str, str] = field(default_factory=dict)
+    num_threads: int | None = None
 
     def find_changed_fields(self, other: "RunRecord") -> tuple[str, ...]:
         """Return the names of the fields that would make another version."""

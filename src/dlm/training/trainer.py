@@ -110,8 +110,8 @@ def train_model(
 
     Raises:
         PlanError: a learning rate matches no parameter (`plan.unused_rate`).
-        TrainingError: too many consecutive steps are not finite (`training.non_finite`), or the
-            checkpoint does not fit (`training.bad_checkpoint`, `training.other_plan`,
+        TrainingError: too many consecutive steps, or all of them, are not finite
+            (`training.non_finite`), or the checkpoint does not fit (`training.bad_checkpoint`, `training.other_plan`,
             `training.other_process_count`).
     """
     trainer = _Trainer(model, batches, plan, callbacks)
@@ -121,6 +121,7 @@ def train_model(
         if stopped:
             yield trainer.make_finished_event(reason="stopped")
             return
+    trainer.require_learned()
     model.eval()
     if callbacks.evaluate_fn and trainer.runner:
         yield trainer.make_checkpoint_event(trainer.runner)
@@ -156,6 +157,8 @@ class _Trainer:
             else TrainerState()
         )
         self.num_steps_done, self.num_consecutive_skips = self.state.step, 0
+        self.has_learned = bool(self.state.optimizer_moments)
+        self.last_skip: StepSkipped | None = None
         self.cursors = self.state.cursors
         if len(self.cursors) not in (0, self.rank_spec[1]):
             count = len(self.cursors)
@@ -266,9 +269,9 @@ class _Trainer:
     def _check_skipped_steps(self, event: StepCompleted | StepSkipped) -> None:
         """End a run that skipped too many consecutive steps, or one step if it is traced."""
         if isinstance(event, StepCompleted):
-            self.num_consecutive_skips = 0
+            self.num_consecutive_skips, self.has_learned = 0, True
             return
-        self.num_consecutive_skips += 1
+        self.num_consecutive_skips, self.last_skip = self.num_consecutive_skips + 1, event
         if self.callbacks.trace_nan:
             what, hint = f"step {event.step}: {event.reason}", "correct what is named"
         elif self.num_consecutive_skips >= self.plan.max_skipped_steps:
@@ -276,8 +279,19 @@ class _Trainer:
             hint = "look at these clips with dlm check"
         else:
             return
+        raise self._make_non_finite_error(event, what, hint)
+
+    def require_learned(self) -> None:
+        """Refuse to make a version of a run none of whose steps changed a weight."""
+        if self.last_skip and not self.has_learned:
+            what = f"every step was skipped, so nothing was learned: {self.last_skip.reason}"
+            hint = "look at these clips with dlm check"
+            raise self._make_non_finite_error(self.last_skip, what, hint)
+
+    @staticmethod
+    def _make_non_finite_error(event: StepSkipped, what: str, hint: str) -> TrainingError:
         origin = f", {event.non_finite_origin}" if event.non_finite_origin else ""
-        raise TrainingError(
+        return TrainingError(
             what + origin,
             where=", ".join(event.locations[:3]),
             hint=f"{hint}, or lower training.learning_rate",
