@@ -38,6 +38,8 @@ SPLIT_ALIASES = {
 SPLIT_SEPARATOR_RE = re.compile(r"[-_.]")  # behind the alias: test-clean
 SHARD_SUFFIX_RE = re.compile(r"[-_.]\d+(?:-of-\d+.*)?$")  # of a file: train-00000-of-00002
 
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
 SkipCode = Literal[
     "data.no_transcript",
     "data.no_recording",
@@ -175,6 +177,35 @@ def resolve_path(document: Document, raw_path: str | Path) -> Path:
     if path.parts[:1] == ("~",):
         path = Path.home().joinpath(*path.parts[1:])
     return document.folder / path
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Decode the bytes of a text in UTF-8, with or without its byte order mark.
+
+    Args:
+        data: all of them.
+        name: what they are, for the error.
+
+    Raises:
+        DataError: they are UTF-16 or another encoding (`data.not_utf8`), or no text
+            (`data.bad_characters`).
+    """
+    if data[:2] in UTF16_BOMS or data.count(0) > len(data) // 4:  # half of Latin in UTF-16 is zero
+        what, hint = (
+            f"{name} is not UTF-8 (byte 1): it is UTF-16",
+            "save it as UTF-8: `iconv -f utf-16 -t utf-8 in > out`",
+        )
+        raise DataError(what, hint=hint, code="data.not_utf8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = f"{name} is not UTF-8 (byte {error.start + 1})"
+        hint = "save it as UTF-8: `iconv -f latin1 -t utf-8 in.txt > out.txt`"
+        raise DataError(what, hint=hint, code="data.not_utf8") from error
+    if "\0" in text:
+        what, hint = f"{name} holds a zero byte: it is no text", "write it as UTF-8 text"
+        raise DataError(what, hint=hint, code="data.bad_characters")
+    return text
 
 
 def detect_split(name: str) -> str | None:

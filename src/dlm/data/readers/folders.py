@@ -1,18 +1,12 @@
-r"""Folders of recordings: with text or subtitles beside each, or with a metadata table.
+"""Folders of recordings: with text or subtitles beside each, or with a metadata table.
 
     corpus/                 format `folder`, or one recording
     ├── a.wav  a.txt        an example: a.txt is what is said in a.wav
     ├── b.mp3  b.srt        an example for each cue; .vtt too; b.txt is read where there are none
-    ├── c.flac              no transcript: skipped and counted
+    ├── c.opus c.en.vtt     the same, and its language
+    ├── d.wav  d.txt        an example for each label, where d.txt has labels of Audacity
+    ├── e.flac              no transcript: skipped and counted
     └── notes.md            not audio: skipped and counted
-
-    b.srt  1                                   a number, times, text, a blank line
-           00:00:01,000 --> 00:00:04,000
-           <i>Half past</i> four.
-    b.vtt  00:01.000 --> 00:04.000 align:end   hours and numbers may be missing, settings may follow
-           <v Ann>Half past four.
-
-Tags such as <i>, {\an8} and <00:02.500> are taken out; line ends within a cue become blanks.
 
     corpus/                 format `audiofolder`, as `datasets` has it
     ├── metadata.csv        file_name,text         or .jsonl, or .parquet
@@ -25,12 +19,11 @@ A file_name is relative to its table and stays below it. Recordings that no tabl
 and counted.
 """
 
-import html
-import os
+import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -41,24 +34,29 @@ from dlm.data.readers.base import (
     SkippedItem,
     SourceContext,
     SourceShard,
+    decode_text,
     detect_split,
     select_split_shards,
 )
 from dlm.data.readers.columns import ColumnMapping, SourceRecord, get_text
 from dlm.data.readers.parquet import read_parquet_records
 from dlm.data.readers.records import make_single_shard, read_records
+from dlm.data.readers.subtitles import NumberedCue, has_cues, parse_cues
 from dlm.data.types import AudioSegment, Example, Issue
 from dlm.errors import DataError
 
 SUBTITLE_SUFFIXES = (".srt", ".vtt")
 SIDECAR_SUFFIXES = (*SUBTITLE_SUFFIXES, ".txt")
-TIMESTAMP_PATTERN = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]\d)[,.](\d{1,3})"
-CUE_TIMES_RE = re.compile(rf"\s*{TIMESTAMP_PATTERN}\s*-->\s*{TIMESTAMP_PATTERN}(?:\s.*)?")
-CUE_ARROW = "-->"
-CUE_TIMES_HINT = "write it as 00:00:01,000 --> 00:00:04,000"
-VOICE_TAG_RE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-SUBTITLE_TAG_RE = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
-NON_CUE_BLOCKS = ("WEBVTT", "NOTE", "STYLE", "REGION")
+LANGUAGE_SUFFIX_RE = re.compile(r"(?P<stem>.+)\.(?P<language>[a-z]{2})(?:[-_]\w+)*")  # a.en-US
+UNREAD_TRANSCRIPTS = {  # by suffix: texts with times that are exported as subtitles elsewhere
+    ".textgrid": "a TextGrid of Praat",
+    ".eaf": "annotations of ELAN",
+    ".ass": "subtitles of SubStation",
+    ".ssa": "subtitles of SubStation",
+    ".sbv": "captions of YouTube",
+    ".ttml": "TTML",
+    ".lrc": "lyrics",
+}
 MAX_CUE_OVERLAP_SECONDS = 0.1  # of two cues; less is how subtitles are cut
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME_COLUMNS = ("file_name", "audio_file_name", "file_names", "audio_file_names")
@@ -82,12 +80,12 @@ def _read_folder(context: SourceContext) -> Iterator[ReaderItem]:
     for folder in listing.unreadable_folders:
         yield make_unreadable_folder_issue(context, folder)
     sidecars = _find_sidecars(listing.files)
-    audio_stems = {_strip_suffix(path) for path in listing.files if is_audio_file(path)}
+    sidecar_paths = {path for files in sidecars.values() for path in files.paths}
     for path in listing.files:
-        stem, suffix = _strip_suffix(path), path.suffix.lower()
+        suffix = path.suffix.lower()
         if is_audio_file(path):
-            yield from _read_audio_file(context, path, sidecars.get(stem, {}))
-        elif suffix not in SIDECAR_SUFFIXES or stem not in audio_stems:
+            yield from _read_audio_file(context, path, sidecars[_strip_suffix(path)])
+        elif path not in sidecar_paths:
             is_unread, name = suffix in PYAV_SUFFIXES, context.to_display_path(path)
             yield SkippedItem(name, "audio.unknown_format" if is_unread else "data.not_audio")
 
@@ -99,15 +97,64 @@ def make_unreadable_folder_issue(context: SourceContext, folder: Path) -> Issue:
     return Issue(name, what, hint, fatal=False, code="source.unreadable")
 
 
-def _find_sidecars(paths: tuple[Path, ...]) -> dict[str, SidecarFiles]:
-    """Every sidecar, by the stem of its path."""
+@dataclass
+class _Sidecars:
+    """The files beside a recording, by suffix.
+
+    Attributes:
+        files: those of its own name.
+        files_by_language: those with a language between, as in a.en.srt.
+        unread: the path of a transcript in a format that is not read.
+    """
+
+    files: SidecarFiles = field(default_factory=dict)
+    files_by_language: dict[str, SidecarFiles] = field(default_factory=dict)
+    unread: Path | None = None
+
+    @property
+    def paths(self) -> Iterator[Path]:
+        """All that are read."""
+        yield from self.files.values()
+        for files in self.files_by_language.values():
+            yield from files.values()
+
+    def add_file(self, path: Path, language: str | None) -> None:
+        """Note a file beside the recording."""
+        suffix = path.suffix.lower()
+        if suffix in UNREAD_TRANSCRIPTS:
+            self.unread = self.unread or path
+        elif suffix in SIDECAR_SUFFIXES:
+            files = self.files_by_language.setdefault(language, {}) if language else self.files
+            files[suffix] = path
+
+    def select_files(self, requested: str | None) -> tuple[SidecarFiles, str | None]:
+        """Return the files to read and their language, where their names say one.
+
+        Raises:
+            DataError: they are in several languages (`data.several_languages`).
+        """
+        if self.files or not self.files_by_language:
+            return self.files, None
+        languages = sorted(self.files_by_language)
+        if requested not in languages and len(languages) > 1:
+            what = f"it has transcripts in several languages: {', '.join(languages)}"
+            hint = f"choose one with language: {languages[0]} in the source"
+            raise DataError(what, hint=hint, code="data.several_languages")
+        language = requested if requested in languages else languages[0]
+        return self.files_by_language[str(language)], language
+
+
+def _find_sidecars(paths: tuple[Path, ...]) -> dict[str, _Sidecars]:
+    """What lies beside each recording, by the stem of its path."""
+    sidecars = {_strip_suffix(path): _Sidecars() for path in paths if is_audio_file(path)}
     if len(paths) == 1:  # the source may be one recording, whose folder is not listed
-        suffixes = [case for suffix in SIDECAR_SUFFIXES for case in (suffix.upper(), suffix)]
-        paths = tuple(filter(os.path.lexists, map(paths[0].with_suffix, suffixes)))
-    sidecars: dict[str, SidecarFiles] = {}
+        paths = tuple(sorted(paths[0].parent.glob(f"{glob.escape(paths[0].stem)}.*")))
     for path in paths:
-        if (suffix := path.suffix.lower()) in SIDECAR_SUFFIXES:
-            sidecars.setdefault(_strip_suffix(path), {})[suffix] = path
+        stem = _strip_suffix(path)
+        if stem in sidecars:
+            sidecars[stem].add_file(path, None)
+        elif (match := LANGUAGE_SUFFIX_RE.fullmatch(stem)) and match["stem"] in sidecars:
+            sidecars[match["stem"]].add_file(path, match["language"])
     return sidecars
 
 
@@ -116,50 +163,88 @@ def _strip_suffix(path: Path) -> str:
 
 
 def _read_audio_file(
-    context: SourceContext, path: Path, sidecars: SidecarFiles
+    context: SourceContext, path: Path, sidecars: _Sidecars
 ) -> Iterator[ReaderItem]:
     name = context.to_display_path(path)
     below = path.name if path == context.root else path.relative_to(context.root).as_posix()
     segment = AudioSegment(path, display_path=name)
-    subtitles = next((sidecars[suffix] for suffix in SUBTITLE_SUFFIXES if suffix in sidecars), None)
     if not context.matches_path(below):
         yield SkippedItem(name, "data.excluded")
-    elif not sidecars:
-        yield SkippedItem(name, "data.no_transcript")
-    elif subtitles is not None:
-        yield from _read_subtitles(context, segment, subtitles, sidecars.get(".txt"))
-    else:
-        yield _make_sidecar_example(context, segment, sidecars[".txt"])
-
-
-def _make_sidecar_example(
-    context: SourceContext, segment: AudioSegment, sidecar: Path
-) -> ReaderItem:
+        return
     try:
-        text = _read_sidecar_text(sidecar).strip()
-        if not text:
-            hint = "write what is said, or remove the file to skip it"
-            raise DataError(EMPTY_TRANSCRIPT, hint=hint, code="data.empty_transcript")
-        return context.make_example(segment, text, segment.name)
+        files, language = sidecars.select_files(context.source.language)
     except DataError as error:
-        return Issue.from_error(error, _format_sidecar_path(segment, sidecar))
+        yield Issue.from_error(error, name)
+        return
+    if not files:
+        if sidecars.unread:
+            yield _make_unread_issue(segment, sidecars.unread)
+        yield SkippedItem(name, "data.no_transcript")
+        return
+    yield from _read_transcript(context, segment, files, language)
 
 
-def _read_subtitles(
-    context: SourceContext, segment: AudioSegment, sidecar: Path, text_file: Path | None
+def _make_unread_issue(segment: AudioSegment, path: Path) -> Issue:
+    what = f"{UNREAD_TRANSCRIPTS[path.suffix.lower()]}, which is not read"
+    name, hint = _format_sidecar_path(segment, path), "export it as subtitles: .srt or .vtt"
+    return Issue(name, what, hint, fatal=False, code="data.unread_transcript")
+
+
+def _read_transcript(
+    context: SourceContext, segment: AudioSegment, files: SidecarFiles, language: str | None
 ) -> Iterator[ReaderItem]:
     """An example for each cue; one of the whole recording from its .txt where there are none."""
-    name, last_end, num_cues = _format_sidecar_path(segment, sidecar), 0.0, 0
+    subtitles = next((files[suffix] for suffix in SUBTITLE_SUFFIXES if suffix in files), None)
+    sidecar = subtitles or files[".txt"]
+    name = _format_sidecar_path(segment, sidecar)
     try:
-        for line, cue in parse_subtitles(_read_sidecar_text(sidecar)):
-            location, num_cues = f"{name}:{line}", num_cues + 1
-            if isinstance(cue, DataError):
-                yield Issue.from_error(cue, location)
-                continue
-            if not cue.text:
-                what, hint = "the cue has no text", "take it out"
-                yield Issue(location, what, hint, fatal=False, code="data.empty_cue")
-                continue
+        text = _read_sidecar_text(sidecar)
+        cues = list(parse_cues(text)) if subtitles or has_cues(text) else []
+        if cues:
+            yield from _make_cue_examples(context, segment, name, cues, language)
+        elif subtitles is None:
+            yield _make_text_example(context, segment, text, language)
+        elif ".txt" in files:
+            yield from _read_transcript(context, segment, {".txt": files[".txt"]}, language)
+        else:
+            hint = "write what is said when, or remove the file"
+            raise DataError("no cues", hint=hint, code="data.no_cues")
+    except DataError as error:
+        yield Issue.from_error(error, name)
+
+
+def _make_text_example(
+    context: SourceContext, segment: AudioSegment, text: str, language: str | None
+) -> Example:
+    if not text.strip():
+        hint = "write what is said, or remove the file to skip it"
+        raise DataError(EMPTY_TRANSCRIPT, hint=hint, code="data.empty_transcript")
+    return context.make_example(segment, text, segment.name, language=language)
+
+
+def _make_cue_examples(
+    context: SourceContext,
+    segment: AudioSegment,
+    name: str,
+    cues: Sequence[NumberedCue],
+    language: str | None,
+) -> Iterator[ReaderItem]:
+    last_end = 0.0
+    num_repeats = sum(not isinstance(cue, DataError) and cue.is_repeat for _, cue in cues)
+    if num_repeats:
+        what = f"{num_repeats:,} of {len(cues):,} cues only repeat the line before"
+        hint = "each line is learned once, from the cue that shows it first"
+        yield Issue(name, what, hint, fatal=False, code="data.rolling_captions")
+    for line, cue in cues:
+        location = f"{name}:{line}"
+        if isinstance(cue, DataError):
+            yield Issue.from_error(cue, location)
+        elif cue.is_repeat:
+            continue
+        elif not cue.text:
+            what, hint = "the cue has no text", "take it out"
+            yield Issue(location, what, hint, fatal=False, code="data.empty_cue")
+        else:
             overlap = last_end - cue.start
             if overlap > MAX_CUE_OVERLAP_SECONDS:
                 what = f"the cue begins {overlap:.1f} s before the last one ends"
@@ -167,14 +252,9 @@ def _read_subtitles(
                 yield Issue(location, what, hint, fatal=False, code="data.overlapping_cues")
             last_end = max(last_end, cue.end)
             span = AudioSegment(segment.path, cue.start, cue.end, display_path=segment.name)
-            yield context.make_example(span, cue.text, location, speaker=cue.speaker)
-        if not num_cues and text_file is None:
-            hint = "write what is said when, or remove the file"
-            raise DataError("no cues", hint=hint, code="data.no_cues")
-        if not num_cues and text_file is not None:
-            yield _make_sidecar_example(context, segment, text_file)
-    except DataError as error:
-        yield Issue.from_error(error, name)
+            yield context.make_example(
+                span, cue.text, location, language=language, speaker=cue.speaker
+            )
 
 
 def _format_sidecar_path(segment: AudioSegment, sidecar: Path) -> str:
@@ -186,85 +266,10 @@ def _read_sidecar_text(sidecar: Path) -> str:
         if not sidecar.is_file():
             what, hint = "the transcript is not a regular file", "write it in a text file"
             raise DataError(what, hint=hint, code="source.not_a_file")
-        return sidecar.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        what = f"the transcript is not UTF-8 (byte {error.start + 1})"
-        hint = "save it as UTF-8: `iconv -f latin1 -t utf-8 in.txt > out.txt`"
-        raise DataError(what, hint=hint, code="data.not_utf8") from error
+        return decode_text(sidecar.read_bytes(), "the transcript")
     except OSError as error:
         what, hint = "the transcript cannot be read", "allow it to be read"
         raise DataError(what, hint=hint, code="source.unreadable") from error
-
-
-@dataclass(frozen=True)
-class SubtitleCue:
-    """What is said in a span.
-
-    Attributes:
-        start, end: seconds from the beginning of the recording.
-        text: may be empty.
-        speaker: the voice of the cue, where it has exactly one.
-    """
-
-    start: float
-    end: float
-    text: str
-    speaker: str | None
-
-
-def parse_subtitles(text: str) -> Iterator[tuple[int, SubtitleCue | DataError]]:
-    """Yield every cue of a .srt or .vtt with the line of its times, or why it cannot be read."""
-    is_vtt = text.startswith("WEBVTT")
-    for block in _split_blocks(text):
-        first_line, first_text = block[0]
-        if is_vtt and first_text.startswith(NON_CUE_BLOCKS) and CUE_ARROW not in first_text:
-            continue
-        index = next((at for at, (_, line) in enumerate(block[:2]) if CUE_ARROW in line), None)
-        if index is None:
-            hint = f"{CUE_TIMES_HINT}, or take out the blank line before it"
-            yield first_line, DataError("text without times", hint=hint, code="data.bad_cue")
-            continue
-        number, times = block[index]
-        try:
-            start, end = _parse_cue_times(times)
-        except DataError as error:
-            yield number, error
-            continue
-        raw_text = " ".join(line for _, line in block[index + 1 :])
-        speakers = {speaker.strip() for speaker in VOICE_TAG_RE.findall(raw_text)}
-        plain_text = SUBTITLE_TAG_RE.sub("", raw_text)
-        plain_text = html.unescape(plain_text) if is_vtt else plain_text
-        speaker = speakers.pop() if len(speakers) == 1 else None
-        yield number, SubtitleCue(start, end, " ".join(plain_text.split()), speaker)
-
-
-def _split_blocks(text: str) -> Iterator[list[tuple[int, str]]]:
-    """Blocks of lines with their numbers, between blank ones."""
-    block: list[tuple[int, str]] = []
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", f"{text}\n"), start=1):
-        if line.strip():
-            block.append((number, line))
-        elif block:
-            yield block
-            block = []
-
-
-def _parse_cue_times(line: str) -> tuple[float, float]:
-    """Start and end of a cue, in seconds."""
-    match = CUE_TIMES_RE.fullmatch(line)
-    if match is None:
-        what = f"times that cannot be read: {line.strip()}"
-        raise DataError(what, hint=CUE_TIMES_HINT, code="data.bad_cue")
-    start, end = _parse_timestamp(*match.groups()[:4]), _parse_timestamp(*match.groups()[4:])
-    if not start < end:
-        what = f"the cue ends at {end:g} s, and begins at {start:g} s"
-        raise DataError(what, hint="correct it", code="data.bad_span")
-    return start, end
-
-
-def _parse_timestamp(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
-    whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
-    return whole + int(fraction.ljust(3, "0")) / 1000
 
 
 def is_audiofolder(root: Path) -> bool:

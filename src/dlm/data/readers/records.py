@@ -27,7 +27,13 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import TextIO
 
-from dlm.data.readers.base import IdRegistry, ReaderItem, SourceContext, SourceShard
+from dlm.data.readers.base import (
+    UTF16_BOMS,
+    IdRegistry,
+    ReaderItem,
+    SourceContext,
+    SourceShard,
+)
 from dlm.data.readers.columns import SourceRecord, clean_column_name, get_text
 from dlm.data.types import Issue
 from dlm.errors import DataError
@@ -178,7 +184,7 @@ def _open_text(path: Path, *, newline: str) -> Iterator[TextIO]:
         raise DataError(what, hint="name a file", code="source.not_a_list")
     is_compressed = path.suffix.lower() == GZIP_SUFFIX
     with gzip.open(path) if is_compressed else path.open("rb") as file:
-        if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        if file.peek(2)[:2] in UTF16_BOMS:
             what = "not a list of clips (it is UTF-16)"
             raise DataError(what, hint="save it as UTF-8 text", code="source.not_a_list")
         yield io.TextIOWrapper(

@@ -28,6 +28,7 @@ from dlm.data.readers.base import (
     SkippedItem,
     SourceContext,
     SourceShard,
+    decode_text,
     detect_file_split,
     detect_split,
     select_split_shards,
@@ -278,11 +279,7 @@ def _read_member_text(path: Path, member: TarMember) -> str:
     with path.open("rb") as file:
         file.seek(member.offset)
         data = file.read(member.size)
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        what = f"{member.name} is not UTF-8 (byte {error.start + 1})"
-        raise DataError(what, hint="save it as UTF-8", code="data.not_utf8") from error
+    return decode_text(data, member.name).strip()
 
 
 def _parse_json_object(text: str, name: str) -> SourceRecord:
