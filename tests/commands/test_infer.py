@@ -129,6 +129,57 @@ def test_transcripts_are_json_lines_or_subtitles(document: Path) -> None:
     assert re.match(r"WEBVTT\n\n00:00:00\.000 --> 00:00:00\.600\n.+\n$", vtt)
 
 
+@pytest.mark.parametrize(("output_format", "suffix"), [("--srt", ".srt"), ("--vtt", ".vtt")])
+def test_subtitles_of_several_recordings_are_a_file_each(
+    document: Path, tmp_path: Path, output_format: str, suffix: str
+) -> None:
+    """Of the kind: outputs of several inputs run together. Neighbours: beside, names that differ
+    in their suffix, a file that exists."""
+    folder = tmp_path / "talks"
+    for name in ("a.wav", "day/talk_11.708.wav", "day/b.wav", "day/b.flac"):
+        write_tone(folder / name, hertz=500)
+    done = dlm("transcribe", document, folder, output_format)
+    done.refused("4 recordings need a file each", error="usage.output_missing", code=2)
+    done = dlm("transcribe", document, folder, output_format, "--out", tmp_path / "out")
+    names = ["a", "day/b.flac", "day/b.wav", "day/talk_11.708"]
+    assert done.out.splitlines() == [str(tmp_path / f"out/{name}{suffix}") for name in names]
+    one = dlm("transcribe", document, folder / "a.wav", output_format).out
+    assert (tmp_path / f"out/a{suffix}").read_text() == one and "-->" in one
+    assert dlm("transcribe", document, folder, output_format, "--beside").code == 0
+    assert (folder / f"day/talk_11.708{suffix}").read_text().count("-->") == 1
+    files = hash_files(tmp_path)
+    done = dlm("transcribe", document, folder, output_format, "--beside")
+    done.refused(f"a{suffix} exists", error="usage.output_exists", code=2)
+    assert hash_files(tmp_path) == files
+
+
+def test_texts_are_written_to_files_too(document: Path, tmp_path: Path) -> None:
+    done = dlm("transcribe", document, "clips/1.wav", "clips/2.wav", "--out", tmp_path / "texts")
+    assert sorted(path.name for path in (tmp_path / "texts").iterdir()) == ["1.txt", "2.txt"]
+    text = dlm("transcribe", document, "clips/1.wav").out.removeprefix("clips/1.wav: ")
+    assert (tmp_path / "texts/1.txt").read_text() == text
+    for options in (("--json", "--out", "x"), ("--out", "x", "--beside"), ("--json", "--beside")):
+        done = dlm("transcribe", document, "clips/1.wav", *options)
+        done.refused("exclude each other", error="usage.exclusive_options", code=2)
+
+
+def test_a_recording_on_stdin_is_transcribed(document: Path, tmp_path: Path) -> None:
+    text = dlm("transcribe", document, "clips/1.wav").out.removeprefix("clips/1.wav: ")
+    recording = Path("clips/1.wav").read_bytes()
+    assert dlm("transcribe", document, "-", stdin=recording).out == f"-: {text}"
+    done = dlm("transcribe", document, "-", "--srt", "--out", tmp_path, stdin=recording)
+    assert done.out == f"{tmp_path}/stdin.srt\n"
+    done = dlm("transcribe", document, "-", stdin=b"")
+    done.refused("-: ", error="audio.empty")
+
+
+def test_a_name_forges_no_line_of_a_transcription(document: Path, tmp_path: Path) -> None:
+    """Of the kind: what a stranger named reaches the terminal as it is."""
+    write_tone(tmp_path / "a.wav: yes\nb\x1b[31m.wav", hertz=500)
+    done = dlm("transcribe", document, tmp_path)
+    assert len(done.out.splitlines()) == 1 and "\x1b" not in done.out
+
+
 def test_a_long_recording_is_segmented(document: Path, tmp_path: Path) -> None:
     recording = write_tone(tmp_path / "long.wav", hertz=500, seconds=5)
     transcript = load_json("transcribe", document, recording)

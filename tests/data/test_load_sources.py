@@ -172,7 +172,8 @@ def test_a_transcript_that_is_not_utf8(tmp_path: Path, words: bytes) -> None:
     data = load_corpus(tmp_path)
     (line,) = get_lines(data)
     assert "corpus/a.txt: the transcript is not UTF-8 (byte " in line
-    assert "iconv -f latin1 -t utf-8" in line and data.issues[0].fatal
+    encoding = "utf-16" if b"\0" in words else "latin1"
+    assert f"iconv -f {encoding} -t utf-8" in line and data.issues[0].fatal
 
 
 def test_a_transcript_that_is_a_pipe_is_refused(tmp_path: Path) -> None:

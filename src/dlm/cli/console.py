@@ -55,6 +55,11 @@ def read_piped_text() -> str | None:
     return sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n")
 
 
+def read_stdin_bytes() -> bytes:
+    """Read all of stdin as it is."""
+    return sys.stdin.buffer.read()
+
+
 def print_table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...] = ()) -> None:
     """Print rows in columns: wrapped in a terminal, a line each and never cut elsewhere."""
     rows = [tuple(map(escape_controls, row)) for row in (*([header] if header else []), *rows)]

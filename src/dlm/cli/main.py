@@ -18,7 +18,7 @@ import typer
 
 import dlm
 from dlm.cli import progress, render
-from dlm.cli.console import print_line, read_piped_text
+from dlm.cli.console import print_line, read_piped_text, read_stdin_bytes
 from dlm.commands import check, data, infer, insight, train, versions
 from dlm.commands.options import (
     ParamInfo,
@@ -70,6 +70,7 @@ COMMANDS = (
     Command("gc", versions.gc, render.print_gc, ("json",)),
     Command("doctor", versions.doctor, render.print_system_report, ("json",)),
 )
+OUTPUT_FORMAT_PARAM = "output_format"  # the flag given, of a command that writes files
 OVERRIDES_PARAM = "overrides"  # {field: value}, from --set and the fields' own options
 METAVARS = {Path: "PATH", int: "N", float: "X", str: "TEXT"}
 
@@ -163,7 +164,9 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
         "progress": progress.make_progress_fn,
         "stop": progress.stop_on_interrupt,
         "read_stdin": lambda: read_piped_text,
+        "read_stdin_bytes": lambda: read_stdin_bytes,
     }
+    provided = {*factories, OUTPUT_FORMAT_PARAM}
 
     def run_command(**args: Any) -> None:
         args.pop("home")  # its callback has set it
@@ -173,15 +176,18 @@ def _make_callback(command: Command, *, with_fields: bool) -> Callable[..., None
             args[OVERRIDES_PARAM] = collect_overrides(args["path"], args[OVERRIDES_PARAM], values)
         if len(formats) > 1:
             raise make_exclusive_error(f"--{formats[0]}", f"--{formats[1]}")
+        output_format = formats[0] if formats else "text"
+        if OUTPUT_FORMAT_PARAM in parameters:
+            args[OUTPUT_FORMAT_PARAM] = output_format
         callbacks = {name: make() for name, make in factories.items() if name in parameters}
         result = command.function(**args, **callbacks)
-        raise typer.Exit(command.render_fn(result, formats[0] if formats else "text"))
+        raise typer.Exit(command.render_fn(result, output_format))
 
     typer_parameters = [
         *(
             _make_typer_parameter(parameter, *get_args(annotations[name])[:2])
             for name, parameter in parameters.items()
-            if name not in factories
+            if name not in provided
         ),
         *field_options.values(),
         *map(_make_format_parameter, command.output_formats),

@@ -167,17 +167,18 @@ def print_answer(chunks: Iterator[str], output_format: str) -> int:
 
 
 def print_transcripts(transcripts: Iterator["Transcript"], output_format: str) -> int:
-    """Print text by file, JSON Lines, or subtitles."""
-    for index, transcript in enumerate(transcripts):
-        if output_format == "json":
+    """Print text by file, JSON Lines, subtitles of one recording, or the files written."""
+    for transcript in transcripts:
+        if not transcript.text and output_format != "json":
+            print_status(f"{transcript.path}: no speech was found")
+        if transcript.output is not None:
+            print_line(str(transcript.output))
+        elif output_format == "json":
             print_text(dump_json(json_output.transcript_to_dict(transcript), indent=None))
         elif output_format == "text":
             print_text(f"{escape_controls(str(transcript.path))}: {transcript.text}\n")
-            if not transcript.text:
-                print_status(f"{transcript.path}: no speech was found")
         else:
-            separator = "\n" if index else ""
-            print_text(separator + transcript.format_subtitles(output_format))
+            print_text(transcript.format_subtitles(output_format))
     return 0
 
 

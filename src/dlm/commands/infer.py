@@ -1,15 +1,19 @@
 """The commands `prompt`, `transcribe` and `eval`: a version, or the base alone, used on recordings.
 
     prompt [mine.dlm] "What is said?" --audio a.m4a     transcribe [mine.dlm] a.m4a b.wav talks/
+                                                        transcribe talks/ --srt --out subtitles/
 
 Without a document, `prompt` and `transcribe` use the base inside the package. They take recordings
 at any rate, with any channels. Audio, options and context length are checked before any weights are
 loaded.
 """
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 from dlm.commands.options import (
@@ -27,6 +31,7 @@ from dlm.commands.options import (
 )
 from dlm.data.types import LANGUAGE_CODE_HINT, LANGUAGE_CODE_RE, AudioSegment
 from dlm.errors import AudioError, DataError, UsageError
+from dlm.io import make_folder, wrap_write_errors, write_atomic
 
 if TYPE_CHECKING:
     from dlm.config.parser import Document
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from dlm.inference.transcribe import Transcript
     from dlm.plan.model_spec import ModelSpec
     from dlm.store.records import Version
+
+STDIN_PATH = Path("-")
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ def transcribe(
     ] = None,
     recordings: Annotated[
         AnyPath | Sequence[AnyPath],
-        ParamInfo("Recordings, or folders of them.", metavar="FILE|DIR"),
+        ParamInfo("Recordings, or folders of them; - is one on stdin.", metavar="FILE|DIR"),
     ] = (),
     *,
     language: Annotated[
@@ -183,9 +190,25 @@ def transcribe(
     timestamps: Annotated[
         bool, ParamInfo("Also the times of phrases within a segment, which a Whisper writes.")
     ] = False,
+    out: Annotated[
+        AnyPath | None,
+        ParamInfo(
+            "Write a file for each recording into this folder: .txt, or as --srt and --vtt say.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    beside: Annotated[
+        bool, ParamInfo("Write that file beside its recording; none that exists is replaced.")
+    ] = False,
     version: VersionOption = None,
     bare: BaseOnlyOption = False,
     device: DeviceOption = None,
+    output_format: Annotated[
+        str, ParamInfo("text, srt or vtt, in the files that are written.")
+    ] = "text",
+    read_stdin_bytes: Annotated[
+        Callable[[], bytes], ParamInfo("Returns the bytes of the recording that - stands for.")
+    ] = lambda: b"",
 ) -> "Iterator[Transcript]":
     """Write down what is said in recordings of any length."""
     from dlm.data.segmentation import SEGMENTATION_METHODS
@@ -198,7 +221,7 @@ def transcribe(
     if not paths:
         what, hint = "there is no recording to transcribe", "name a recording, or a folder"
         raise UsageError(what, hint=hint, code="usage.audio_missing")
-    _require_audio_files(paths)
+    _require_audio_files(path for path in paths if path != STDIN_PATH)
     if language is not None and not LANGUAGE_CODE_RE.fullmatch(language):
         what = f"'{language}' is not a language code of ISO 639-1"
         raise UsageError(what, hint=LANGUAGE_CODE_HINT, code="usage.bad_language")
@@ -209,7 +232,7 @@ def transcribe(
         from dlm.inference.vad import require_vad_extra
 
         require_vad_extra()
-    files = [file for recording in paths for file in _list_audio_files(recording)]
+    outputs = _plan_outputs(paths, Path(out) if out else None, output_format, beside=beside)
     target = _resolve_recording_target(document_path, version, base_only=bare, device=device)
     language = language or target.training_config.audio.language
     if language and (error := make_other_language_error(target.spec, language, "--language")):
@@ -218,17 +241,32 @@ def transcribe(
         hint = "take --timestamps out, or use a Whisper, such as whisper-base"
         what = f"{target.spec.key} writes no timestamps"
         raise UsageError(what, hint=hint, code="usage.no_timestamps")
-    validate_audio_inputs(map(AudioSegment, files), target, any_length=True)
+    with TemporaryDirectory(prefix="dlm-") as folder:
+        stdin_file = Path(folder, str(STDIN_PATH))
+        if STDIN_PATH in outputs:
+            stdin_file.write_bytes(read_stdin_bytes())
+        names = {stdin_file if name == STDIN_PATH else name: name for name in outputs}
+        segments = (AudioSegment(file, display_path=str(name)) for file, name in names.items())
+        validate_audio_inputs(segments, target, any_length=True)
+        if out is not None:
+            with wrap_write_errors(Path(out)):
+                make_folder(Path(out))
 
-    from dlm.inference.transcribe import transcribe_files
+        from dlm.inference.transcribe import transcribe_files
 
-    yield from transcribe_files(
-        target.load_engine(),
-        files,
-        segmentation=segment,
-        language=language,
-        timestamps=timestamps,
-    )
+        engine = target.load_engine()
+        for transcript in transcribe_files(
+            engine,
+            list(names),
+            segmentation=segment,
+            language=language,
+            timestamps=timestamps,
+        ):
+            name = names[transcript.path]
+            output = outputs[name]
+            if output is not None:
+                write_atomic(output, transcript.format_file(output_format))
+            yield replace(transcript, path=name, output=output)
 
 
 def evaluate(
@@ -431,17 +469,64 @@ def _check_context_length(segments: Sequence[AudioSegment], target: InferenceTar
         raise UsageError(what, hint=hint, code="usage.too_much_audio")
 
 
-def _list_audio_files(path: Path) -> list[Path]:
-    """A recording itself, or those in a folder."""
+def _plan_outputs(
+    paths: Sequence[Path], out: Path | None, output_format: str, *, beside: bool
+) -> dict[Path, Path | None]:
+    """The file that each recording's transcript is written to; None for stdout.
+
+    Recordings in folders keep their place below `out`; those that differ only in their suffix keep
+    it before the new one.
+
+    Raises:
+        UsageError: options that exclude each other (`usage.exclusive_options`), subtitles of
+            several recordings on stdout (`usage.output_missing`), two recordings with one file or
+            a file that exists (`usage.output_exists`).
+    """
+    if out is not None and beside:
+        raise make_exclusive_error("--out", "--beside")
+    if output_format == "json" and (out is not None or beside):
+        raise make_exclusive_error("--json", "--out" if out is not None else "--beside")
+    if beside and STDIN_PATH in paths:
+        raise make_exclusive_error("--beside", "-")
+    places = {file: place for path in paths for file, place in _list_audio_files(path)}
+    if out is None and not beside:
+        if output_format in ("srt", "vtt") and len(places) > 1:
+            what = f"the subtitles of {len(places):,} recordings need a file each"
+            hint = "write them with --out FOLDER, or --beside their recordings"
+            raise UsageError(what, hint=hint, code="usage.output_missing")
+        return dict.fromkeys(places)
+    suffix = ".txt" if output_format == "text" else f".{output_format}"
+    targets = {file: out / place if out else file for file, place in places.items()}
+    num_stems = Counter(target.with_suffix("") for target in targets.values())
+    outputs: dict[Path, Path | None] = {
+        file: Path(f"{target}{suffix}")
+        if num_stems[target.with_suffix("")] > 1
+        else target.with_suffix(suffix)
+        for file, target in targets.items()
+    }
+    written: set[Path | None] = set()
+    for file, output in outputs.items():
+        if output in written or (output is not None and os.path.lexists(output)):
+            what = f"{output} exists" if output not in written else f"{output} is of two recordings"
+            hint = "choose another folder with --out, or take it away"
+            raise UsageError(what, where=str(file), hint=hint, code="usage.output_exists")
+        written.add(output)
+    return outputs
+
+
+def _list_audio_files(path: Path) -> list[tuple[Path, Path]]:
+    """A recording itself, or those in a folder; with their paths relative to its folder."""
+    if path == STDIN_PATH:
+        return [(path, Path("stdin"))]
     if not path.is_dir():
-        return [path]
+        return [(path, Path(path.name))]
     from dlm.data.file_globs import is_audio_file, list_files
 
     files = [file for file in list_files(path).files if is_audio_file(file)]
     if not files:
         what = "no recordings in this folder"
         raise DataError(what, where=str(path), hint="name another", code="data.no_recordings")
-    return files
+    return [(file, file.relative_to(path)) for file in files]
 
 
 def _load_eval_examples(

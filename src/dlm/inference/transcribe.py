@@ -30,16 +30,23 @@ class TranscriptSegment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The transcript of one recording, of `seconds` in all."""
+    """The transcript of one recording, of `seconds` in all; `output` is the file it is kept in."""
 
     path: Path
     seconds: float
     segments: tuple[TranscriptSegment, ...]
+    output: Path | None = None
 
     @property
     def text(self) -> str:
         """The whole text in one line."""
         return " ".join(segment.text for segment in self.segments if segment.text)
+
+    def format_file(self, output_format: str) -> str:
+        """Format what a file holds: the text in one line, or subtitles."""
+        if output_format == "text":
+            return f"{self.text}\n" if self.text else ""
+        return self.format_subtitles(output_format)
 
     def format_subtitles(self, output_format: str) -> str:
         """Format the segments that have a text as `srt` (SubRip) or `vtt` (WebVTT)."""
