@@ -1,6 +1,6 @@
 """`python -m dlm`, the same as `dlm`."""
 
-from dlm.cli.main import main
+from dlm.cli.main import run_program
 
 if __name__ == "__main__":
-    main()
+    run_program()

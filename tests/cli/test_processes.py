@@ -1,14 +1,18 @@
 """What only processes show: `python -m dlm`, imports, Ctrl-C, a closed pipe, two at once."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.cli_runner import DLM_COMMAND, dlm, run_process
 from tests.tiny_models import write_document, write_tiny_model, write_tone
@@ -91,6 +95,37 @@ def test_a_second_training_is_refused_and_ctrl_c_saves(document: Path) -> None:
     assert dlm("train", document, *options).code == 0
     resumed_hash, uninterrupted_hash = hash_adapters(document)
     assert resumed_hash == uninterrupted_hash
+
+
+@pytest.mark.parametrize(
+    "command", [("check", "my.dlm"), ("train", "my.dlm"), ("transcribe", "long"), ("doctor",)]
+)
+def test_ctrl_c_ends_every_command_within_two_seconds(
+    document: Path, command: tuple[str, ...]
+) -> None:
+    """Of the kind: work in threads that Ctrl-C waits for. Neighbours: a scan, a scan before
+    training, a model being loaded, a command that may have ended."""
+    samples = np.random.default_rng(0).normal(0, 0.1, 16_000 * 1200).astype(np.float32)
+    Path("long").mkdir()
+    soundfile.write("long/0.flac", samples, 16_000)
+    for number in range(1, 30):
+        os.link("long/0.flac", f"long/{number}.flac")
+    for number in range(30):
+        Path(f"long/{number}.txt").write_text("one two")
+    text = document.read_text().replace("held_out: 2", "held_out: 2\n  sources: [{path: long}]")
+    document.write_text(text)
+    process = subprocess.Popen(
+        [*DLM_COMMAND, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(2.5)
+    pressed_at = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - pressed_at < 2.5  # half a second for a machine that is busy
+    assert process.returncode in (130, 0) and b"Traceback" not in err, err
 
 
 def test_mistakes_are_found_before_torch_is_imported(document: Path) -> None:

@@ -107,6 +107,12 @@ HOME_PARAMETER = inspect.Parameter(
 )
 
 
+def run_program() -> None:
+    """Run `main` in a process of its own, which Ctrl-C ends at once."""
+    progress.exit_on_interrupt()
+    main()
+
+
 def main() -> None:
     """Run the command in `sys.argv`; an error ends in one line and exit code 1 or 2."""
     argv = sys.argv[1:] or ["--help"]

@@ -1,8 +1,10 @@
 """Progress of long work: a bar in a terminal, lines in a log, Ctrl-C that stops after a step."""
 
 import logging
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 LOG_INTERVAL_SECONDS = 5.0
 MAX_LOCATIONS = 5  # printed of a step that was skipped
 EXIT_INTERRUPTED = 130
+INTERRUPT_SECONDS = 1.0  # from Ctrl-C to the end of the process
 IGNORES_AUDIO_WARNING = (
     "the model ignores the audio: its loss is as low with another clip's audio;"
     " check that transcripts belong to their clips, or train longer"
@@ -53,22 +56,47 @@ def make_progress_fn() -> Callable[[int, int], None]:
     return print_progress_count if sys.stderr.isatty() else lambda done, total: None
 
 
+def exit_on_interrupt() -> None:
+    """Let Ctrl-C end this process within two seconds, whatever its threads are doing.
+
+    An exception of the main thread waits for threads, which may decode for minutes. Nothing is lost
+    by an exit: whatever is kept appears by a rename.
+    """
+
+    def handle_interrupt(signal_number: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(INTERRUPT_SECONDS, os._exit, [EXIT_INTERRUPTED])
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may ignore it
+        signal.signal(signal.SIGINT, handle_interrupt)
+
+
 def stop_on_interrupt() -> Callable[[], bool]:
-    """Let the first Ctrl-C stop after the current step, and the second one at once.
+    """Let the first Ctrl-C of a run stop it after the current step, and the second one at once.
 
     Returns:
-        A function that says whether Ctrl-C was pressed.
+        A function that says whether Ctrl-C was pressed. It is called before the first step and
+        after every one; until then there is nothing to save, and the first Ctrl-C stops at once.
     """
-    interrupted = False
+    interrupted = is_handled = False
+    handle_at_once = signal.getsignal(signal.SIGINT)
 
     def handle_interrupt(signal_number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, handle_at_once)
         print_status("stopping after this step; continue the run with --resume")
 
-    signal.signal(signal.SIGINT, handle_interrupt)
-    return lambda: interrupted
+    def is_interrupted() -> bool:
+        nonlocal is_handled
+        if not is_handled:
+            is_handled = True
+            signal.signal(signal.SIGINT, handle_interrupt)
+        return interrupted
+
+    return is_interrupted
 
 
 def print_training(events: "Iterator[Any]", output_format: str) -> int:

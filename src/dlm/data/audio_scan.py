@@ -319,12 +319,20 @@ def _scan_segments(
     chunk_size = max(1, min(MAX_SCAN_CHUNK_SEGMENTS, chunk_size))
     pending: deque[Future[list[ScanResult]]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
-        while chunk := list(islice(requests, chunk_size)):
-            pending.append(pool.submit(lambda chunk: list(starmap(_scan_segment, chunk)), chunk))
-            if len(pending) > 2 * num_threads:
+        try:
+            while chunk := list(islice(requests, chunk_size)):
+                pending.append(pool.submit(_scan_chunk, chunk))
+                if len(pending) > 2 * num_threads:
+                    yield from pending.popleft().result()
+            while pending:
                 yield from pending.popleft().result()
-        for future in pending:
-            yield from future.result()
+        finally:
+            for future in pending:  # left where the scan is interrupted
+                future.cancel()
+
+
+def _scan_chunk(chunk: list[tuple[AudioSegment, bool, HashMethod | None]]) -> list[ScanResult]:
+    return list(starmap(_scan_segment, chunk))
 
 
 def _scan_segment(
