@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from errno import EDQUOT, EFBIG, ENOSPC
+from errno import EDQUOT, EFBIG, EINVAL, ENOSPC
 from pathlib import Path
 
 from dlm.errors import StoreError
@@ -72,6 +72,17 @@ def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> Non
             fsync_path(path.parent)
     finally:
         remove_path(pending)
+
+
+def read_regular_file(path: Path) -> bytes:
+    """Read a file that a stranger wrote: a pipe in its place would be waited for without end.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe, a socket or a device.
+    """
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise OSError(EINVAL, "it is not a regular file", str(path))
+    return path.read_bytes()
 
 
 def copy_with_sha256(read_fn: Callable[[int], bytes | None], destination: Path) -> str:

@@ -90,6 +90,30 @@ def test_dlm_stitch_writes_the_model_of_the_document(tmp_path: Path) -> None:
     assert loaded.spec.composition, "a version of the written model fits the composed one"
 
 
+@pytest.mark.parametrize("size", [{"hidden_size": 10**7}, {"num_hidden_layers": 10**8}])
+def test_random_weights_that_do_not_fit_are_refused_at_once(
+    tmp_path: Path, size: dict[str, int]
+) -> None:
+    """Of the kind: a number in a document that is allocated before it is looked at."""
+    base_model = make_base_model_field("whisper", "mlp", "qwen3")
+    base_model["lm"] = {"from_scratch": {**base_model["lm"]["from_scratch"], **size}}
+    path = write_composed_document(tmp_path, base_model)
+    run_command("stitch", path, "--out", tmp_path / "base").refused(error="plan.memory_too_small")
+    assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize("before", ["<{", "{0.__class__}", "}} {number}"])
+def test_braces_before_audio_are_text(tmp_path: Path, before: str) -> None:
+    """Of the kind: a text of a document that is taken for a format."""
+    base_model = {**make_base_model_field("whisper", "mlp", "qwen3"), "before": before}
+    path = write_composed_document(tmp_path, base_model)
+    document, spec = resolve_document(path)
+    encoder = build_chat_encoder(make_tiny_tokenizer(), spec)
+    (example, *_) = load_examples(document).examples
+    text = make_tiny_tokenizer().decode(encoder.encode_example(example).input_ids)
+    assert before.replace("{number}", "1") + spec.placeholder in text
+
+
 def test_dlm_show_has_the_model_that_options_replaced(tmp_path: Path) -> None:
     missing = {**make_base_model_field(), "encoder": str(tmp_path / "nowhere")}
     path = write_composed_document(tmp_path, missing, adapter="projector")

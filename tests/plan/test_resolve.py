@@ -1,6 +1,7 @@
 """A `base_model` that is a folder or a name of a hub: its spec, and the error where it has none."""
 
 import json
+import os
 import shutil
 import struct
 import time
@@ -18,7 +19,7 @@ from dlm.plan.safetensors_index import TensorInfo, read_tensor_index
 from tests.cli_runner import dlm
 from tests.fake_hub import COMMIT, Repository, serve_hub, use_hub
 from tests.pretrained_twins import write_pretrained_twin
-from tests.tiny_models import make_tiny_config, make_tiny_spec
+from tests.tiny_models import make_tiny_config, make_tiny_spec, write_tiny_model
 
 MODEL_CARD = "---\nlicense: cc-by-4.0\n---\n# An audio model\n"
 
@@ -183,6 +184,44 @@ def test_a_weight_file_of_another_length_is_refused(copy: Path, change: int | st
 def test_a_damaged_safetensors_header_is_refused(copy: Path, header: bytes) -> None:
     (copy / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     assert refusal(copy).code == "model.damaged_checkpoint"
+
+
+NESTED_HEADER = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("model.safetensors", None, "model.no_safetensors"),
+        (
+            "model.safetensors",
+            len(NESTED_HEADER).to_bytes(8, "little") + NESTED_HEADER,
+            "model.damaged_checkpoint",
+        ),
+        ("config.json", None, "model.damaged_checkpoint"),
+        ("config.json", b"[" * 100_000, "model.damaged_checkpoint"),
+        ("tokenizer_config.json", None, "model.damaged_checkpoint"),
+        (
+            "tokenizer_config.json",
+            b'{"eos_token": {"content": "<|audio|>"}}',
+            "model.no_placeholder",
+        ),
+        ("dlm_base.json", None, "model.bad_spec_file"),
+        ("dlm_base.json", b"[" * 100_000, "model.bad_spec_file"),
+    ],
+)
+def test_a_hostile_file_of_a_composed_base_is_refused_before_it_is_loaded(
+    tmp_path: Path, name: str, content: bytes | None, code: str
+) -> None:
+    """Of the kind: a base folder of a stranger that hangs or ends in a traceback. Neighbours: a
+    pipe for each file, JSON that is nested too deep, audio that ends a turn."""
+    path = write_tiny_model(tmp_path / "base") / name
+    path.unlink()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    assert refusal(tmp_path / "base").code == code
 
 
 def test_a_header_that_claims_terabytes_is_not_read(copy: Path) -> None:

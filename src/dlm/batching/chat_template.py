@@ -24,7 +24,7 @@ from transformers.utils.import_utils import is_mistral_common_available
 
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, MissingExtra, ModelError
-from dlm.plan.model_spec import ModelSpec
+from dlm.plan.model_spec import ModelSpec, make_end_placeholder_error
 
 IGNORE_INDEX = -100  # the label that carries no loss (torch's cross entropy)
 DEFAULT_TEACHER_PROMPT = "Repeat this."  # to a teacher that reads, where audio alone is the prompt
@@ -219,7 +219,7 @@ class ChatEncoder:
         text = ""
         for part in message.content:
             if isinstance(part, AudioSegment):
-                prefix = spec.audio_prefix.format(number=next(audio_numbers))
+                prefix = spec.format_audio_prefix(next(audio_numbers))
                 text += f"{prefix}{spec.placeholder}{spec.audio_suffix}"
             else:
                 text += part
@@ -362,6 +362,8 @@ def get_audio_token_id(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec) -> i
     if not isinstance(token, int) or token == tokenizer.unk_token_id:
         what = f"the tokenizer of {spec.key} has no token {spec.placeholder}"
         raise ModelError(what, code="model.no_placeholder")
+    if token == tokenizer.eos_token_id:
+        raise make_end_placeholder_error(spec)
     return token
 
 
@@ -383,7 +385,7 @@ def load_pretrained_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokeni
         if processor_template.is_file() and not (folder / "chat_template.jinja").is_file():
             text = processor_template.read_text(encoding="utf-8")
             tokenizer.chat_template = json.loads(text)["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split()).split(". ")[0]
         raise ModelError(
             f"its tokenizer cannot be read ({reason})",

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from dlm.errors import StoreError
-from dlm.io import hash_tree
+from dlm.io import hash_tree, read_regular_file
 from dlm.plan.audio_lengths import count_audio_tokens
 from dlm.plan.hub import MODELSCOPE_PREFIX
 from dlm.plan.model_spec import ModelSpec
@@ -108,7 +108,7 @@ def verify_export(folder: Path) -> tuple[int, tuple[str, ...]]:
 def _read_artifact_hashes(folder: Path) -> dict[str, str]:
     path = folder / EXPORT_MANIFEST_FILE
     try:
-        manifest = _ExportManifest.model_validate_json(path.read_bytes())
+        manifest = _ExportManifest.model_validate_json(read_regular_file(path))
     except FileNotFoundError as error:
         raise StoreError(
             f"there is no {EXPORT_MANIFEST_FILE}",

@@ -205,9 +205,11 @@ def _format_placeholder_note(spec: ModelSpec) -> str:
             f"`<|{spec.languages[0]}|>` in the prompt is the language of the recording.\n"
         )
         return any_language if len(spec.languages) > 1 else one_language
-    markers = spec.audio_prefix + spec.placeholder + spec.audio_suffix
+    first, second = (
+        spec.format_audio_prefix(number) + spec.placeholder + spec.audio_suffix for number in (1, 2)
+    )
     return f"""\
-The first recording is `{markers.format(number=1)!r}` in the prompt, the next one
-`{markers.format(number=2)!r}`, and `audio` holds as many. The processor repeats
+The first recording is `{first!r}` in the prompt, the next one
+`{second!r}`, and `audio` holds as many. The processor repeats
 `{spec.placeholder}` for each audio token.
 """

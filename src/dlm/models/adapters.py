@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dlm.errors import ModelError, PlanError
+from dlm.io import read_regular_file
 from dlm.legacy import ADAPTER, upgrade_record
 from dlm.models.audio_lm import AudioLanguageModel
 from dlm.models.quantize import silence_bitsandbytes
@@ -181,13 +182,13 @@ def read_adapter_spec(adapter_dir: Path, spec: ModelSpec) -> AdapterSpec:
             (`model.other_base`).
     """
     try:
-        config = json.loads((adapter_dir / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads(read_regular_file(adapter_dir / ADAPTER_CONFIG_FILE))
         key, revision = config.pop("base"), config.pop("revision")
         config = upgrade_record(config, ADAPTER)
         targets = config["target_modules"] and tuple(config["target_modules"])
         components = tuple(config["components"])
         adapter = AdapterSpec(**{**config, "components": components, "target_modules": targets})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = f"not an adapter ({error})"
         raise ModelError(what, where=str(adapter_dir), code="model.bad_adapter") from error
     if (key, revision) != (spec.key, spec.revision):

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from dlm.batching.byte_tokenizer import build_tokenizer
 from dlm.batching.chat_template import get_audio_token_id, load_pretrained_tokenizer
 from dlm.errors import ModelError
+from dlm.io import read_regular_file
 from dlm.models.adapters import read_adapter_tensors
 from dlm.models.audio_lm import AudioLanguageModel, EncoderOutput, get_eos_token_ids
 from dlm.models.encoders import build_encoder, get_encoder_dims, load_encoder, run_encoder
@@ -171,9 +172,9 @@ def load_composed_model(model_dir: Path, spec: ModelSpec | None = None) -> Compo
     """
     spec = spec or read_model_spec(model_dir)
     try:
-        config = json.loads((model_dir / COMPOSED_CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads(read_regular_file(model_dir / COMPOSED_CONFIG_FILE))
         model = ComposedAudioLM(spec, config, load_pretrained_tokenizer(model_dir, spec))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise make_damaged_checkpoint_error(f"cannot be read ({reason})", model_dir) from error
     tensors = read_composed_tensors(model_dir)

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dlm.batching.chat_template import load_pretrained_tokenizer
+from dlm.errors import PlanError
 from dlm.models.adapters import (
     apply_adapter,
     enable_gradient_checkpointing,
@@ -22,9 +23,12 @@ from dlm.models.composed import compose_model, load_composed_model, load_compose
 from dlm.models.cpu_kernels import CpuKernel, use_cpu_kernels
 from dlm.models.pretrained import load_pretrained_audio_lm
 from dlm.models.quantize import adapt_bnb_to_cpu, make_bnb_config, quantize_linear_layers
+from dlm.plan.hardware import detect_hardware, format_bytes
 from dlm.plan.hub import download_model, download_tokenizer, find_local_model
-from dlm.plan.model_spec import ModelSpec
+from dlm.plan.model_spec import CompositionSpec, ModelSpec
 from dlm.plan.types import Bits, ModelPlan
+
+SCRATCH_PARAMETER_BYTES = 4  # random weights are made in fp32
 
 
 def load_model(plan: ModelPlan) -> AudioLanguageModel:
@@ -81,8 +85,15 @@ def load_base_model(
     bits: Bits | None = None,
     device_map: str = "cpu",
 ) -> AudioLanguageModel:
-    """Load a base in evaluation mode; a pretrained one is read straight to its device."""
+    """Load a base in evaluation mode; a pretrained one is read straight to its device.
+
+    Raises:
+        ModelError: a file is missing or damaged (`model.*`).
+        PlanError: random weights do not fit this machine (`plan.memory_too_small`).
+    """
     model: AudioLanguageModel
+    if spec.composition:
+        _check_scratch_memory(spec, spec.composition)
     if spec.kind == "stitched":
         composed = (
             compose_model(spec, spec.composition, dtype=dtype)
@@ -106,6 +117,20 @@ def load_base_model(
     if bits:
         adapt_bnb_to_cpu(model)
     return model
+
+
+def _check_scratch_memory(spec: ModelSpec, composition: CompositionSpec) -> None:
+    """Refuse random weights of any size before they are made: torch fills them for minutes."""
+    is_scratch_encoder = any(not encoder.source for encoder in composition.encoders)
+    num_parameters = is_scratch_encoder * spec.sizes.encoder.num_parameters
+    if not composition.lm.source:
+        num_parameters += spec.sizes.lm.num_parameters + spec.sizes.embedding
+    num_bytes, memory = SCRATCH_PARAMETER_BYTES * num_parameters, detect_hardware(Path()).memory
+    if num_bytes > memory:
+        what = f"the random weights of {spec.key} take {format_bytes(num_bytes)} of memory"
+        what += f", and this machine has {format_bytes(memory)}"
+        hint = "make the sizes of from_scratch smaller"
+        raise PlanError(what, hint=hint, code="plan.memory_too_small")
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:

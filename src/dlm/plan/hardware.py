@@ -25,6 +25,8 @@ NVIDIA_SMI_QUERY = [
 
 def format_bytes(num_bytes: int) -> str:
     """Write a number of bytes in MiB or GiB."""
+    if num_bytes >= 1 << 70:  # sizes of a config may be any number, and no float
+        return "over a trillion GiB"
     if num_bytes >= GIB:
         return f"{num_bytes / GIB:.1f} GiB"
     return f"{ceil_div(num_bytes, 1 << 20)} MiB"

@@ -33,6 +33,7 @@ from dlm.config.model_schema import (
     WeightSource,
 )
 from dlm.errors import ModelError, suggest_name
+from dlm.io import read_regular_file
 from dlm.plan.audio_lengths import AudioTokenizerSpec
 from dlm.plan.encoder_lm_specs import ENCODER_CONFIG_KEYS, get_config_int
 from dlm.plan.hub import (
@@ -286,9 +287,9 @@ def _derive_shape(
 def read_license(folder: Path) -> str:
     """Return the licence that the model card beside weights names, or "unknown"."""
     try:
-        text = (folder / MODEL_CARD_FILE).read_text(encoding="utf-8")
+        text = read_regular_file(folder / MODEL_CARD_FILE).decode()
         metadata = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+    except (OSError, ValueError, IndexError, RecursionError, yaml.YAMLError):
         return "unknown"
     if not isinstance(metadata, dict):
         return "unknown"

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, with_config
 
 from dlm.config.model_schema import ComposedModelConfig
 from dlm.errors import ModelError
+from dlm.io import read_regular_file
 from dlm.legacy import MODEL_SPEC, upgrade_record
 from dlm.plan.audio_lengths import AudioTokenizerSpec
 
@@ -177,8 +178,19 @@ class ModelSpec:
         """Whether its decoder attends to one window of audio, which takes no place in the text."""
         return self.sizes.lm.cross_attention
 
+    def format_audio_prefix(self, number: int) -> str:
+        """Write the text before the placeholders of one audio; other braces are text."""
+        return self.audio_prefix.replace("{number}", str(number))
+
 
 _MODEL_SPEC_TYPE_ADAPTER = TypeAdapter(with_config(ConfigDict(extra="forbid"))(ModelSpec))
+
+
+def make_end_placeholder_error(spec: ModelSpec, where: str | None = None) -> ModelError:
+    """Make the error of a model whose audio would end each of its turns."""
+    what = f"the placeholder of {spec.key}, {spec.placeholder}, is its end-of-turn token"
+    hint = "give audio a token of its own, and make the folder again"
+    return ModelError(what, where=where, hint=hint, code="model.no_placeholder")
 
 
 def read_model_spec(folder: Path) -> ModelSpec:
@@ -189,7 +201,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
     """
     path = folder / MODEL_SPEC_FILE
     try:
-        record = upgrade_record(json.loads(path.read_text(encoding="utf-8")), MODEL_SPEC)
+        record = upgrade_record(json.loads(read_regular_file(path)), MODEL_SPEC)
         spec = _MODEL_SPEC_TYPE_ADAPTER.validate_python(record)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(

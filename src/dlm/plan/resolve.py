@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlm.config.model_schema import ComposedModelConfig
-from dlm.plan.components import compose_model_spec
+from dlm.plan.components import TOKENIZER_CONFIG_FILE, compose_model_spec
 from dlm.plan.hub import find_cached_model
 from dlm.plan.model_ref import (
     derive_spec_from_checkpoint,
@@ -29,9 +29,10 @@ from dlm.plan.model_spec import (
     MODEL_CATALOG,
     MODEL_SPEC_FILE,
     ModelSpec,
+    make_end_placeholder_error,
     read_model_spec,
 )
-from dlm.plan.safetensors_index import read_tensor_index
+from dlm.plan.safetensors_index import HF_CONFIG_FILE, read_json_object, read_tensor_index
 
 
 def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSpec:
@@ -53,7 +54,9 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
         return _resolve_catalog_spec(MODEL_CATALOG[name])
     on_hub, path = is_hub_model_name(name), (folder / Path(name).expanduser()).absolute()
     if not on_hub and (path / MODEL_SPEC_FILE).is_file():
-        return read_model_spec(path)
+        spec = read_model_spec(path)
+        _check_composed_folder(path, spec)
+        return spec
     model_ref = resolve_model_ref(name, folder)
     source, revision = model_ref.source, model_ref.revision
     if model_ref.spec is not None:
@@ -70,6 +73,24 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
         revision=revision,
         license=model_ref.license,
     )
+
+
+def _check_composed_folder(folder: Path, spec: ModelSpec) -> None:
+    """Refuse what loading a composed model would fail on, from the headers of its files.
+
+    Raises:
+        ModelError: a file is missing or damaged (`model.damaged_checkpoint`,
+            `model.no_safetensors`), or its placeholder ends a turn (`model.no_placeholder`).
+    """
+    read_tensor_index(folder)
+    read_json_object(folder / HF_CONFIG_FILE)
+    if not (folder / TOKENIZER_CONFIG_FILE).exists():
+        return
+    end_token = read_json_object(folder / TOKENIZER_CONFIG_FILE).get("eos_token")
+    if isinstance(end_token, dict):
+        end_token = end_token.get("content")
+    if end_token == spec.placeholder:
+        raise make_end_placeholder_error(spec, str(folder))
 
 
 def _resolve_catalog_spec(spec: ModelSpec) -> ModelSpec:

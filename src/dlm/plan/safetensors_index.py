@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dlm.errors import ModelError
+from dlm.io import read_regular_file
 
 HF_CONFIG_FILE = "config.json"
 WEIGHTS_FILE, WEIGHTS_INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -173,7 +174,7 @@ def fingerprint_checkpoint(folder: Path, tensor_index: TensorIndex) -> str:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file beside weights. Raises ModelError (`model.damaged_checkpoint`)."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_regular_file(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise make_damaged_checkpoint_error(f"cannot be read ({reason})", path) from error

@@ -157,9 +157,13 @@ def test_a_file_that_is_no_arrow_is_an_error(tmp_path: Path, content: bytes) -> 
     assert get_issues(load_source(tmp_path, SOURCE)) == [("rows.arrow", "source.damaged")]
 
 
-def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "rows.arrow")
-    assert get_issues(load_source(tmp_path, SOURCE)) == [("rows.arrow", "source.not_a_file")]
+@pytest.mark.parametrize("name", ["rows.arrow", "rows.parquet", "folder/rows.parquet"])
+def test_a_pipe_is_not_opened(tmp_path: Path, name: str) -> None:
+    """Of the kind: a file that is waited for without end."""
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / name)
+    data = load_source(tmp_path, {"path": name.partition("/")[0]})
+    assert get_issues(data) == [(name, "source.not_a_file")]
 
 
 def test_an_arrow_that_is_cut_short_is_read_up_to_there(tmp_path: Path) -> None:

@@ -107,6 +107,21 @@ def test_after_a_quote_that_is_never_closed_reading_goes_on(tmp_path: Path) -> N
     assert isinstance(last, DataError) and last.what == "not CSV (a quote is never closed)"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'a,b\n1,"open' + "x\n" * 200_000),
+        ("a.tsv", "a\tb\n" + "1\n" * 200_000),
+        ("a.jsonl", "{\n" * 200_000),
+    ],
+)
+def test_a_list_of_broken_records_ends(name: str, text: str, tmp_path: Path) -> None:
+    """Of the kind: an input of some megabytes that makes millions of problems. Neighbours: an open
+    quote, rows of one cell, lines that are no JSON."""
+    records = read_list(write_list(tmp_path / name, text))
+    assert len(records) < 1010 and records[-1][1] == "data.too_many_broken"
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
 def test_memory_does_not_grow_with_the_list(kind: str, tmp_path: Path) -> None:
     line = {"jsonl": '{"text": "%s"}\n', "json": '{"text": "%s"},\n', "csv": '"%s",\n'}[kind]

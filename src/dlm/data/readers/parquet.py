@@ -82,6 +82,9 @@ def _find_dataset_files(root: Path) -> list[Path]:
 def _read_dataset_file(context: SourceContext, path: Path) -> Iterator[ReaderItem]:
     name, number = context.to_display_path(path), 1
     try:
+        if path.exists() and not path.is_file():
+            hint = "name an .arrow or a .parquet file"
+            raise DataError("it is not a regular file", hint=hint, code="source.not_a_file")
         for arrow_path in [path] if path.suffix.lower() == ".arrow" else _convert_to_arrow(path):
             for item in read_arrow_examples(context, arrow_path, name, first_number=number):
                 yield item

@@ -40,6 +40,7 @@ from dlm.errors import DataError
 
 GZIP_SUFFIX = ".gz"
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+MAX_BROKEN_RECORDS = 1_000  # one after the other; an open quote makes millions of some megabytes
 JSON_RECORD_HINT = 'write {"audio": ..., "text": ...}'
 JSON_WHITESPACE_RE = re.compile(r"[ \t\r\n]*")
 JSON_DECODER = json.JSONDecoder()
@@ -125,11 +126,25 @@ def read_records(path: Path) -> Iterator[NumberedRecord]:
     try:
         with _open_text(path, newline="\n" if suffix in LIST_PARSERS else "") as file:
             if suffix in LIST_PARSERS:
-                yield from LIST_PARSERS[suffix](file)
+                records = LIST_PARSERS[suffix](file)
             else:
-                yield from _read_delimited(file, TABLE_DELIMITERS[suffix])
+                records = _read_delimited(file, TABLE_DELIMITERS[suffix])
+            yield from _stop_at_broken(records)
     except (OSError, EOFError, zlib.error) as error:
         raise make_unreadable_list_error(error) from error
+
+
+def _stop_at_broken(records: Iterator[NumberedRecord]) -> Iterator[NumberedRecord]:
+    """End a list where so many records in a row are broken that it is none."""
+    num_broken = 0
+    for line, record in records:
+        num_broken = num_broken + 1 if isinstance(record, DataError) else 0
+        if num_broken > MAX_BROKEN_RECORDS:
+            what = f"{MAX_BROKEN_RECORDS:,} records in a row cannot be read"
+            hint = "correct the first of them: the list is not read from here on"
+            yield line, DataError(what, hint=hint, code="data.too_many_broken")
+            return
+        yield line, record
 
 
 def make_unreadable_list_error(error: Exception) -> DataError:
