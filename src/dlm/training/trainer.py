@@ -111,8 +111,8 @@ def train_model(
     Raises:
         PlanError: a learning rate matches no parameter (`plan.unused_rate`).
         TrainingError: too many consecutive steps, or all of them, are not finite
-            (`training.non_finite`), or the checkpoint does not fit (`training.bad_checkpoint`, `training.other_plan`,
-            `training.other_process_count`).
+            (`training.non_finite`), or the checkpoint does not fit (`training.bad_checkpoint`,
+            `training.other_plan`, `training.other_process_count`).
     """
     trainer = _Trainer(model, batches, plan, callbacks)
     yield trainer.make_started_event()
