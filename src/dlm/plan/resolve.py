@@ -78,11 +78,14 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
 def _check_composed_folder(folder: Path, spec: ModelSpec) -> None:
     """Refuse what loading a composed model would fail on, from the headers of its files.
 
+    Weights that are not there are no reason to refuse: labels are shown without them.
+
     Raises:
-        ModelError: a file is missing or damaged (`model.damaged_checkpoint`,
-            `model.no_safetensors`), or its placeholder ends a turn (`model.no_placeholder`).
+        ModelError: a file is damaged (`model.damaged_checkpoint`), or its placeholder ends a turn
+            (`model.no_placeholder`).
     """
-    read_tensor_index(folder)
+    if any(folder.glob("*.safetensors")):
+        read_tensor_index(folder)
     read_json_object(folder / HF_CONFIG_FILE)
     if not (folder / TOKENIZER_CONFIG_FILE).exists():
         return
