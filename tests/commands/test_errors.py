@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import dlm as api
 from tests.cli_runner import dlm, hash_files
 from tests.tiny_models import write_document, write_tiny_model, write_tone
 
@@ -466,3 +467,85 @@ def test_mistakes_leave_the_store_as_it_was(document: Path, home: Path) -> None:
     ):
         assert dlm(*args).code in (1, 2)
     assert hash_files(home) == hashes_before
+
+
+def flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "moments.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [flip_last_byte, truncate, Path.unlink])
+def test_a_checkpoint_of_which_a_byte_has_changed_is_not_resumed(
+    damage: Callable[[Path], object], name: str, document: Path, home: Path
+) -> None:
+    """Wrong weights: a run would go on from other weights, moments or another step."""
+    for event in api.train(document, steps=3, overrides={"training.save_steps": 1}):
+        if type(event).__name__ == "CheckpointSaved":
+            break
+    (path,) = home.glob(f"store/*/runs/*/state/{name}")
+    damage(path)
+    if damage is truncate and name == "state.json":
+        path.write_text("")
+    done = dlm("train", document, "--steps", 3, "--resume", "--save-every", 1)
+    done.refused(name, "--fresh", error="store.changed_state")
+    assert dlm("train", document, "--steps", 1, "--fresh").code == 0
+
+
+@pytest.mark.parametrize("damage", [flip_last_byte, truncate, replace_by_folder])
+def test_cached_features_that_changed_are_not_trained_on(
+    damage: Callable[[Path], object], tiny_model: Path, document: Path, home: Path
+) -> None:
+    """Wrong weights: features are of another clip, incomplete, or not even a file."""
+    replace_text(document, "training:\n", "training:\n  freeze_encoder: true\n")
+    assert dlm("train", document, "--steps", 1).code == 0
+    for path in home.glob("store/*/features/*.safetensors"):
+        damage(path)
+    done = dlm("train", document, "--steps", 1)
+    if damage is replace_by_folder:
+        assert (done.code, done.error) == (1, "store.not_writable") and "Traceback" not in done.err
+        return
+    assert done.code == 0, done.err
+    first, second = (
+        path.read_bytes() for path in sorted(home.glob("**/adapter_model.safetensors"))
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "my.dlm", "--out", "new/out"],
+        ["export-data", "my.dlm", "new/out"],
+        ["tones", "new/out"],
+        ["insight", "my.dlm", "--into", "new/out"],
+        ["import", "more", "--into", "my.dlm", "--inline", "--yes"],
+        ["shards", "my.dlm", "new/out", "--set", "training.freeze_encoder=true"],
+        ["init", "new.dlm"],
+        ["check", "my.dlm", "--page", "new.html"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_full_disk_is_one_line_and_leaves_no_half_results(
+    command: list[str], document: Path, home: Path
+) -> None:
+    assert dlm("train", document, "--steps", 1).code == 0
+    write_tone(Path("more/9.wav"), hertz=900).with_suffix(".txt").write_text("Words.")
+    Path("new").mkdir()
+    before = hash_files(Path())
+    with limit_file_size(20):
+        done = dlm(*command)
+    assert (done.code, done.error) == (1, "store.disk_full"), done
+    assert "Traceback" not in done.err and len(done.err.splitlines()[-1]) < 500
+    assert hash_files(Path()) == before and not list(Path().rglob(".pending-*"))
+    assert not Path("new/out").exists() or not list(Path("new/out").iterdir())
+
+
+def test_an_export_elsewhere_needs_no_store_that_can_be_written(document: Path, home: Path) -> None:
+    assert dlm("train", document, "--steps", 1).code == 0
+    (store,) = (home / "store").iterdir()
+    (store / "exports").write_text("no folder can be made here")
+    done = dlm("export", document, "--out", "exported")
+    assert done.code == 0 and "not listed in the store" in done.err, done.err
+    assert dlm("verify", "exported").code == 0

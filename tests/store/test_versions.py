@@ -236,8 +236,8 @@ def test_exports_are_recorded(store: Store, home: Path, tmp_path: Path) -> None:
     for folder in (inside, outside):
         folder.mkdir(parents=True)
         (folder / "README.md").write_text("read me")
-        store.record_export(folder, kind="hf_snapshot", version_name="v0001")
-    store.record_export(inside, kind="hf_snapshot", version_name="v0002")
+        store.record_export(store.describe_export(folder, kind="hf_snapshot", version_name="v0001"))
+    store.record_export(store.describe_export(inside, kind="hf_snapshot", version_name="v0002"))
     exports = open_store(DLM_ID, home).list_exports()
     assert [(export.path, export.version) for export in exports] == [
         (outside.resolve(), "v0001"),
@@ -248,7 +248,7 @@ def test_exports_are_recorded(store: Store, home: Path, tmp_path: Path) -> None:
     assert names == {"hf-audio-snapshot", "odd-name"}
     (older_record,) = store.layout.exports_dir.glob("odd-name-*.json")
     older_record.rename(older_record.with_name(f"{outside.name}-1.json"))
-    store.record_export(outside, kind="hf_snapshot", version_name="v0003")
+    store.record_export(store.describe_export(outside, kind="hf_snapshot", version_name="v0003"))
     exports = store.list_exports()
     assert [(export.path.name, export.version) for export in exports] == [
         (inside.name, "v0002"),

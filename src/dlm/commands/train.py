@@ -871,7 +871,12 @@ def _find_unfinished_run(
 
     Raises StoreError rather than lose a run or mix it with another plan.
     """
-    from dlm.store.runs import abandon_run, find_resumable_run, list_runs
+    from dlm.store.runs import (
+        abandon_run,
+        find_resumable_run,
+        list_runs,
+        require_whole_checkpoint,
+    )
 
     run = find_resumable_run(store)
     if run is None:
@@ -893,6 +898,8 @@ def _find_unfinished_run(
         options = " ".join(f"--set {name}={value}" for name, value in run.record.overrides.items())
         hint = f"put that back{f' ({options})' if options else ''}, or start over with --fresh"
         raise StoreError(what, where=where, hint=hint, code="store.changed_run")
+    if not run.version:
+        require_whole_checkpoint(run)
     return run
 
 

@@ -2,6 +2,7 @@
 and `doctor`, about this machine and a base's weights.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from dlm.plan.types import SummaryLine
     from dlm.store.gc import GarbageItem
     from dlm.store.records import ExportInfo, Version
+
+_logger = logging.getLogger(__name__)
 
 EMPTY_OUT_HINT = "name an empty folder with --out"
 
@@ -229,7 +232,14 @@ def export(
 
     write_fn = partial(export_version, spec, record, document.config.system_prompt)
     replace_dir(folder, write_fn, private=out is None)
-    return store.record_export(folder, kind=spec.kind, version_name=record.name)
+    exported = store.describe_export(folder, kind=spec.kind, version_name=record.name)
+    try:
+        store.record_export(exported)
+    except StoreError as error:
+        if out is None:
+            raise
+        _logger.warning("the export is whole, and is not listed in the store: %s", error)
+    return exported
 
 
 def verify(
@@ -247,7 +257,7 @@ def verify(
     """Hash every file again, and list those that changed."""
     from dlm.config.parser import read_document
     from dlm.exporters.manifest import verify_export
-    from dlm.store.damage import find_damaged_records
+    from dlm.store.damage import find_changed_states, find_damaged_records
     from dlm.store.versions import open_store
 
     path = Path(path)
@@ -268,7 +278,8 @@ def verify(
     num_files = sum(len(record.hashes) for record in records)
     advice = "cannot be mended: {}" if repair else "try `dlm verify --repair`, or {}"
     lines = [f"{each}; {advice.format(each.remedy)}" for each in unreadable]
-    return VerifyResult(path, num_files, (*lines, *store.verify_files()), tuple(mended))
+    lines += (*store.verify_files(), *find_changed_states(store))
+    return VerifyResult(path, num_files, tuple(lines), tuple(mended))
 
 
 def stitch(

@@ -278,10 +278,13 @@ def _write_wav_segment(segment: AudioSegment, wav_path: Path) -> None:
     scale = PCM_FULL_SCALE[subtype]
     with open_audio(segment) as stream:
         rate, channels = stream.info.sample_rate, stream.info.num_channels
-        with soundfile.SoundFile(wav_path, "x", rate, channels, subtype) as target:
+        wav = io.BytesIO()  # libsndfile does not say that a disk is full
+        with soundfile.SoundFile(wav, "w", rate, channels, subtype, format="WAV") as target:
             for block in stream.blocks:
                 samples = np.clip(np.rint(block.astype(np.float64) * scale), -scale, scale - 1)
                 target.write((samples * ((1 << 31) / scale)).astype(np.int32))
+    with wav_path.open("xb") as file:
+        file.write(wav.getbuffer())
 
 
 def _fits_16_bits(block: Waveform) -> bool:

@@ -8,6 +8,7 @@ No two recordings of a word are alike: pitch, length, level, harmonics and noise
 seed and the number of the recording, so a larger corpus begins with the smaller one.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def write_tones(folder: Path, *, num_recordings: int, seed: int) -> None:
         rng = np.random.default_rng((seed, number))
         waveform = _synthesize_tone(TONE_FREQUENCIES[word], rng)
         samples = np.round(waveform * 32767).astype(np.int16)
-        soundfile.write(path, samples, TONE_SAMPLE_RATE)
+        wav = io.BytesIO()  # libsndfile does not say that a disk is full
+        soundfile.write(wav, samples, TONE_SAMPLE_RATE, format="WAV")
+        path.write_bytes(wav.getvalue())
         path.with_suffix(".txt").write_text(f"a {word} tone\n", encoding="utf-8", newline="\n")
 
 

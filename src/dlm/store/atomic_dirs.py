@@ -6,7 +6,6 @@ Between any two steps one complete checkpoint exists, and `iter_checkpoint_repai
 Weights are checked here as well: a `.safetensors` file with nan or inf is refused.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +17,7 @@ from dlm.errors import ModelError, StoreError
 from dlm.io import (
     fsync_path,
     fsync_tree,
+    hash_tree,
     make_folder,
     make_temp_path,
     remove_path,
@@ -28,6 +28,7 @@ from dlm.io import (
     write_atomic,
 )
 from dlm.plan.safetensors_index import iter_tensor_bytes
+from dlm.store.records import dump_record_json, parse_record_json
 
 WriteFn = Callable[[Path], None]  # writes files into an empty folder
 
@@ -102,7 +103,8 @@ def save_checkpoint(run_dir: Path, write_fn: WriteFn, *, step: int) -> None:
     new, old = run_dir / "state.new", run_dir / "state.old"
     try:
         write_dir(new, write_fn)
-        write_atomic(new / CHECKPOINT_INFO_FILE, json.dumps({"step": step}), private=True)
+        info = dump_record_json({"step": step, "hashes": hash_tree(new)})
+        write_atomic(new / CHECKPOINT_INFO_FILE, info, private=True)
         _swap_dirs(run_dir / "state", new, old, private=True)
     finally:
         remove_path(new)
@@ -122,11 +124,25 @@ def _swap_dirs(folder: Path, new: Path, old: Path, *, private: bool) -> None:
 
 def read_checkpoint_step(run_dir: Path) -> int | None:
     """Return the step of a run's complete checkpoint; None without one."""
-    try:
-        step = json.loads((run_dir / "state" / CHECKPOINT_INFO_FILE).read_bytes())["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    step = _read_checkpoint_info(run_dir).get("step")
     return step if isinstance(step, int) else None
+
+
+def find_changed_checkpoint_files(run_dir: Path) -> tuple[str, ...]:
+    """Hash a run's checkpoint again: the names of files that were changed since it was saved."""
+    expected = _read_checkpoint_info(run_dir).get("hashes")
+    if not isinstance(expected, dict):
+        return ()  # of an earlier version
+    hashes = hash_tree(run_dir / "state")
+    return tuple(name for name in expected if hashes.get(name) != expected[name])
+
+
+def _read_checkpoint_info(run_dir: Path) -> dict[str, object]:
+    try:
+        info = parse_record_json((run_dir / "state" / CHECKPOINT_INFO_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return info if isinstance(info, dict) else {}
 
 
 def iter_checkpoint_repairs(run_dir: Path, *, unfinished: bool) -> Iterator[Callable[[], None]]:

@@ -15,6 +15,11 @@ from pathlib import Path
 
 from dlm.errors import StoreError
 from dlm.io import remove_path
+from dlm.store.atomic_dirs import (
+    CHECKPOINT_INFO_FILE,
+    find_changed_checkpoint_files,
+    read_checkpoint_step,
+)
 from dlm.store.records import (
     CLIP_SCORES_TYPE_ADAPTER,
     EXPORT_TYPE_ADAPTER,
@@ -22,7 +27,7 @@ from dlm.store.records import (
     RunRecord,
     load_record_json,
 )
-from dlm.store.runs import Run, write_run_info
+from dlm.store.runs import Run, list_runs, write_run_info
 from dlm.store.versions import REPAIR_HINT, VERSION_FILE, Store
 
 
@@ -67,6 +72,15 @@ def find_damaged_records(store: Store) -> tuple[DamagedRecord, ...]:
     return tuple(records)
 
 
+def find_changed_states(store: Store) -> tuple[str, ...]:
+    """Hash the checkpoints of all runs again: a line for each file that was changed."""
+    return tuple(
+        f"runs/{run.id}/state/{name}: was changed since the checkpoint was saved"
+        for run in list_runs(store)
+        for name in find_changed_checkpoint_files(run.path)
+    )
+
+
 def require_readable(store: Store) -> None:
     """Refuse to go on while a record cannot be read. Raises StoreError (`store.damaged`)."""
     records = find_damaged_records(store)
@@ -90,6 +104,10 @@ def _iter_damaged_runs(store: Store) -> Iterator[DamagedRecord]:
             remedy = "put it back from a backup, or move the folder of this run elsewhere"
             mend_fn = partial(_restore_run, store, path)
             yield DamagedRecord(info_path.relative_to(layout.root), remedy, mend_fn)
+        state_dir = path / "state"
+        if state_dir.is_dir() and read_checkpoint_step(path) is None:
+            remedy = "put it back from a backup, or move the folder of this checkpoint elsewhere"
+            yield DamagedRecord((state_dir / CHECKPOINT_INFO_FILE).relative_to(layout.root), remedy)
 
 
 def _restore_version(store: Store, name: str) -> str | None:

@@ -36,7 +36,7 @@ TRACKED_PACKAGES = (
     *("numpy", "soundfile", "soxr"),
 )
 # what overrides change is in the plan and the data; a newer decoder makes no other run
-CHECKSUM_KEY = "checksum"
+RECORD_CHECKSUM_KEY = "checksum"
 UNCOMPARED_FIELDS = ("overrides", "audio_backends", "num_threads")
 
 
@@ -238,7 +238,7 @@ def dump_record_json(record: object) -> str:
     """Format a record as the text of a JSON file, with its checksum."""
     fields = to_jsonable(record)
     if isinstance(fields, dict):
-        fields = {**fields, CHECKSUM_KEY: _compute_checksum(fields)}
+        fields = {**fields, RECORD_CHECKSUM_KEY: _compute_checksum(fields)}
     return json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -250,7 +250,7 @@ def parse_record_json(data: bytes) -> object:
     """
     fields = json.loads(data)
     if isinstance(fields, dict):
-        checksum = fields.pop(CHECKSUM_KEY, None)
+        checksum = fields.pop(RECORD_CHECKSUM_KEY, None)
         if checksum not in (None, _compute_checksum(fields)):
             raise ValueError("was changed since it was written")
     return fields

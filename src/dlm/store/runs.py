@@ -22,6 +22,7 @@ from dlm.io import PRIVATE_FILE_MODE, wrap_write_errors, write_atomic
 from dlm.legacy import upgrade_event
 from dlm.store.atomic_dirs import (
     WriteFn,
+    find_changed_checkpoint_files,
     iter_checkpoint_repairs,
     read_checkpoint_step,
     save_checkpoint,
@@ -126,6 +127,18 @@ def find_resumable_run(store: Store) -> Run | None:
         if run.status == "unfinished" and (run.step is not None or run.version)
     ]
     return resumable[-1] if resumable else None
+
+
+def require_whole_checkpoint(run: Run) -> None:
+    """Hash a checkpoint before a run goes on from it. Raises StoreError (`store.changed_state`)."""
+    changed = find_changed_checkpoint_files(run.path)
+    if changed:
+        raise StoreError(
+            "was changed or removed since the checkpoint was saved",
+            where=str(run.checkpoint_dir / changed[0]),
+            hint="put it back from a backup, or start over with --fresh",
+            code="store.changed_state",
+        )
 
 
 def abandon_run(store: Store, run: Run) -> None:

@@ -244,20 +244,23 @@ class Store:
         """Return what was kept of a version or the base; None without it."""
         return load_record_json(CLIP_SCORES_TYPE_ADAPTER, self._get_clip_scores_path(name))
 
-    def record_export(self, folder: Path, *, kind: str, version_name: str) -> ExportInfo:
-        """Record that a version was exported to a folder, in place of an earlier export there."""
-        folder, root = folder.resolve(), self.layout.root.resolve()
-        export = ExportInfo(
+    def describe_export(self, folder: Path, *, kind: str, version_name: str) -> ExportInfo:
+        """Make the record of a version that was exported to a folder."""
+        return ExportInfo(
             kind=kind,
             version=version_name,
             created_at=get_utc_timestamp(),
-            path=folder.relative_to(root) if folder.is_relative_to(root) else folder,
+            path=folder.resolve(),
             hashes=hash_tree(folder),
         )
-        suffix = sha256(str(export.path).encode()).hexdigest()[:8]
+
+    def record_export(self, export: ExportInfo) -> None:
+        """Keep the record of an export, in place of an earlier one to the same folder."""
+        folder, root = export.path, self.layout.root.resolve()
+        path = folder.relative_to(root) if folder.is_relative_to(root) else folder
+        suffix = sha256(str(path).encode()).hexdigest()[:8]
         record_path = self.layout.exports_dir / f"{make_safe_name(folder.name)}-{suffix}.json"
-        write_atomic(record_path, dump_record_json(export), private=True)
-        return replace(export, path=folder)
+        write_atomic(record_path, dump_record_json(replace(export, path=path)), private=True)
 
     def list_exports(self) -> tuple[ExportInfo, ...]:
         """Return all recorded exports, oldest first; folders outside the store are not opened."""
