@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,16 @@ def test_rows_may_be_of_different_lengths(capsys: pytest.CaptureFixture[str]) ->
     print_table([("WER", "50%", "of 2"), ("source", "corpus")])
     print_table([])
     assert capsys.readouterr().out == "WER     50%     of 2\nsource  corpus\n"
+
+
+def test_names_and_numbers_stay_whole_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the kind: a table that breaks within a name. Neighbours: numbers, dates, texts."""
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [("whisper-medium.en", "12.5%", "2026-12-01 04:21", "what is said in it " * 4)]
+    with redirect_stdout(TerminalStream()) as out:
+        print_table(rows, header=("base", "WER", "date", "reference"))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    assert re.match(r"whisper-medium.en +12.5% ", lines[1]) and len(lines) > 4

@@ -53,7 +53,7 @@ def test_recordings_of_a_version_stay_and_features_go(document: Path, home: Path
     hashes_before = hash_files(home)
     assert dlm("gc", document, "--dry-run").code == 0 and hash_files(home) == hashes_before
     done = dlm("gc", document)
-    assert done.code == 0 and done.err.endswith(" MB removed\n")
+    assert done.code == 0 and done.err.endswith(" kB removed\n")
     (removed,) = hashes_before.keys() - hash_files(home).keys()
     assert removed.split("/")[-1].startswith(f"{removed_sha256}-")
     assert dlm("verify", document).code == 0

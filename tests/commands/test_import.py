@@ -38,12 +38,68 @@ def test_a_source_is_previewed_and_written_as_an_entry() -> None:
     assert (rows["rates"], rows["languages"]) == ("16,000 Hz 2, 8,000 Hz 1", "fr 3")
     assert rows["transcripts"] == "120.0 a minute of audio, 480 words a minute"
     assert rows["left out"] == "1 without a transcript"
-    assert rows["problems"] == "2, 1 of them fatal"
+    assert rows["problems"] == "3, 2 of them fatal"
+    assert "native sample_rate=8000 Hz does not match pinned 16000 Hz" in done.err
     assert re.search(r'^corpus/1.wav  +0.50  +Number "1" it is.$', done.out, re.MULTILINE)
     assert "corpus/lost.wav: the file is empty (0 bytes)" in done.err
     assert "wrote the source into my.dlm\nnext: `dlm check my.dlm`" in done.err
     entry = "training:\n  sources:\n    - path: corpus\n      language: fr\n---\n"
     assert Path("my.dlm").read_text() == FRONTMATTER.removesuffix("---\n") + entry
+
+
+def test_problems_of_one_kind_are_one_line() -> None:
+    """Of the kind: what an import calls right and a check then refuses, in a line for each clip."""
+    write_corpus(num_clips=23, sample_rate=8000)
+    done = dlm("import", "corpus", "--into", "my.dlm", "--yes")
+    assert parse_rows(done.out)["problems"] == "23, 23 of them fatal"
+    names = "corpus/0.wav, corpus/1.wav, corpus/10.wav and 20 more: native sample_rate=8000 Hz"
+    (line,) = (line for line in done.err.splitlines() if "sample_rate" in line)
+    assert line.startswith(names) and "auto_resample: true" in line
+    assert [line for line in dlm("check", "my.dlm").err.splitlines() if "sample_rate" in line] == [
+        line
+    ]
+    text = Path("my.dlm").read_text()
+    Path("my.dlm").write_text(
+        text.replace("training:", "training:\n  audio: {auto_resample: true}")
+    )
+    write_corpus("other", num_clips=4, sample_rate=8000)
+    assert parse_rows(dlm("import", "other", "--into", "my.dlm").out)["problems"] == "none"
+
+
+@pytest.mark.parametrize("options", [(), ("--inline",)])
+def test_the_sample_clip_goes_when_clips_come(options: tuple[str, ...]) -> None:
+    """Of the kind: what a scaffold leaves stops the first check. Neighbours: sections, a sample
+    that was recorded, a sample that was changed."""
+    write_corpus()
+    for name, has_file, change, is_removed in (
+        ("new.dlm", False, "", True),
+        ("recorded.dlm", True, "", False),
+        ("changed.dlm", False, " two", False),
+    ):
+        assert dlm("init", name).code == 0
+        text = Path(name).read_text().replace("of the audio clip.", f"of the audio clip.{change}")
+        Path(name).write_text(text)
+        if has_file:
+            write_corpus("clips", 1)
+            Path("clips/0.wav").rename("clips/your-clip.wav")
+        done = dlm("import", "corpus", "--into", name, "--yes", *options)
+        assert done.code == 0 and ("took the sample clip out" in done.err) == is_removed
+        assert ("clips/your-clip.wav" in Path(name).read_text()) != is_removed
+        Path("clips/your-clip.wav").unlink(missing_ok=True)
+    assert dlm("check", "new.dlm").code == 0
+
+
+@pytest.mark.parametrize("character", ["\x1b[31m", "\x07", "\x9b", "\u202e"])
+def test_no_control_character_is_written_into_a_document(character: str) -> None:
+    """Of the kind: what a stranger wrote is obeyed by the terminal that shows the document."""
+    write_corpus(num_clips=2)
+    Path("corpus/0.txt").write_text(f"one {character} two", encoding="utf-8")
+    done = dlm("import", "corpus", "--into", "my.dlm", "--inline", "--yes")
+    assert done.code == 0 and "corpus/0.wav: it holds control characters" in done.err
+    assert (
+        character not in Path("my.dlm").read_text() and "corpus/1.wav" in Path("my.dlm").read_text()
+    )
+    assert character not in done.out + done.err
 
 
 def test_a_source_is_added_once_for_each_split() -> None:

@@ -101,7 +101,7 @@ def test_resumed_run_makes_the_same_version(
     assert result.code == 130
     assert re.search("^stopped after step 1 of 4, .* s; continue with --resume$", result.err, re.M)
     assert len(list_versions(document)) == 1
-    hint = "was cut short after 1 steps; continue with --resume, or start over with --fresh"
+    hint = "was cut short after 1 step; continue with --resume, or start over with --fresh"
     dlm("train", document, "--steps", 4).refused("my.dlm: run ", hint)
     result = dlm("train", document, "--steps", 4, "--resume")
     assert result.code == 0
@@ -212,6 +212,7 @@ def test_progress_bar_in_a_terminal(document: Path, monkeypatch: pytest.MonkeyPa
     assert result.code == 0
     assert "3/3" in result.err and "clips/s" in result.err and "s left" in result.err
     assert "6 of 6 clips" in result.err
+    assert "preparing the first step" in result.err and "scoring the version" in result.err
     assert result.out.splitlines()[-1].startswith("v0001 is saved")
 
 

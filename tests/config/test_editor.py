@@ -316,7 +316,7 @@ def test_every_commented_field_of_the_template_is_valid() -> None:
     training = parse_document(text, Path("my.dlm")).config.training
     assert training.audio.auto_resample is True
     assert training.sources[0].path == "./corpus"
-    assert training.sources[0].include == ("**/*.wav", "**/*.flac")
+    assert training.sources[0].include == ("**/*.{wav,flac,mp3,m4a}",)
 
 
 def test_the_sections_in_comments_of_the_template_are_valid() -> None:

@@ -67,7 +67,7 @@ def test_webdataset_reads_the_encoder_output(model_dir: Path, tmp_path: Path) ->
     done = write_shards(document, tmp_path / "out")
     train, held_out = (read_samples(tmp_path / "out", split) for split in ("learn", "held-out"))
     assert len(train) + len(held_out) == 7 and len(held_out) >= 2
-    assert "learn-000000.tar" in done.out and "1 clips without audio" in done.err
+    assert "learn-000000.tar" in done.out and "1 clip without audio is left out" in done.err
     preflight = run_preflight(document)
     extractor = make_extractor(preflight)
     with_audio = [example for example in preflight.train_examples if example.audio_segments]

@@ -29,6 +29,11 @@ from dlm.inference.metrics import (
         ("नमस्ते दुनिया", "नमस्ते दुनिया"),
         ("Привет, мир! 你好。", "привет мир 你好"),
         ("...!? ' ''", ""),
+        ("don´t don`t don‘t ‘quoted’ don\u201bt", "don't don't don't quoted don't"),
+        ("inter\u00adnational \ufeffword\u2060s", "international words"),
+        ("می\u200cخواهم क्\u200dष", "میخواهم क्ष"),
+        ("葛\U000e0100 1\ufe0f ᠠ\u180b", "葛 1 ᠠ"),
+        ("ភាសា\u200bខ្មែរ", "ភាសា ខ្មែរ"),
         ("", ""),
     ],
 )

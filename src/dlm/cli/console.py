@@ -87,12 +87,17 @@ def _print_wrapped_table(rows: Sequence[tuple[str, ...]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console, whole_columns_width = Console(highlight=False), 0
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for _ in max(rows, key=len, default=()):
-        table.add_column(overflow="fold")
+    for column in zip(*_pad_rows(rows), strict=True):
+        width = max(map(len, column)) + 2
+        # names and numbers stay whole; the texts beside them share what is left
+        is_whole = width <= console.width // 3 and whole_columns_width + width <= console.width // 2
+        whole_columns_width += width * is_whole
+        table.add_column(overflow="fold", no_wrap=is_whole)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: brackets in a transcript are no markup
-    Console(highlight=False).print(table)
+    console.print(table)
 
 
 def _pad_rows(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -113,6 +113,7 @@ def print_training(events: "Iterator[Any]", output_format: str) -> int:
         document_path=preflight.document.path,
     )
     exit_code = 0
+    progress.wait("preparing the first step")
     try:
         for event in events:
             progress.handle_event(event)
@@ -159,7 +160,7 @@ class _LineProgress:
             case events.StageStarted():
                 groups = ", ".join(event.trainable_groups)
                 stage = f"stage {event.stage} of {event.num_stages}: {groups}"
-                print_status(f"{stage}, {event.num_steps:,} steps")
+                print_status(f"{stage}, {format_count(event.num_steps, 'step')}")
             case events.AudioGapEvaluated():
                 gap = f"listening gap {event.audio_gap:.3f}"
                 print_status(f"step {event.step}/{self._num_steps}  {gap}")
@@ -183,6 +184,9 @@ class _LineProgress:
             case _:  # the version, the last item
                 print_line(f"{event.name} is saved: {event.path}")
                 print_comparison(event, self._document_path)
+
+    def wait(self, reason: str) -> None:
+        """Show that something is done, where a line of a log would say nothing."""
 
     def close(self) -> None:
         """End what is being drawn."""
@@ -236,8 +240,21 @@ class _BarProgress(_LineProgress):
             document_path=document_path,
         )
         from rich.console import Console  # here, so that --help stays fast
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
+        self._spinner = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
         self._bar = Progress(
             TextColumn("step"),
             BarColumn(),
@@ -249,12 +266,22 @@ class _BarProgress(_LineProgress):
 
     def _show_step(self, event: "StepCompleted") -> None:
         """Move the bar; the first step shows it, the last one leaves it."""
+        self._spinner.stop()
         self._bar.start()
         rates = self._format_rates(event)
         self._bar.update(self._task, total=self._num_steps, completed=event.step, rates=rates)
         if event.step == self._num_steps:
             self.close()
+            self.wait("scoring the version")
+
+    def wait(self, reason: str) -> None:
+        """Show a spinner and the seconds it takes, until the next step or line of the end."""
+        for task_id in self._spinner.task_ids:
+            self._spinner.remove_task(task_id)
+        self._spinner.add_task(reason, total=None)
+        self._spinner.start()
 
     def close(self) -> None:
         """Leave the bar as it is."""
+        self._spinner.stop()
         self._bar.stop()

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 BYTES_PER_GIB = 1 << 30
 SHORT_SHA_CHARS = 12
 MAX_ISSUES_PER_HINT = 20  # issues printed with the same hint; the rest are counted
+MAX_SEPARATE_ISSUES = 3  # that differ in their location alone; more of them are one line
 MAX_MISMATCHES = 20  # examples printed of a transcription check
 MAX_GROUPS = 4  # languages, speakers and rates printed by name
 MAX_PREVIEW_ISSUES = 5
@@ -124,7 +125,8 @@ def print_import(source_import: "SourceImport", output_format: str) -> int:
         source_import.write()
     is_inline = source_import.inline
     count = format_count(source_import.num_added, "section") if is_inline else "the source"
-    print_status(f"wrote {count} into {source_import.path}")
+    sample = ", and took the sample clip out" if source_import.has_sample else ""
+    print_status(f"wrote {count} into {source_import.path}{sample}")
     print_status(f"next: `dlm check {source_import.path}`")
     return 0
 
@@ -151,7 +153,7 @@ def print_check(preflight: "Preflight", output_format: str) -> int:
 def print_stitch(result: "StitchResult", output_format: str) -> int:
     """Print the folder and the size of the base."""
     print_line(str(result.folder))
-    print_status(f"{result.spec.key}, {result.size_bytes / 1e6:,.0f} MB: it is not trained yet")
+    print_status(f"{result.spec.key}, {format_size(result.size_bytes)}: it is not trained yet")
     return 0
 
 
@@ -246,7 +248,7 @@ def print_document_status(status: "DocumentStatus", output_format: str) -> int:
         steps = format_count(version.steps, "step")
         rows.append(("version", f"{version.name}{in_use}, {steps}, {scores}"))
     rows += [("export", f"{export.version}, {export.path}") for export in status.exports]
-    rows.append(("store", f"{status.store} ({status.size_bytes / 1e6:.1f} MB)"))
+    rows.append(("store", f"{status.store} ({format_size(status.size_bytes)})"))
     print_table(rows)
     if status.requested_version:
         recordings = status.requested_version.train_recordings
@@ -267,7 +269,7 @@ def print_versions(status: "DocumentStatus", output_format: str) -> int:
         mark = "*" if version.name == status.current else " "
         created_at = version.created_at[:16].replace("T", " ")
         steps, scores = format_count(version.steps, "step"), format_scores(version.scores)
-        print_line(f"{mark} {version.name}  {created_at}  {steps}, {scores}")
+        print_table([(f"{mark} {version.name}", created_at, f"{steps}, {scores}")])
         if version.comparison and not version.is_accepted:
             print_line(f"    not put in use: {_describe_comparison(version.comparison)}")
     if not status.versions and not status.damaged:
@@ -327,8 +329,11 @@ def print_version_in_use(version: "Version", output_format: str) -> int:
 
 def print_export(export: "ExportInfo", output_format: str) -> int:
     """Print the folder and what it holds."""
+    from dlm.exporters.manifest import EXPORT_MANIFEST_FILE
+
     print_line(str(export.path))
-    files = f"{len(export.hashes)} files, README.md first"
+    num_files = len(export.hashes.keys() - {EXPORT_MANIFEST_FILE})  # as `dlm verify` counts them
+    files = f"{format_count(num_files, 'file')} and their manifest, README.md first"
     print_status(f"{export.version} written as {EXPORT_KIND_LABELS[export.kind]} ({files})")
     return 0
 
@@ -336,9 +341,11 @@ def print_export(export: "ExportInfo", output_format: str) -> int:
 def print_shards(index: "FeatureShardIndex", output_format: str) -> int:
     """Print a line for each shard, and how many clips are in none."""
     for shard in index.shards:
-        print_line(f"{shard.name}  {shard.samples:,} clips  {shard.bytes / 1e6:.1f} MB")
+        clips = format_count(shard.samples, "clip")
+        print_line(f"{shard.name}  {clips}  {format_size(shard.bytes)}")
     if index.left_out:
-        print_status(f"{index.left_out:,} clips without audio are left out")
+        verb = "is" if index.left_out == 1 else "are"
+        print_status(f"{format_count(index.left_out, 'clip')} without audio {verb} left out")
     return 0
 
 
@@ -368,7 +375,12 @@ def print_verification(result: "VerifyResult", output_format: str) -> int:
     for line in result.differences:
         print_status(line, color="red")
     if not result.differences:
-        print_line(f"{result.path}: {result.files:,} files are as they were written")
+        files = (
+            "1 file is as it was"
+            if result.files == 1
+            else f"{result.files:,} files are as they were"
+        )
+        print_line(f"{result.path}: {files} written")
     return int(bool(result.differences))
 
 
@@ -383,10 +395,10 @@ def print_gc(result: "GcResult", output_format: str) -> int:
         names = list(dict.fromkeys(item.name for item in items if item.name))
         more = f" and {len(names) - MAX_GC_NAMES:,} more" if len(names) > MAX_GC_NAMES else ""
         if items:
-            size = f"{sum(item.size_bytes for item in items) / 1e6:,.1f} MB"
+            size = format_size(sum(item.size_bytes for item in items))
             rows.append((label, f"{len(items):,}", size, ", ".join(names[:MAX_GC_NAMES]) + more))
     print_table(rows)
-    total = f"{sum(item.size_bytes for item in result.unneeded) / 1e6:,.1f} MB"
+    total = format_size(sum(item.size_bytes for item in result.unneeded))
     if not rows:
         print_status(f"{result.document}: there is nothing to remove")
     elif result.removed:
@@ -439,12 +451,14 @@ def print_data_summary(
 
 
 def print_issues(issues: Iterable["Issue"]) -> None:
-    """Print a line for each issue; of very many with the same hint, the first and a count."""
+    """Print a line for each kind of issue; of very many with the same hint, the first only."""
     counts: Counter[str] = Counter()
-    for issue in issues:
-        counts[issue.hint] += 1
-        if counts[issue.hint] <= MAX_ISSUES_PER_HINT:
-            _print_issue(issue)
+    for group in _group_issues(issues):
+        is_shown = len(group) > MAX_SEPARATE_ISSUES or counts[group[0].hint] < MAX_ISSUES_PER_HINT
+        if is_shown:
+            _print_issues_of_kind(group)
+        if len(group) <= MAX_SEPARATE_ISSUES:
+            counts[group[0].hint] += 1
     for hint, count in counts.items():
         if count > MAX_ISSUES_PER_HINT:
             more = count - MAX_ISSUES_PER_HINT
@@ -468,13 +482,39 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def format_size(num_bytes: int) -> str:
+    """Write a number of bytes in B, kB or MB, with no more than one decimal."""
+    if num_bytes < 1000:
+        return f"{num_bytes:,} B"
+    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:,.1f} MB"
+
+
 def format_count(count: int, noun: str) -> str:
     """Write a number of things: `1 clip`, `2 clips`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _print_issue(issue: "Issue") -> None:
-    print_status(str(issue), color="red" if issue.fatal else "yellow")
+def _group_issues(issues: "Iterable[Issue]") -> "Iterator[list[Issue]]":
+    """Issues that say the same of many clips, together; any other by itself, in their order."""
+    groups: dict[tuple[str, str, str, bool], list[Issue]] = {}
+    for issue in (issues := list(issues)):
+        groups.setdefault((issue.code, issue.what, issue.hint, issue.fatal), []).append(issue)
+    for issue in issues:
+        group = groups[issue.code, issue.what, issue.hint, issue.fatal]
+        if len(group) <= MAX_SEPARATE_ISSUES:
+            yield [issue]
+        elif issue is group[0]:
+            yield group
+
+
+def _print_issues_of_kind(group: "Sequence[Issue]") -> None:
+    """Print one line for issues that differ in their location alone."""
+    names = ", ".join(issue.where for issue in group[:MAX_SEPARATE_ISSUES])
+    num_more = len(group) - MAX_SEPARATE_ISSUES
+    line = str(group[0])
+    if num_more > 0:
+        line = f"{names} and {num_more:,} more: {group[0].what}; {group[0].hint}"
+    print_status(" ".join(line.split()), color="red" if group[0].fatal else "yellow")
 
 
 def _make_plan_rows(summary: Iterable["SummaryLine"]) -> list[tuple[str, str]]:
@@ -590,10 +630,11 @@ def _print_preview(source_import: "SourceImport") -> None:
             for example in preview.first_examples
         ]
         print_table(examples, header=("clip", "seconds", "text"))
-    for issue in issues[:MAX_PREVIEW_ISSUES]:
-        _print_issue(issue)
-    if len(issues) > MAX_PREVIEW_ISSUES:
-        print_status(f"and {len(issues) - MAX_PREVIEW_ISSUES:,} more; --json has all")
+    groups = list(_group_issues(issues))
+    for group in groups[:MAX_PREVIEW_ISSUES]:
+        _print_issues_of_kind(group)
+    if num_more := sum(map(len, groups[MAX_PREVIEW_ISSUES:])):
+        print_status(f"and {num_more:,} more; --json has all")
 
 
 def _make_preview_rows(preview: "SourcePreview", entry_yaml: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ shards        output of the frozen encoder -> webdataset
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,7 @@ from dlm.commands.options import (
     require_range,
 )
 from dlm.data.types import AudioSegment, Example, Issue
-from dlm.errors import DataError, StoreError, TrainingError, UsageError
+from dlm.errors import DataError, ModelError, StoreError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from dlm.config.data_schema import SourceConfig
@@ -49,6 +50,7 @@ class SourceImport:
         preview: counts, issues and first examples of the source.
         inline: whether its examples become sections.
         old_bytes: the document.
+        has_sample: whether the document still has the sample clip of `init`, which is taken out.
         new_bytes: the document with the source.
         num_added: examples that the document gains.
         section_issues: why some examples cannot be sections.
@@ -60,6 +62,7 @@ class SourceImport:
     preview: "SourcePreview" = field(repr=False)
     inline: bool
     old_bytes: bytes = field(repr=False)
+    has_sample: bool = False
     new_bytes: bytes = field(default=b"", repr=False)
     num_added: int = 0
     section_issues: tuple[Issue, ...] = field(default=(), repr=False)
@@ -69,6 +72,13 @@ class SourceImport:
     def issues(self) -> tuple[Issue, ...]:
         """Everything wrong with the source or its examples."""
         return self.preview.issues + self.section_issues
+
+    @property
+    def bytes_without_sample(self) -> bytes:
+        """The document to add to."""
+        from dlm.config.editor import remove_sample_clip
+
+        return remove_sample_clip(self.old_bytes) if self.has_sample else self.old_bytes
 
     @property
     def entry_yaml(self) -> str:
@@ -158,8 +168,10 @@ def import_source(
     config = _validate_source(entry)
     if not inline:
         _require_new_source(document, config)
-    preview = preview_source(document, config, progress=progress)
-    source_import = SourceImport(document_path, entry, preview, inline, old_bytes)
+    sample_rate = _find_sample_rate(document)
+    preview = preview_source(document, config, sample_rate=sample_rate, progress=progress)
+    has_sample = _has_sample_clip(document, old_bytes)
+    source_import = SourceImport(document_path, entry, preview, inline, old_bytes, has_sample)
     add_to_document = _add_sections if inline else _add_entry
     source_import = add_to_document(source_import, document)
     if yes and source_import.num_added:
@@ -328,13 +340,36 @@ def _require_new_source(document: "Document", source: "SourceConfig") -> None:
         )
 
 
+def _find_sample_rate(document: "Document") -> int | None:
+    """The rate that recordings must have; None where any will do, or the base is not here."""
+    from dlm.plan.model_ref import is_hub_model_name
+    from dlm.plan.resolve import resolve_model_spec
+
+    base_model = document.config.base_model
+    if document.config.training.audio.auto_resample or not isinstance(base_model, str):
+        return None
+    if is_hub_model_name(base_model):  # an import asks no hub about the base
+        return None
+    with suppress(ModelError):  # which `dlm check` raises
+        return resolve_model_spec(base_model, document.folder).audio_spec.sample_rate
+    return None
+
+
+def _has_sample_clip(document: "Document", data: bytes) -> bool:
+    """Whether the sample clip of `init` is there as it was written, without its recording."""
+    from dlm.config.editor import SAMPLE_AUDIO_PATH, remove_sample_clip
+
+    is_recorded = (document.folder / SAMPLE_AUDIO_PATH).exists()
+    return not is_recorded and remove_sample_clip(data) != data
+
+
 def _add_entry(source_import: SourceImport, document: "Document") -> SourceImport:
     """Add the source as an entry under `training.sources`."""
     from dlm.config.editor import add_source
 
     return replace(
         source_import,
-        new_bytes=add_source(source_import.old_bytes, source_import.entry),
+        new_bytes=add_source(source_import.bytes_without_sample, source_import.entry),
         num_added=len(source_import.preview.examples),
     )
 
@@ -352,7 +387,7 @@ def _add_sections(source_import: SourceImport, document: "Document") -> SourceIm
             sections.append(format_section(example, document))
         except DataError as error:
             issues.append(Issue.from_error(error, example.location))
-    new_bytes = source_import.old_bytes
+    new_bytes = source_import.bytes_without_sample
     if sections:
         new_bytes = append_section(new_bytes, "\n\n".join(sections))
     return replace(

@@ -889,7 +889,8 @@ def _find_unfinished_run(
         return None
     where = f"{path}: run {run.id}"
     if not resume:
-        what = f"was cut short after {run.step or 0} steps"
+        num_steps = run.step or 0
+        what = f"was cut short after {num_steps} step{'s' * (num_steps != 1)}"
         hint = "continue with --resume, or start over with --fresh"
         raise StoreError(what, where=where, hint=hint, code="store.unfinished_run")
     changed_fields = run.record.find_changed_fields(run_record)

@@ -51,6 +51,8 @@ PLACEHOLDER_PATH = Path("document.dlm")
 RATES_PREFIX = "training.rates."
 SOURCES_KEY_PATH = ("training", "sources")
 
+SAMPLE_AUDIO_PATH = "clips/your-clip.wav"
+SAMPLE_FENCE = f'::audio path="{SAMPLE_AUDIO_PATH}" transcript="Transcript of the audio clip."::'
 DOCUMENT_TEMPLATE = """\
 ---
 # Settings. Only dlm_id and base_model are required; a line that begins with # is a comment.
@@ -65,7 +67,7 @@ training:
   #   auto_resample: true  # convert recordings of another sample rate
   # sources:  # a folder of clips; the transcript of talk.wav is in talk.txt beside it
   #   - path: ./corpus
-  #     include: ["**/*.wav", "**/*.flac"]
+  #     include: ["**/*.{{wav,flac,mp3,m4a}}"]
 ---
 
 <!-- Comments like this one are for you; the model never sees them. Everything else is trained on.
@@ -73,7 +75,7 @@ training:
      One clip and its transcript: put your recording beside this file, then change both values.
      Inside a value write a quote as \\" and a backslash as \\\\. -->
 
-::audio path="clips/your-clip.wav" transcript="Transcript of the audio clip."::
+{sample_fence}
 
 <!-- Write one such line for every clip. A question directly after a clip is about that clip:
 
@@ -234,8 +236,17 @@ def make_document_path(folder: Path, path: Path) -> str:
 def render_new_document(base_model: str, adapter: str) -> str:
     """Return the text that `dlm init` writes: one sample clip, and comments on the rest."""
     return DOCUMENT_TEMPLATE.format(
-        dlm_id=generate_ulid(), base_model=format_yaml_value(base_model), adapter=adapter
+        dlm_id=generate_ulid(),
+        base_model=format_yaml_value(base_model),
+        adapter=adapter,
+        sample_fence=SAMPLE_FENCE,
     )
+
+
+def remove_sample_clip(data: bytes) -> bytes:
+    """Take out the line of the sample clip, if the document has it as `dlm init` writes it."""
+    lines = data.splitlines(keepends=True)
+    return b"".join(line for line in lines if line.strip() != SAMPLE_FENCE.encode())
 
 
 def generate_ulid() -> str:

@@ -50,6 +50,8 @@ MAX_TAR_SHARD_EXAMPLES, MAX_TAR_SHARD_BYTES = 10_000, 1_000_000_000
 MAX_FILE_NAME_CHARS = 40
 PCM_FULL_SCALE = {"PCM_16": 1 << 15, "PCM_24": 1 << 23}
 SECONDS_DECIMALS = 6  # to which the bounds of equal segments agree
+# C0 without line ends and tabs, DEL, C1, and marks that turn the direction of what follows
+CONTROL_CHARS_RE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 IMPORT_AS_SOURCE_HINT = "import the source without --inline"
 
 
@@ -314,6 +316,11 @@ def format_section(example: Example, document: Document) -> str:
             "the path of its recording holds a zero byte, which no section can", example
         )
     messages = strip_system_messages(example, document)
+    texts = [message.text for message in messages] + [s.name for s in example.audio_segments]
+    if any(CONTROL_CHARS_RE.search(text) for text in texts):
+        hint = f"take them out, or {IMPORT_AS_SOURCE_HINT}"
+        what = "it holds control characters, which a terminal would obey"
+        raise _make_section_error(what, example, hint=hint)
     try:
         if example.task == "transcribe" and is_plain_transcription(messages):
             text = _format_audio_section(example, messages, document)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dlm.config.data_schema import SourceConfig
 from dlm.config.parser import Document
-from dlm.data.audio_io import open_audio
+from dlm.data.audio_io import make_sample_rate_error, open_audio
 from dlm.data.load import (
     MAX_STREAM_SAMPLE_EXAMPLES,
     SourceReport,
@@ -91,9 +91,19 @@ class SourcePreview:
 
 
 def preview_source(
-    document: Document, source: SourceConfig, *, progress: PreviewProgressFn | None = None
+    document: Document,
+    source: SourceConfig,
+    *,
+    sample_rate: int | None = None,
+    progress: PreviewProgressFn | None = None,
 ) -> SourcePreview:
     """Read what a source would give to a document.
+
+    Args:
+        document: what it would be added to.
+        source: its entry.
+        sample_rate: in Hz, that recordings must have to be trained on; None for any.
+        progress: called after each example.
 
     Raises:
         DataError: the source is not there, or in no format that is known.
@@ -112,6 +122,9 @@ def preview_source(
         except DataError as error:
             issues.append(Issue.from_error(error, example.location))
         else:
+            if sample_rate and rate and rate != sample_rate:
+                mismatch = make_sample_rate_error(example.location, rate, sample_rate)
+                issues.append(Issue.from_error(mismatch, example.location))
             examples.append(example)
             durations.append(seconds)
             rates[rate] += 1

@@ -29,7 +29,7 @@ from dlm.models.adapters import (
     read_adapter_tensors,
 )
 from dlm.models.load import get_tokenizer_dir, load_base_model, load_tokenizer
-from dlm.models.pretrained import MODEL_FAMILIES, PretrainedAudioLM
+from dlm.models.pretrained import MODEL_FAMILIES, PretrainedAudioLM, silence_transformers
 from dlm.models.quantize import silence_bitsandbytes
 from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import AdapterSpec
@@ -125,4 +125,5 @@ def _save_model(spec: ModelSpec, adapter: AdapterSpec, version: Version, folder:
     for parameter in get_trainable_parameters(model).values():
         parameter.data = parameter.data.to(dtype)
     if isinstance(model, PretrainedAudioLM):
-        model.whole.save_pretrained(folder)
+        with silence_transformers():
+            model.whole.save_pretrained(folder)

@@ -3,14 +3,18 @@
 Scores carry the name of the normalizer, since the same texts score differently under another.
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
 import jiwer
 
-NORMALIZER_NAME = "dlm-1: NFKC, lower case, no punctuation but apostrophes within words"
-APOSTROPHE_MAP = str.maketrans({"\u2019": "'", "\u02bc": "'"})
+NORMALIZER_NAME = "dlm-1.1: NFKC, lower case, no punctuation but apostrophes within words"
+APOSTROPHE_MAP = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4`", "'"))
+ZERO_WIDTH_SPACE = "\u200b"  # between words, where a script writes no blanks
+# how a letter is drawn, not which one it is: the joiner of graphemes and the variation selectors
+VARIATION_MARK_RE = re.compile("[\u034f\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,20 @@ class UtteranceScore:
 
 @lru_cache(maxsize=100_000)
 def normalize_transcript(text: str) -> str:
-    """Normalize a text for scoring; letters, marks and digits of every script stay."""
+    """Normalize a text for scoring; letters, marks and digits of every script stay.
+
+    What is not seen goes without a trace: soft hyphens, joiners and non-joiners, directions.
+    """
+    text = VARIATION_MARK_RE.sub("", text.translate(APOSTROPHE_MAP))  # NFKC takes ´ for a blank
+    text = "".join(each for each in text if not _is_invisible(each))
     text = unicodedata.normalize("NFKC", text).translate(APOSTROPHE_MAP).lower()
     characters = (each if _is_word_character(each) else " " for each in text)
     words = (word.strip("'") for word in "".join(characters).split())
     return " ".join(word for word in words if word)
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" and character != ZERO_WIDTH_SPACE
 
 
 def _is_word_character(character: str) -> bool:

@@ -459,7 +459,7 @@ def from_pretrained_strict(
             (`model.damaged_checkpoint`).
     """
     try:
-        with _silence_transformers():
+        with silence_transformers():
             loaded: tuple[PreTrainedModel, Any] = architecture.from_pretrained(
                 checkpoint_dir,
                 use_safetensors=True,
@@ -492,7 +492,7 @@ def _format_loading_entry(entry: str | tuple[Any, ...]) -> str:
 
 
 @contextmanager
-def _silence_transformers() -> Iterator[None]:
+def silence_transformers() -> Iterator[None]:
     """No progress bar and no table of tensors: what matters of them becomes an error."""
     has_progress_bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

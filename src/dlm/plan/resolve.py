@@ -32,7 +32,12 @@ from dlm.plan.model_spec import (
     make_end_placeholder_error,
     read_model_spec,
 )
-from dlm.plan.safetensors_index import HF_CONFIG_FILE, read_json_object, read_tensor_index
+from dlm.plan.safetensors_index import (
+    HF_CONFIG_FILE,
+    WEIGHTS_FILE,
+    read_json_object,
+    read_tensor_index,
+)
 
 
 def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSpec:
@@ -78,13 +83,11 @@ def resolve_model_spec(name: str | ComposedModelConfig, folder: Path) -> ModelSp
 def _check_composed_folder(folder: Path, spec: ModelSpec) -> None:
     """Refuse what loading a composed model would fail on, from the headers of its files.
 
-    Weights that are not there are no reason to refuse: labels are shown without them.
-
     Raises:
         ModelError: a file is damaged (`model.damaged_checkpoint`), or its placeholder ends a turn
             (`model.no_placeholder`).
     """
-    if any(folder.glob("*.safetensors")):
+    if (folder / WEIGHTS_FILE).exists():  # cached features need no weights
         read_tensor_index(folder)
     read_json_object(folder / HF_CONFIG_FILE)
     if not (folder / TOKENIZER_CONFIG_FILE).exists():

@@ -71,7 +71,7 @@ def _summarize_steps(plan: Plan) -> Iterator[SummaryLine]:
     why = f"micro-batch {batches.micro_batch_size} x {num_batches}"
     if num_batches > 1 and batches.max_batch_tokens:
         why += f", or more of short rows, up to {batches.max_batch_tokens:,} tokens"
-    yield SummaryLine("batch", f"{batches.global_batch_size} clips a step", why)
+    yield SummaryLine("batch", f"{_format_clips(batches.global_batch_size)} a step", why)
     if training.stages:
         why = f"{len(training.stages)} stages"
     elif plan.config.uses_streaming:
@@ -79,7 +79,7 @@ def _summarize_steps(plan: Plan) -> Iterator[SummaryLine]:
     else:
         steps_per_epoch = ceil_div(max(train_set.num_examples, 1), batches.global_batch_size)
         epochs = training.num_steps / steps_per_epoch
-        why = f"{epochs:.1f} times over {train_set.num_examples:,} clips"
+        why = f"{epochs:.1f} times over {_format_clips(train_set.num_examples)}"
     yield SummaryLine("steps", f"{training.num_steps:,}", why)
     if not training.stages:
         yield SummaryLine("rate", f"{training.learning_rate:g}", _describe_schedule(training))
@@ -88,7 +88,8 @@ def _summarize_steps(plan: Plan) -> Iterator[SummaryLine]:
         zip(training.stage_training_plans, train_set.num_stage_examples, strict=True), start=1
     ):
         value = f"{', '.join(stage.trainable_groups)}: "
-        value += f"{stage.num_steps:,} steps over {num_examples:,} clips"
+        steps = f"{stage.num_steps:,} step{'s' * (stage.num_steps != 1)}"
+        value += f"{steps} over {_format_clips(num_examples)}"
         why = f"rate {stage.learning_rate:g}, {_describe_schedule(stage)}"
         why += f", CTC {stage.ctc_weight:.0%} of the loss" if stage.ctc_weight else ""
         yield SummaryLine(f"stage {number}", value, why)
@@ -143,3 +144,7 @@ def _summarize_data(plan: Plan) -> Iterator[SummaryLine]:
 
 def _format_millions(count: int) -> str:
     return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _format_clips(num_clips: int) -> str:
+    return f"{num_clips:,} clip{'s' * (num_clips != 1)}"
