@@ -51,3 +51,18 @@ def test_a_folder_in_use_and_a_count_of_zero_are_refused(tmp_path: Path) -> None
     dlm("tones", tmp_path / "mine.txt").refused("not empty")
     dlm("tones", tmp_path / "new", "--count", 0).refused("--count", code=2)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_tones_of_the_smoke_test_are_as_written(tmp_path: Path) -> None:
+    folder = tmp_path / "smoke"
+    write_and_hash(folder, "--smoke")
+    dlm("tones", tmp_path / "x", "--smoke", "--count", 5).refused("exclude each other", code=2)
+    for number, frequency in enumerate((220, 330, 440, 660, 880)):
+        samples, rate = soundfile.read(folder / f"{number:04}.wav")
+        assert (len(samples), rate) == (80_000, 16_000)
+        spectrum = np.abs(np.fft.rfft(samples)) / len(samples)
+        first, second = spectrum[5 * frequency], spectrum[10 * frequency]
+        assert spectrum.argmax() == 5 * frequency and second == pytest.approx(first / 2, rel=0.02)
+        rest = np.delete(spectrum, [5 * frequency, 10 * frequency])
+        noise = np.sqrt(2 * np.square(rest).sum())
+        assert noise == pytest.approx(0.01 * 2 * first, rel=0.1)  # 1 % of the fundamental

@@ -46,3 +46,15 @@ def test_a_version_and_json(document: Path) -> None:
 def test_an_unknown_clip_is_refused(document: Path) -> None:
     done = dlm("eval", document, "--base", "--manual-loss", "clips/9.wav")
     done.refused("no clips to evaluate on", "its recording")
+
+
+def test_a_clip_is_named_as_the_shell_gives_it(
+    document: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the kind: a path relative to where the command runs. Neighbours: absolute, a line of the
+    document, a name as the document writes it."""
+    expected = dlm("eval", document, "--base", "--manual-loss", "clips/1.wav").out
+    monkeypatch.chdir(document.parent.parent)
+    clip, line = document.parent / "clips/1.wav", expected.partition(": ")[0].partition(":")[2]
+    for name in (clip, clip.relative_to(Path.cwd()), f"{document.relative_to(Path.cwd())}:{line}"):
+        assert dlm("eval", document, "--base", "--manual-loss", name).out == expected

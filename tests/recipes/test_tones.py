@@ -64,3 +64,21 @@ def test_listening_gap_is_large_for_right_texts_and_not_for_shuffled_ones(tmp_pa
         shuffled_gaps.append(train(tmp_path / "alignment.dlm")[1])
     assert mean(shuffled_gaps) < MAX_MEAN_SHUFFLED_GAP, shuffled_gaps
     assert mean(shuffled_gaps) < aligned_gap, shuffled_gaps
+
+
+def test_the_smoke_test_passes(tmp_path: Path) -> None:
+    """Five recordings: an untrained model knows no byte, and 50 steps lower its loss by 0.5."""
+    document = shutil.copy(EXAMPLES / "tones.dlm", tmp_path)
+    dlm.tones(tmp_path / "tones", smoke=True)
+    texts = [path.read_text() for path in sorted((tmp_path / "tones").glob("*.txt"))]
+    assert texts == [f"{name} tone\n" for name in ("low", "mid low", "middle", "mid high", "high")]
+    overrides = {
+        **SMALL,
+        "base_model.lm": {"from_scratch": SMALL_LM, "tokenizer": "bytes"},
+        "training.held_out": 0,
+        "training.num_epochs": 1,
+    }
+    events = list(dlm.train(document, steps=50, overrides=overrides))
+    losses = [event.loss for event in events if isinstance(event, StepCompleted)]
+    assert len(losses) == 50 and abs(losses[0] - math.log(VOCAB_SIZE)) < 0.3
+    assert losses[-1] < losses[0] - 0.5

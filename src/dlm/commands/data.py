@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 HF_HUB_PREFIX = "hf:"
 EXPORT_SUBSETS = ("all", "learn", "held-out")
+DEFAULT_TONES = 100  # recordings
 
 
 @dataclass(frozen=True)
@@ -213,18 +214,31 @@ def export_data(
 def tones(
     folder: OutputDirArg,
     *,
-    count: Annotated[int, ParamInfo("Number of recordings.")] = 100,
+    count: Annotated[int | None, ParamInfo("Number of recordings; 100 by default.")] = None,
     seed: Annotated[int, ParamInfo("Random seed.")] = 0,
+    smoke: Annotated[
+        bool, ParamInfo("Only the five recordings of five seconds of the smoke test.")
+    ] = False,
 ) -> Path:
     """Make recordings of five tones, each with its transcript."""
-    from dlm.data.synthetic import write_tones
+    from dlm.data.synthetic import write_smoke_tones, write_tones
     from dlm.store.atomic_dirs import replace_dir, require_empty_dir
 
     folder = Path(folder)
     require_range("--count", count, minimum=1)
     require_range("--seed", seed, minimum=0)
+    if smoke and count is not None:
+        raise make_exclusive_error("--smoke", "--count")
     require_empty_dir(folder)
-    replace_dir(folder, lambda new_dir: write_tones(new_dir, num_recordings=count, seed=seed))
+    num_recordings = DEFAULT_TONES if count is None else count
+    replace_dir(
+        folder,
+        lambda new_dir: (
+            write_smoke_tones(new_dir, seed=seed)
+            if smoke
+            else write_tones(new_dir, num_recordings=num_recordings, seed=seed)
+        ),
+    )
     return folder
 
 

@@ -9,6 +9,7 @@ loaded.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from dlm.store.records import Version
 
 STDIN_PATH = Path("-")
+LINE_LOCATION_RE = re.compile(r"(?P<file>.+):(?P<line>\d+)")
 
 
 @dataclass(frozen=True)
@@ -529,6 +531,19 @@ def _list_audio_files(path: Path) -> list[tuple[Path, Path]]:
     return [(file, file.relative_to(path)) for file in files]
 
 
+def _resolve_example_names(path: str, examples: "Sequence[Example]") -> Iterator[str]:
+    """The names of what a path of the shell leads to: a recording, or a line of a file."""
+    from glob import escape
+
+    real_path = os.path.realpath(path)
+    for example in examples:
+        for segment in example.audio_segments:
+            if os.path.realpath(segment.path) == real_path:
+                yield escape(segment.name)
+    if (match := LINE_LOCATION_RE.fullmatch(path)) and Path(match["file"]).is_file():
+        yield escape(f"{Path(match['file']).name}:{match['line']}")
+
+
 def _load_eval_examples(
     target: InferenceTarget, data: Path | None, *, example_name: str | None
 ) -> "tuple[list[Example], tuple[SourceReport, ...]]":
@@ -557,7 +572,8 @@ def _load_eval_examples(
         examples, hint = loaded.examples, "put recordings and their .txt transcripts there"
     if example_name:
         filter_usable_examples(target.document, target.spec, loaded, ())  # raises fatal issues
-        examples = select_examples(examples, [example_name])[:1]
+        names = (example_name, *_resolve_example_names(example_name, examples))
+        examples = select_examples(examples, names)[:1]
         hint = "name a clip's location, such as my.dlm:12, or its recording"
     else:
         examples = filter_usable_examples(target.document, target.spec, loaded, examples)

@@ -6,6 +6,12 @@
 
 No two recordings of a word are alike: pitch, length, level, harmonics and noise follow from the
 seed and the number of the recording, so a larger corpus begins with the smaller one.
+
+The smoke test is five recordings of five seconds, with a second harmonic and 1 % of noise:
+
+    0000.wav  low tone      220 Hz         0003.wav  mid high tone  660 Hz
+    0001.wav  mid low tone  330 Hz         0004.wav  high tone      880 Hz
+    0002.wav  middle tone   440 Hz
 """
 
 import io
@@ -37,6 +43,15 @@ TONE_LEVELS = (0.1, 0.4)  # peak of the tone, of full scale
 TONE_HARMONICS = (2, 5)  # their number, the fundamental included
 TONE_NOISE_DB = (-40.0, -15.0)  # RMS, relative to the peak of the tone
 TONE_FADE_SECONDS = 0.01
+SMOKE_FREQUENCIES = {
+    "low": 220.0,
+    "mid low": 330.0,
+    "middle": 440.0,
+    "mid high": 660.0,
+    "high": 880.0,
+}
+SMOKE_SECONDS, SMOKE_LEVEL = 5.0, 0.3
+SMOKE_HARMONIC, SMOKE_NOISE = 0.5, 0.01  # of the fundamental: the second harmonic, RMS of the noise
 
 
 def write_tones(folder: Path, *, num_recordings: int, seed: int) -> None:
@@ -45,12 +60,26 @@ def write_tones(folder: Path, *, num_recordings: int, seed: int) -> None:
     for number in range(num_recordings):
         word, path = words[number % len(words)], folder / f"{number:04}.wav"
         rng = np.random.default_rng((seed, number))
-        waveform = _synthesize_tone(TONE_FREQUENCIES[word], rng)
-        samples = np.round(waveform * 32767).astype(np.int16)
-        wav = io.BytesIO()  # libsndfile does not say that a disk is full
-        soundfile.write(wav, samples, TONE_SAMPLE_RATE, format="WAV")
-        path.write_bytes(wav.getvalue())
-        path.with_suffix(".txt").write_text(f"a {word} tone\n", encoding="utf-8", newline="\n")
+        _write_recording(path, _synthesize_tone(TONE_FREQUENCIES[word], rng), f"a {word} tone")
+
+
+def write_smoke_tones(folder: Path, *, seed: int) -> None:
+    """Write the five recordings of the smoke test into a folder, each with its transcript."""
+    time = np.arange(round(SMOKE_SECONDS * TONE_SAMPLE_RATE)) / TONE_SAMPLE_RATE
+    for number, (word, frequency) in enumerate(SMOKE_FREQUENCIES.items()):
+        tone = np.sin(2 * np.pi * frequency * time)
+        tone += SMOKE_HARMONIC * np.sin(4 * np.pi * frequency * time)
+        tone += np.random.default_rng((seed, number)).normal(0, SMOKE_NOISE, len(tone))
+        path = folder / f"{number:04}.wav"
+        _write_recording(path, (SMOKE_LEVEL * tone).astype(np.float32), f"{word} tone")
+
+
+def _write_recording(path: Path, waveform: Waveform, transcript: str) -> None:
+    samples = np.round(waveform * 32767).astype(np.int16)
+    wav = io.BytesIO()  # libsndfile does not say that a disk is full
+    soundfile.write(wav, samples, TONE_SAMPLE_RATE, format="WAV")
+    path.write_bytes(wav.getvalue())
+    path.with_suffix(".txt").write_text(f"{transcript}\n", encoding="utf-8", newline="\n")
 
 
 def _synthesize_tone(frequency: float, rng: np.random.Generator) -> Waveform:
