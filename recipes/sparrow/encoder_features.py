@@ -4,12 +4,15 @@
 
 writes `DIR/features/<split>/<number>.npy`, float16 (frames, 384), for every clip of the manifests,
 and `<number>-<clips>.npy` for rows of several clips in a row, so that long recordings are learned
-too. FOLDER is Whisper tiny.en as transformers has it, whose weights are replaced by those that
-train_encoder.py wrote. A file that exists is not computed again.
+too. In training, what natural voices say is there in several versions (`<number>.<version>.npy`),
+each augmented again: without, the language model learns the hidden states by heart. FOLDER is
+Whisper tiny.en as transformers has it, whose weights are replaced by those that train_encoder.py
+wrote. A file that exists is not computed again.
 """
 
 import argparse
 import random
+import zlib
 from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
@@ -20,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+from augment import augment_waveform
 from dlm.features.log_mel import compute_log_mel
 from dlm.models.encoders import load_encoder, run_whisper_encoder
 from dlm.plan.model_ref import read_hf_config
@@ -29,19 +33,21 @@ HOP_LENGTH, NUM_MEL_BINS = 160, 80
 HIDDEN_SIZE = 384
 CONCAT_PROBABILITY = 0.2  # that a clip begins a row of several, besides the row of its own
 MAX_ROW_SECONDS = 20.0
-NATURAL_REPEATS = 2
+NATURAL_REPEATS = 4
 PAUSE_SECONDS = (0.1, 0.8)  # between clips of a row
 
 
-def load_rows(work_dir: Path, split: str) -> list[ManifestRow]:
+def load_rows(work_dir: Path, split: str, *, all_versions: bool = False) -> list[ManifestRow]:
     """Return the rows of a split: every clip, and in training also several in a row.
 
-    `clips` are their files, `features` the file of their hidden states.
+    `clips` are their files, `features` the file of their hidden states, `version` 0 for the clips
+    as they are; with `all_versions` there are others of natural voices in training.
     """
     manifest = read_manifest(work_dir / f"{split}.jsonl")
     rows = []
     for index, row in enumerate(manifest):
         features = f"features/{split}/{Path(row['path']).stem}"
+        row["version"] = 0
         rows.append({**row, "clips": [row["path"]], "features": f"{features}.npy"})
         rng = random.Random(row["path"])
         if split == "train" and rng.random() < CONCAT_PROBABILITY:
@@ -50,7 +56,14 @@ def load_rows(work_dir: Path, split: str) -> list[ManifestRow]:
             clips = [part["path"] for part in parts]
             file_name = f"{features}-{len(clips)}.npy"
             rows.append({**row, "text": text, "clips": clips, "features": file_name})
-    return rows
+    if split != "train" or not all_versions:
+        return rows
+    return [
+        {**row, "version": version, "features": row["features"].replace(".npy", suffix)}
+        for row in rows
+        for version in range(count_repeats(row))
+        for suffix in (f".{version}.npy" if version else ".npy",)
+    ]
 
 
 def count_repeats(row: ManifestRow) -> int:
@@ -71,7 +84,7 @@ def compute_features(
     jobs = [
         (work_dir, whisper_dir, row)
         for split in splits or SPLITS
-        for row in load_rows(work_dir, split)
+        for row in load_rows(work_dir, split, all_versions=True)
         if not (work_dir / row["features"]).exists()
     ]
     with Pool(num_processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -98,8 +111,13 @@ def load_trained_encoder(work_dir: Path, whisper_dir: Path) -> WhisperEncoder:
 @torch.no_grad()
 def _compute_row(job: tuple[Path, Path, ManifestRow]) -> None:
     work_dir, whisper_dir, row = job
+    waveform = load_row_waveform(work_dir, row)
+    if row["version"]:
+        waveform = augment_waveform(
+            waveform, np.random.default_rng(zlib.crc32(row["features"].encode()))
+        )
     mel = compute_log_mel(
-        load_row_waveform(work_dir, row),
+        waveform,
         rate=SAMPLE_RATE,
         hop_length=HOP_LENGTH,
         num_mel_bins=NUM_MEL_BINS,

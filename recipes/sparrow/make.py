@@ -34,7 +34,7 @@ from train_all import train_sparrow
 from train_encoder import START, start_from_sparrow, train_encoder
 from train_tokenizer import train_tokenizer
 
-ENCODER_MINUTES, LM_MINUTES, NATURAL_MINUTES = 40.0, 15.0, 60.0
+ENCODER_MINUTES, LM_MINUTES, NATURAL_MINUTES = 60.0, 15.0, 60.0
 DONE = "natural.done"
 
 

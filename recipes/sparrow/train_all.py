@@ -2,16 +2,16 @@
 
     python recipes/sparrow/train_all.py --work DIR --whisper FOLDER
 
-composes what the stages before wrote, trains on all rows, then on long ones, and writes
-`DIR/sparrow`, the folder in the package. The encoder stays frozen, so its cached hidden states are
-the input. The log is `DIR/train_all.log`. An interrupted run is resumed from its last checkpoint.
+composes what the stages before wrote, trains on all rows, and writes `DIR/sparrow`, the folder in
+the package. The encoder stays frozen, so its cached hidden states are the input. The log is
+`DIR/train_all.log`. An interrupted run is resumed from its last checkpoint.
 """
 
 import argparse
 import json
 import random
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,68 +32,33 @@ from dlm.plan.model_spec import ModelSpec
 from dlm.plan.types import AdapterSpec, BatchPlan, TrainingPlan
 from dlm.training.events import CheckpointSaved, StepCompleted, TrainingEvent, TrainingFinished
 from dlm.training.trainer import TrainerCallbacks, train_model
-from encoder_features import count_repeats, load_features, load_rows, load_trained_encoder
+from encoder_features import load_features, load_rows, load_trained_encoder
 from questions import TRANSCRIBE_PROMPT, can_be_asked, draw_question, make_example
 from synthesize_speech import ManifestRow
 from train_encoder import PROJECTOR_CONFIG
 
 BATCH_SIZE = 32
-LONG_TEXT_LETTERS, SHORT_ROW_FRACTION = 45, 0.25  # of the second run: long rows, and others beside
+NUM_STEPS, LEARNING_RATES = 2_700, {"projector": 1e-3, "lm": 7e-4}
 QUESTION_PROBABILITY = 0.15  # that a question comes before the transcription
 MASK_PROBABILITY, MAX_MASKED_FRAMES = 0.5, 20  # of hidden states, 20 ms each
 LOG_STEPS, SAVE_STEPS = 25, 200
 FULL_FINETUNING = AdapterSpec("full", 8, 16, 0.0, ("projector", "lm"), None)
 
 
-@dataclass(frozen=True)
-class TrainRun:
-    """One of the two runs.
-
-    Attributes:
-        output: folder of its result, from the working folder.
-        num_steps: of the run.
-        batch_size: rows of a step.
-        learning_rates: of each component.
-        is_long: whether it is the run on long rows, which begins where the other ended.
-    """
-
-    output: str
-    num_steps: int
-    batch_size: int
-    learning_rates: dict[str, float]
-    is_long: bool
-
-
-RUNS = (
-    TrainRun("sparrow_short", 2_700, BATCH_SIZE, {"projector": 1e-3, "lm": 7e-4}, is_long=False),
-    TrainRun("sparrow", 700, BATCH_SIZE // 2, {"projector": 4e-4, "lm": 3e-4}, is_long=True),
-)
-
-
 def train_sparrow(work_dir: Path, whisper_dir: Path, *, num_threads: int = 2) -> None:
-    """Train both runs, from the last checkpoint if there is one."""
+    """Train on all rows, from the last checkpoint if there is one."""
+    if (work_dir / "sparrow").exists():
+        return
     torch.set_num_threads(num_threads)
-    for run in RUNS:
-        if not (work_dir / run.output).exists():
-            _train(work_dir, whisper_dir, run)
-
-
-def _train(work_dir: Path, whisper_dir: Path, run: TrainRun) -> None:
     random.seed(0)
     model = _compose_pretrained(work_dir, whisper_dir)
-    rows = [row for row in load_rows(work_dir, "train") for _ in range(count_repeats(row))]
-    if run.is_long:
-        weights = load_file(work_dir / RUNS[0].output / "model.safetensors")
-        model.load_state_dict({name: w.float() for name, w in weights.items()}, strict=False)
-        long = [row for row in rows if _is_long(row)]
-        num_others = int(len(long) * SHORT_ROW_FRACTION / (1 - SHORT_ROW_FRACTION))
-        rows = long + random.sample([row for row in rows if not _is_long(row)], num_others)
+    rows = load_rows(work_dir, "train", all_versions=True)
     apply_adapter(model, FULL_FINETUNING, seed=0)
     spec = model.spec
     extractor = CachedFeatureExtractor(work_dir, rows, spec.audio_spec, mask=True)
     batches = build_batches(
         [make_feature_example(work_dir, row, extractor.get_recording(row)) for row in rows],
-        make_batch_plan(spec, run.batch_size),
+        make_batch_plan(spec, BATCH_SIZE),
         ChatEncoder(model.tokenizer, spec),
         extractor,
     )
@@ -103,13 +68,9 @@ def _train(work_dir: Path, whisper_dir: Path, run: TrainRun) -> None:
         save_version_fn=lambda folder: save_composed_model(model, folder, dtype=torch.float16),
         resume_dir=checkpoint_dir if (checkpoint_dir / "state.json").exists() else None,
     )
-    plan = replace(make_training_plan(work_dir, run.num_steps), learning_rates=run.learning_rates)
+    plan = replace(make_training_plan(work_dir, NUM_STEPS), learning_rates=LEARNING_RATES)
     for event in train_model(model, batches, plan, callbacks):
-        _handle_event(work_dir, work_dir / run.output, event)
-
-
-def _is_long(row: ManifestRow) -> bool:
-    return len(row["clips"]) > 1 or len(row["text"]) > LONG_TEXT_LETTERS
+        _handle_event(work_dir, event)
 
 
 def _compose_pretrained(work_dir: Path, whisper_dir: Path) -> ComposedAudioLM:
@@ -223,7 +184,7 @@ def make_training_plan(work_dir: Path, num_steps: int) -> TrainingPlan:
     )
 
 
-def _handle_event(work_dir: Path, output_dir: Path, event: TrainingEvent) -> None:
+def _handle_event(work_dir: Path, event: TrainingEvent) -> None:
     """Log steps, write checkpoints and the final model, and remove the checkpoint at the end."""
     run_dir = work_dir / "train_all"
     if isinstance(event, StepCompleted) and event.step % LOG_STEPS == 0:
@@ -233,7 +194,7 @@ def _handle_event(work_dir: Path, output_dir: Path, event: TrainingEvent) -> Non
                 f"{event.num_examples / event.seconds:.0f} clips/s\n"
             )
     if isinstance(event, CheckpointSaved):
-        target_dir = output_dir if event.is_final else run_dir / "checkpoint"
+        target_dir = work_dir / "sparrow" if event.is_final else run_dir / "checkpoint"
         temp_dir = run_dir / "temp"
         shutil.rmtree(temp_dir, ignore_errors=True)
         temp_dir.mkdir(parents=True)
@@ -248,5 +209,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--whisper", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    train_sparrow(args.work, args.whisper)
+    train_sparrow(args.work, args.whisper, num_threads=args.threads)

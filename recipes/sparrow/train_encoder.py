@@ -67,7 +67,7 @@ STARTED_EMBEDDING_RATE = 2e-4  # so that the language model that is there can re
 PROJECTOR_RATE, FLOOR_FRACTION, WARMUP_STEPS, LOG_STEPS = 2e-3, 0.02, 200, 50
 BATCH_SECONDS, POOL_SECONDS = 80.0, 640.0  # of a step, and of what is sorted by length together
 MEL_PAD_MULTIPLE = 64  # frames: a CPU's library compiles a product for every new length
-AUGMENT_AGAIN_PROBABILITY = 0.5
+AUGMENT_AGAIN_PROBABILITY = 0.4
 NUM_MASKS, MAX_MASKED_FRAMES, MAX_MASKED_BINS = 2, 40, 14  # SpecAugment (Park et al. 2019)
 SAVE_MINUTES, RUN_STATE, START = 4.0, "train_encoder.safetensors", "start.safetensors"
 SPECTRAL_FLOOR = -0.5  # about what silence has
@@ -421,10 +421,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--whisper", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--score", type=Path, nargs="*")
     args = parser.parse_args()
     if args.score:
         score_recordings(args.work, args.whisper, args.score)
     else:
-        train_encoder(args.work, args.whisper, minutes=args.minutes)
+        train_encoder(args.work, args.whisper, minutes=args.minutes, num_threads=args.threads)

@@ -371,7 +371,7 @@ SPARROW = ModelSpec(
     kind="stitched",
     family="stitched",
     source="embedded:sparrow",
-    revision="2",
+    revision="3",
     license="MIT",
     audio_spec=replace(WHISPER_AUDIO_SPEC, projector_stride=4),
     num_mel_bins=80,
