@@ -206,3 +206,16 @@ def test_a_checkpoint_holds_what_the_trainer_wrote(store: Store) -> None:
     persist(store, TrainingStarted(0, 1, 1, 1), saved)
     run = find_resumable_run(store)
     assert run and load_file(run.checkpoint_dir / "adapter.safetensors")["lora.A"][0, 0] == 3.0
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b"\xff", b'{"at": "2026"}', b""])
+def test_a_damaged_line_of_a_log_is_left_out_and_said(
+    damage: bytes, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(store)
+    (run,) = list_runs(store)
+    before = list(read_run_log(run))
+    lines = run.log_path.read_bytes().split(b"\n")
+    run.log_path.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
+    assert list(read_run_log(run)) == [before[0], *before[2:]]
+    assert "line 2 is damaged and left out" in caplog.text

@@ -3,6 +3,7 @@
 document -> examples -> audio scan -> train and held-out split -> filter of bad examples -> plan
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -50,6 +51,8 @@ from dlm.store.versions import open_store, require_unchanged
 if TYPE_CHECKING:
     from dlm.batching.inspect_labels import LabelView
     from dlm.inference.label_check import TranscriptionCheck
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -245,6 +248,10 @@ def resolve_version(
         is_translation = version.get_trained_option("task") == "translate"
         spec = set_task(spec, "translate" if is_translation else "transcribe")
         spec = set_padding(spec, pads_to_window)
+    known_revision = version.base_model_revision
+    if spec.key == version.base_model and known_revision not in (None, spec.revision):
+        what = "was trained on another state of its base: its weights were changed since"
+        _logger.warning("%s %s (%s)", version.name, what, spec.key)
     return document, spec, version
 
 

@@ -10,6 +10,7 @@ A run that was killed after its commit has its version already: it is reported, 
 """
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ from dlm.store.records import (
 )
 from dlm.store.versions import Store, get_utc_timestamp
 from dlm.training.events import CheckpointSaved, TrainingEvent, TrainingFinished
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -148,11 +151,20 @@ def abandon_run(store: Store, run: Run) -> None:
 
 
 def read_run_log(run: Run) -> Iterator[dict[str, object]]:
-    """Yield the events of a run in order, without a line that a kill cut short."""
+    """Yield the events of a run in order, without a line that a kill cut short.
+
+    A damaged line is left out, and said.
+    """
     if run.log_path.is_file():
-        for line in run.log_path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                yield upgrade_event(json.loads(line))
+        for number, line in enumerate(run.log_path.read_bytes().split(b"\n")[:-1], start=1):
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                event = None
+            if isinstance(event, dict) and "event" in event:
+                yield upgrade_event(event)
+            else:
+                _logger.warning("%s: line %d is damaged and left out", run.log_path, number)
 
 
 def _persist_run_events(
