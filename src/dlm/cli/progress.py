@@ -76,32 +76,35 @@ def exit_on_interrupt() -> None:
 def stop_on_interrupt() -> Callable[[], bool]:
     """Let the first Ctrl-C of a run stop it after the current step, and the second one at once.
 
+    Before the run has begun there is nothing to save, and the first Ctrl-C stops at once.
+
     Returns:
-        A function that says whether Ctrl-C was pressed. It is called before the first step and
-        after every one; until then there is nothing to save, and the first Ctrl-C stops at once.
+        A function that says whether Ctrl-C was pressed during the run.
     """
-    interrupted = is_handled = False
-    handle_at_once = signal.getsignal(signal.SIGINT)
+    handler = _StopHandler()
+    signal.signal(signal.SIGINT, handler)
+    return lambda: handler.is_interrupted
 
-    def handle_interrupt(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, handle_at_once)
-        print_status("stopping after this step; continue the run with --resume")
 
-    def is_interrupted() -> bool:
-        nonlocal is_handled
-        if not is_handled:
-            is_handled = True
-            signal.signal(signal.SIGINT, handle_interrupt)
-        return interrupted
+class _StopHandler:
+    """What Ctrl-C does in `dlm train`; `print_training` says when the run begins."""
 
-    return is_interrupted
+    def __init__(self) -> None:
+        self.is_training = self.is_interrupted = False
+        self._handle_at_once = signal.getsignal(signal.SIGINT)
+
+    def __call__(self, signal_number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, self._handle_at_once)
+        if self.is_training:
+            self.is_interrupted = True
+            print_status("stopping after this step; continue the run with --resume")
+        elif callable(self._handle_at_once):
+            self._handle_at_once(signal_number, frame)
 
 
 def print_training(events: "Iterator[Any]", output_format: str) -> int:
     """Print the plan, the steps as they come, and the version; exit 130 when it was stopped."""
-    from dlm.training.events import TrainingFinished
+    from dlm.training.events import TrainingFinished, TrainingStarted
 
     preflight: Preflight = next(events)
     print_issues(preflight.issues)
@@ -116,6 +119,10 @@ def print_training(events: "Iterator[Any]", output_format: str) -> int:
     progress.wait("preparing the first step")
     try:
         for event in events:
+            if isinstance(event, TrainingStarted) and isinstance(
+                handler := signal.getsignal(signal.SIGINT), _StopHandler
+            ):
+                handler.is_training = True
             progress.handle_event(event)
             if isinstance(event, TrainingFinished) and event.reason == "stopped":
                 exit_code = EXIT_INTERRUPTED

@@ -63,7 +63,7 @@ class SourceImport:
     preview: "SourcePreview" = field(repr=False)
     inline: bool
     old_bytes: bytes = field(repr=False)
-    has_sample: bool = False
+    has_sample: bool = field(default=False, repr=False)
     new_bytes: bytes = field(default=b"", repr=False)
     num_added: int = 0
     section_issues: tuple[Issue, ...] = field(default=(), repr=False)

@@ -279,7 +279,6 @@ def run_training(
     )
 
     # train, persist
-    options.stop_fn()  # from here on Ctrl-C stops after a step, and no earlier than the first
     events = train_model(model, loader, plan.training, callbacks)
     events = comparer.add_comparison(events)
     events = _add_skip_events(events, preflight, loader, bad_examples)
