@@ -11,13 +11,13 @@ span is found by seeking; in Matroska, whose times are whole milliseconds, by co
 equal size; in the others by decoding from the beginning.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -30,9 +30,10 @@ from dlm.data.audio_file import (
     FileSlice,
     Waveform,
     make_damaged_audio_error,
-    make_truncated_audio_error,
+    make_mixed_streams_error,
     make_unreadable_audio_error,
 )
+from dlm.data.audio_headers import find_parts, has_another_flac
 from dlm.errors import AudioError
 
 if TYPE_CHECKING:
@@ -40,15 +41,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 LIBSNDFILE_VERSION = f"libsndfile {soundfile.__libsndfile_version__}"
-MIN_STREAMED_WAV_BYTES = 0x7FFFF000  # a wav written to a pipe promises this much or more
 UNKNOWN_LENGTH_SAMPLES = 1 << 62  # a flac written to a pipe does not say how long it is
 MAX_MISSING_MP3_SAMPLES = 2304  # two frames: headers of mp3 files are that vague
-
-# How chunked files are written: first bytes, type, byte order of sizes, name of the audio chunk.
-CHUNK_FORMATS: tuple[tuple[bytes, tuple[bytes, ...], Literal["little", "big"], bytes], ...] = (
-    (b"RIFF", (b"WAVE",), "little", b"data"),
-    (b"FORM", (b"AIFF", b"AIFC"), "big", b"SSND"),
-)
 
 PREROLL_SECONDS = 2  # decoded before a span: most codecs need earlier frames to decode exactly
 MIN_SEEK_SECONDS = 30  # a span that begins earlier is found by decoding from the beginning
@@ -88,19 +82,29 @@ def open_with_soundfile(file: BinaryFile, name: str) -> Iterator[AudioReader | N
     Raises:
         AudioError: it is cut short, its length is unknown, or it cannot be read.
     """
-    try:
-        _check_not_truncated(file, name)
-        source = file if isinstance(file, FileSlice) else file.fileno()
-        sound_file = soundfile.SoundFile(source, closefd=False)
-    except soundfile.SoundFileError:
-        sound_file = None
-    except OSError as error:
-        raise make_unreadable_audio_error(name, error) from error
-    if sound_file is None:
-        yield None
-        return
-    with sound_file:
-        info = AudioInfo(sound_file.samplerate, sound_file.channels, sound_file.frames)
+    with ExitStack() as stack:
+        parts: list[soundfile.SoundFile] = []
+        try:
+            sources = find_parts(file, name)
+            for source in sources:
+                opened = source if isinstance(source, FileSlice) else source.fileno()
+                parts.append(stack.enter_context(soundfile.SoundFile(opened, closefd=False)))
+        except soundfile.SoundFileError:
+            if len(sources) > 1:
+                what = "streams that libsndfile does not read follow each other in it"
+                raise make_mixed_streams_error(name, what) from None
+        except OSError as error:
+            raise make_unreadable_audio_error(name, error) from error
+        if not parts:
+            yield None
+            return
+        sound_file = parts[0]
+        for part in parts[1:]:
+            if (part.samplerate, part.channels) != (sound_file.samplerate, sound_file.channels):
+                what = "streams of other sample rates or channels follow each other in it"
+                raise make_mixed_streams_error(name, what)
+        num_samples = sum(part.frames for part in parts)
+        info = AudioInfo(sound_file.samplerate, sound_file.channels, num_samples)
         if info.num_samples >= UNKNOWN_LENGTH_SAMPLES:
             raise AudioError(
                 "its header does not give its length",
@@ -112,25 +116,26 @@ def open_with_soundfile(file: BinaryFile, name: str) -> Iterator[AudioReader | N
         if sound_file.subtype.startswith("MPEG"):
             is_mp3 = sound_file.format == "MP3"
             max_missing = MAX_MISSING_MP3_SAMPLES if is_mp3 else info.sample_rate
-        yield AudioReader(info, max_missing, partial(_read_soundfile_blocks, sound_file, name))
+        yield AudioReader(info, max_missing, partial(_read_parts, file, parts, name))
 
 
-def _check_not_truncated(file: BinaryFile, name: str) -> None:
-    """Compare the sizes of chunks with the file: libsndfile reads what is left without an error."""
-    file_size = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(12) or b""
-    for magic, types, byte_order, audio_chunk in CHUNK_FORMATS:
-        while head[:4] == magic and head[8:12] in types:
-            chunk = file.read(8) or b""
-            promised, left = int.from_bytes(chunk[4:], byte_order), file_size - file.tell()
-            is_audio = chunk[:4] == audio_chunk
-            if len(chunk) == 8 and is_audio and left < promised < MIN_STREAMED_WAV_BYTES:
-                raise make_truncated_audio_error(name, f"{promised} bytes of audio", f"{left}")
-            if promised >= left or is_audio:
-                break
-            file.seek(promised + promised % 2, 1)
-    file.seek(0)
+def _read_parts(
+    file: BinaryFile,
+    parts: Sequence[soundfile.SoundFile],
+    name: str,
+    start_sample: int,
+    num_samples: int,
+) -> Iterator[Waveform]:
+    """Up to `num_samples` from `start_sample` on, of recordings one after the other."""
+    for part in parts:
+        wanted = min(num_samples, part.frames - start_sample)
+        if wanted > 0:
+            yield from _read_soundfile_blocks(part, name, start_sample, wanted)
+            num_samples -= wanted
+            is_whole = start_sample == 0 and wanted == part.frames
+            if part.format == "FLAC" and is_whole and has_another_flac(file):
+                raise make_mixed_streams_error(name, "another flac follows in it")
+        start_sample = max(start_sample - part.frames, 0)
 
 
 def _read_soundfile_blocks(

@@ -65,12 +65,18 @@ class AudioReader:
 class FileSlice:
     """Some bytes of an open file, as a file of its own. Its methods never raise.
 
-    A decoder that reads through C cannot pass an exception on, so `read_error` holds it.
+    A decoder that reads through C cannot pass an exception on, so `read_error` holds it. `prefix`
+    comes before those bytes: a header in place of one that is wrong.
     """
 
-    def __init__(self, file: io.FileIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._position = file, offset, size, 0
+    def __init__(self, file: io.FileIO, offset: int, size: int, prefix: bytes = b"") -> None:
+        self._file, self._offset, self._prefix = file, offset, prefix
+        self._size, self._position = len(prefix) + size, 0
         self.read_error: OSError | None = None
+
+    def make_slice(self, offset: int, size: int, prefix: bytes) -> "FileSlice":
+        """Return some bytes of this slice, which has no prefix, as another slice."""
+        return FileSlice(self._file, self._offset + offset, size, prefix)
 
     def readable(self) -> bool:
         return True
@@ -95,8 +101,12 @@ class FileSlice:
         wanted = min(len(view), self._size - self._position)
         if wanted <= 0:
             return 0
+        if from_prefix := self._prefix[self._position :][:wanted]:
+            view[: len(from_prefix)] = from_prefix
+            self._position += len(from_prefix)
+            return len(from_prefix) + self.readinto(view[len(from_prefix) : wanted])
         try:
-            self._file.seek(self._offset + self._position)
+            self._file.seek(self._offset + self._position - len(self._prefix))
             num_bytes = self._file.readinto(view[:wanted]) or 0
         except OSError as error:
             self.read_error, num_bytes = error, 0
@@ -186,3 +196,9 @@ def make_damaged_audio_error(name: str) -> AudioError:
     """Make the error of a recording whose samples cannot be decoded."""
     what = "it is damaged or cut short"
     return AudioError(what, where=name, hint=CUT_SHORT_HINT, code="audio.damaged")
+
+
+def make_mixed_streams_error(name: str, what: str) -> AudioError:
+    """Make the error of a file of several recordings that cannot be read as one."""
+    hint = "decode each of them on its own, and make a file of each"
+    return AudioError(what, where=name, hint=hint, code="audio.mixed_streams")
