@@ -71,6 +71,36 @@ def test_a_long_stretch_is_split_at_its_quietest_moment(tmp_path: Path) -> None:
     assert (first, last) == (0.0, 20.0)
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.005, -0.05, 0.3])
+def test_a_constant_offset_is_no_sound(tmp_path: Path, offset: float) -> None:
+    """A level that is not of sound: none, half a percent, and large ones of either sign."""
+    waveform = make_waveform(*[(1.5, 4)] * 6) * np.float32(0.3)
+    assert len(split(tmp_path, waveform + np.float32(offset), max_seconds=6)) == 6
+
+
+@pytest.mark.parametrize("seconds", [3, 30])
+@pytest.mark.parametrize(("noise_level", "offset"), [(0.0, 0.0), (1e-3, 0.0), (1e-4, 0.01)])
+def test_silence_and_the_noise_of_a_room_are_no_speech(
+    tmp_path: Path, noise_level: float, offset: float, seconds: int
+) -> None:
+    """What is to be heard by no model: silence, noise at -60 dB, an offset; short and long."""
+    waveform = make_waveform((seconds, 0), noise_level=noise_level) + np.float32(offset)
+    assert split(tmp_path, waveform) == []
+
+
+@pytest.mark.parametrize("seconds", [3, 30])
+def test_what_a_detector_calls_no_speech_is_left_out(tmp_path: Path, seconds: int) -> None:
+    """Also where the recording is short enough to be one span."""
+    segment = save_waveform(tmp_path / "a.wav", make_waveform((0, seconds)))
+    spans = split_on_silence(
+        segment,
+        max_seconds=12,
+        max_merged_seconds=6,
+        vad_fn=lambda segment, num_frames, frame_seconds: np.zeros(num_frames, bool),
+    ).spans
+    assert spans == ()
+
+
 def test_silence_is_split_too(tmp_path: Path) -> None:
     spans = split(tmp_path, np.zeros(30 * RATE, np.float32))
     assert all(end - start <= 12 for start, end in spans)

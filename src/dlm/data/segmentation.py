@@ -23,6 +23,7 @@ from dlm.errors import MissingExtra
 
 SEGMENTATION_FRAMES_PER_SECOND = 50
 SILENCE_THRESHOLD_DB = -35.0  # below the loudest frame
+MIN_LOUDEST_DB = -55.0  # of full scale: where no frame is louder, all of it is noise
 MIN_PAUSE_SECONDS = 0.3
 SEGMENTATION_METHODS = ("energy", "silero", "none")  # where it is quiet, by Silero VAD, evenly
 
@@ -56,7 +57,8 @@ def split_on_silence(
     """Split a segment at its pauses, and leave them out.
 
     Args:
-        segment: what to split; one of up to `max_seconds` is one span, a silent one none.
+        segment: what to split; one of up to `max_seconds` is one span, or none where it is silent
+            or holds no speech.
         max_seconds: longer spans are split at their quietest frame.
         max_merged_seconds: neighbouring spans are merged up to this length.
         vad_fn: says which frames hold speech; by default, those that are loud.
@@ -67,22 +69,25 @@ def split_on_silence(
     with open_audio(segment) as stream:
         sample_rate, num_samples = stream.info.sample_rate, stream.num_samples
         frame_samples = max(sample_rate // SEGMENTATION_FRAMES_PER_SECOND, 1)
-        rest, blocks = np.zeros(0, np.float32), []
+        rest, moments = np.zeros(0, np.float32), []
         for block in stream.blocks:
             waveform = np.concatenate([rest, to_mono(block)])
             num_whole = len(waveform) // frame_samples * frame_samples
-            blocks.append(_compute_levels(waveform[:num_whole].reshape(-1, frame_samples)))
+            moments.append(_compute_moments(waveform[:num_whole].reshape(-1, frame_samples)))
             rest = waveform[num_whole:]
-    last_frame = np.pad(rest, (0, -len(rest) % frame_samples)).reshape(-1, frame_samples)
-    levels = np.concatenate([*blocks, _compute_levels(last_frame)])
+    if len(rest):
+        moments.append(_compute_moments(rest[None]))
+    levels = _compute_levels(np.concatenate(moments, axis=1))
     frame_seconds, seconds = frame_samples / sample_rate, num_samples / sample_rate
-    audible = levels >= 20 * np.log10(SILENCE_AMPLITUDE)
-    if num_samples <= max_seconds * sample_rate:
-        return Segmentation(seconds, ((0.0, seconds),) if audible.any() else ())
+    mask = levels >= 20 * np.log10(SILENCE_AMPLITUDE)
     if vad_fn:
-        mask = vad_fn(segment, len(levels), frame_seconds) & audible
+        mask &= vad_fn(segment, len(levels), frame_seconds)
+    elif levels.max() < MIN_LOUDEST_DB:
+        mask[:] = False
     else:
-        mask = (levels > levels.max() + SILENCE_THRESHOLD_DB) & audible
+        mask &= levels > levels.max() + SILENCE_THRESHOLD_DB
+    if num_samples <= max_seconds * sample_rate:
+        return Segmentation(seconds, ((0.0, seconds),) if mask.any() else ())
     merged = _merge_short_spans(_mask_to_spans(mask), int(max_merged_seconds / frame_seconds))
     max_frames = int(max_seconds / frame_seconds)
     spans = [piece for span in merged for piece in _split_at_quietest(span, levels, max_frames)]
@@ -113,9 +118,19 @@ def find_vad_weights() -> Path:
     return Path(package.origin).parent / "data" / "silero_vad_16k.safetensors"
 
 
-def _compute_levels(frames: NDArray[np.float32]) -> FrameLevels:
-    """The level of each frame in decibels: (frames, samples) -> (frames,)."""
-    levels: FrameLevels = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-10)
+def _compute_moments(frames: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean and mean square of each frame: (frames, samples) -> (2, frames)."""
+    return np.stack(
+        [frames.mean(axis=1, dtype=np.float64), np.mean(frames**2, axis=1, dtype=np.float64)]
+    )
+
+
+def _compute_levels(moments: NDArray[np.float64]) -> FrameLevels:
+    """The level of each frame in decibels, without the offset of the recording: (frames,)."""
+    means, mean_squares = moments
+    offset = means.mean()
+    power = np.maximum(mean_squares - 2 * offset * means + offset**2, 0)
+    levels: FrameLevels = (10 * np.log10(power + 1e-10)).astype(np.float32)
     return levels
 
 
