@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 
@@ -288,3 +289,39 @@ def test_strict_follows_links(tmp_path: Path) -> None:
     training = parsed.config.training.model_copy(update={"sources_policy": "permissive"})
     free = replace(parsed, config=parsed.config.model_copy(update={"training": training}))
     assert len(load_examples(free).examples) == 4
+
+
+@pytest.mark.parametrize("audio_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("text_form", ["NFC", "NFD"])
+def test_names_meet_in_either_form_of_unicode(
+    tmp_path: Path, audio_form: str, text_form: str
+) -> None:
+    """One name written in two ways: beside a recording, in a list, and in a folder of a list."""
+    name = "Grüße"
+    save_audio(tmp_path / "corpus" / f"{normalize(audio_form, name)}.wav")
+    sidecar = tmp_path / "corpus" / f"{normalize(text_form, name)}.txt"
+    sidecar.write_text("Beside it.")
+    data = load_corpus(tmp_path)
+    assert [example.target for example in data.examples] == ["Beside it."] and not data.issues
+    folder = tmp_path / "corpus" / normalize(audio_form, "ö")
+    path = save_audio(folder / f"{normalize(audio_form, name)}.wav")
+    line = normalize(text_form, f"ö/{name}.wav")
+    (tmp_path / "corpus/list.csv").write_text(f"audio,text\n{line},Listed.\n")
+    (example,) = load_corpus(tmp_path, head=CORPUS.replace("corpus", "corpus/list.csv")).examples
+    assert example.audio_segments[0].path == path and path.is_file()
+
+
+def test_a_path_with_backslashes_is_read_as_one_with_slashes(tmp_path: Path) -> None:
+    path = save_audio(tmp_path / "corpus/deep/a.wav")
+    (tmp_path / "corpus/list.csv").write_text("audio,text\ndeep\\a.wav,Listed.\n")
+    (example,) = load_corpus(tmp_path, head=CORPUS.replace("corpus", "corpus/list.csv")).examples
+    assert example.audio_segments[0].path == path
+
+
+@pytest.mark.parametrize("suffix", "mp2 sph aifc spx ts ogv".split())
+def test_every_suffix_that_is_decoded_is_audio_in_a_folder(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / f"corpus/a.{suffix}").touch()
+    (tmp_path / "corpus/a.txt").write_text("Said.")
+    data = load_corpus(tmp_path)
+    assert get_locations(data) == [f"corpus/a.{suffix}"]

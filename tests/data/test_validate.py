@@ -148,3 +148,25 @@ def test_audio_longer_than_the_window_is_fatal_where_that_is_an_error(tmp_path: 
     assert first.code == second.code == "audio.too_long"
     assert str(first).startswith("2.wav: it lasts 3.0 s, and the model takes 2 s at once; give")
     assert "set training.audio.long_clips: split" in first.hint
+
+
+@pytest.mark.parametrize(
+    ("ends", "codes"),
+    [
+        ([2.005], []),
+        ([2.04, 2.3], ["audio.span_cut"]),
+        ([2.49], ["audio.span_cut"]),
+        ([2.6], ["audio.span_outside"]),
+    ],
+)
+def test_a_segment_that_ends_a_little_late_is_cut_and_counted(
+    tmp_path: Path, ends: list[float], codes: list[str]
+) -> None:
+    """An end beyond the recording: by rounding, by the padding of a codec, and by mistake."""
+    path = save_audio(tmp_path / "a.wav", make_noise(2.0))
+    report = validate(*(make_audio_example(path, start=1.0, end=end) for end in ends))
+    assert [issue.code for issue in report.issues if issue.code.startswith("audio.span")] == codes
+    if codes == ["audio.span_cut"]:
+        assert [stats.seconds for stats in report.example_stats] == [1.0] * len(ends)
+        (issue,) = (issue for issue in report.issues if issue.code == "audio.span_cut")
+        assert not issue.fatal and issue.what.startswith(f"{len(ends)} clip")

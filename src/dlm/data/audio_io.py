@@ -45,6 +45,8 @@ ResampleFn = Callable[[Waveform, int, int], Waveform]  # samples, their rate, th
 
 # an end written with two decimals may lie this far past the last sample
 SEGMENT_END_TOLERANCE_SECONDS = 0.01
+# tools count the padding of mp3 and aac, or round: a segment is cut where the recording ends
+MAX_SEGMENT_OVERRUN_SECONDS = 0.5
 MAX_SAMPLES_PER_BYTE = 1000  # per channel; silence packs to 500, and only a trap to more
 MAX_LOADED_SAMPLES = 1 << 29  # of one segment, held in 2 GiB; 9 hours at 16 kHz
 
@@ -292,7 +294,7 @@ def _find_sample_range(segment: AudioSegment, info: AudioInfo) -> tuple[int, int
     start = 0.0 if segment.start is None else segment.start
     end = info.seconds if segment.end is None else segment.end
     span, hint = f"the span from {start:g} s to {end:g} s", "correct start and end"
-    if not (0 <= start < info.seconds and end <= info.seconds + SEGMENT_END_TOLERANCE_SECONDS):
+    if not (0 <= start < info.seconds and end <= info.seconds + MAX_SEGMENT_OVERRUN_SECONDS):
         what = f"{span} lies outside the recording, which lasts {info.seconds:.2f} s"
         raise AudioError(what, where=segment.name, hint=hint, code="audio.span_outside")
     start_sample, end_sample = round(start * info.sample_rate), round(end * info.sample_rate)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 from dlm.data.audio_decoders import is_pyav_installed
 from dlm.errors import DataError
@@ -23,9 +24,12 @@ MAX_PATTERN_BRACES = 100
 MAX_LISTED_EXPANSIONS = 100_000  # of the braces of a pattern that names files
 MAX_MATCHED_EXPANSIONS = 1_000  # of the braces of a pattern that is matched against files
 
-AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .mp3 .opus .aiff .aif .au .caf .w64".split())
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .mp3 .mp2 .opus .aiff .aif .aifc .au .caf .w64 .sph".split()
+)
 PYAV_SUFFIXES = frozenset(  # read where PyAV is installed
-    ".m4a .m4b .aac .mp4 .m4v .mov .3gp .webm .mkv .mka .wma .amr .avi .flv .mpg .ape .wv".split()
+    ".m4a .m4b .aac .mp4 .m4v .mov .3gp .webm .mkv .mka .wma .amr .avi .flv .mpg .ape .wv "
+    ".spx .ts .ogv".split()
 )
 
 
@@ -75,6 +79,22 @@ def is_audio_file(path: Path) -> bool:
     """Return whether the suffix is that of a recording which can be read on this machine."""
     suffix = path.suffix.lower()
     return suffix in AUDIO_SUFFIXES or (suffix in PYAV_SUFFIXES and is_pyav_installed())
+
+
+def find_spelling(path: Path) -> Path:
+    """Return a path as the files are named: in NFC or NFD, with slashes where it has backslashes.
+
+    macOS writes letters with accents in NFD, others in NFC; lists from Windows have backslashes.
+    A path that is there, or in no spelling, is returned as it is.
+    """
+    text = str(path)
+    if (text.isascii() and "\\" not in text) or "\0" in text or os.path.lexists(text):
+        return path
+    found = Path(path.anchor)
+    for name in path.parts[1 if path.anchor else 0 :]:
+        spellings = (name, normalize("NFC", name), normalize("NFD", name), name.replace("\\", "/"))
+        found = next(filter(os.path.lexists, map(found.joinpath, spellings)), found / name)
+    return found if os.path.lexists(found) else path
 
 
 def is_inside_folder(folder: Path, path: Path) -> bool:

@@ -24,7 +24,12 @@ from dlm.config.parser import Document, Section
 from dlm.config.schema import TrainingConfig
 from dlm.data.audio_decoders import PYAV_INSTALL_HINT, is_pyav_installed
 from dlm.data.contamination import check_test_split
-from dlm.data.file_globs import PYAV_SUFFIXES, is_inside_folder, make_outside_folder_error
+from dlm.data.file_globs import (
+    PYAV_SUFFIXES,
+    find_spelling,
+    is_inside_folder,
+    make_outside_folder_error,
+)
 from dlm.data.readers.base import (
     EMPTY_TRANSCRIPT,
     ReaderItem,
@@ -262,7 +267,8 @@ def _make_conversation_example(document: Document, section: Section) -> Example:
 def _make_content_part(document: Document, raw_part: str | Path) -> ContentPart:
     if isinstance(raw_part, str):
         return raw_part
-    return AudioSegment(resolve_path(document, raw_part), display_path=str(raw_part))
+    path = find_spelling(resolve_path(document, raw_part))
+    return AudioSegment(path, display_path=str(raw_part))
 
 
 def _make_section_segment(document: Document, section: Section) -> AudioSegment:
@@ -272,7 +278,7 @@ def _make_section_segment(document: Document, section: Section) -> AudioSegment:
         hint = 'write path="clips/your-clip.wav"'
         raise DataError("AUDIO section has no path", hint=hint, code="data.no_audio_path")
     start, end = (_parse_section_seconds(section, name) for name in ("start", "end"))
-    return AudioSegment(resolve_path(document, path), start, end, display_path=path)
+    return AudioSegment(find_spelling(resolve_path(document, path)), start, end, display_path=path)
 
 
 def _parse_section_seconds(section: Section, name: str) -> float | None:
@@ -368,6 +374,7 @@ def apply_source_rules(document: Document, context: SourceContext, item: ReaderI
     """
     if not isinstance(item, Example):
         return item
+    item = _respell_paths(item)
     allowed_folder = _get_allowed_folder(document)
     for segment in item.audio_segments:
         if "\0" in segment.file_name or "\0" in str(segment.folder):
@@ -392,6 +399,23 @@ def _require_allowed(document: Document, example: Example) -> None:
     for segment in example.audio_segments:
         if allowed_folder is not None and not is_inside_folder(allowed_folder, segment.path):
             raise make_outside_folder_error(segment.name)
+
+
+def _respell_paths(example: Example) -> Example:
+    """The example, its recordings named as their files are."""
+    if all(find_spelling(segment.path) == segment.path for segment in example.audio_segments):
+        return example
+    messages = tuple(
+        Message(
+            message.role,
+            tuple(
+                part if isinstance(part, str) else replace(part, path=find_spelling(part.path))
+                for part in message.content
+            ),
+        )
+        for message in example.messages
+    )
+    return replace(example, messages=messages)
 
 
 def _is_outside_folder(path: Path, folder: Path) -> bool:

@@ -13,7 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dlm.config.data_schema import AudioConfig
-from dlm.data.audio_io import choose_resampler, make_sample_rate_error
+from dlm.data.audio_io import (
+    SEGMENT_END_TOLERANCE_SECONDS,
+    choose_resampler,
+    make_sample_rate_error,
+)
 from dlm.data.audio_scan import (
     AudioScan,
     HashMethodFn,
@@ -117,6 +121,7 @@ def validate_examples(
         *find_repeated_transcripts(examples),
         *find_rate_outliers(examples, scan),
         *_summarize_long_segments(scan, limits),
+        *_summarize_cut_segments(examples, scan),
     )
     return ValidationReport(
         **vars(compute_dataset_stats(examples, scan)),
@@ -206,6 +211,28 @@ def _check_segment(
         policy = limits.audio_config.long_clips
         warning = describe_long_audio(seconds, limits.window_seconds, policy)
         yield make_issue(warning, fatal=policy == "error")
+
+
+def _summarize_cut_segments(examples: Sequence[Example], scan: AudioScan) -> Iterator[Issue]:
+    """How many segments end a little after their recordings, and by how much at most."""
+    overruns: list[float] = []
+    location = ""
+    for example in examples:
+        for segment in example.audio_segments:
+            recording = segment.recording
+            if segment.end is None or recording is None:
+                continue
+            overrun = segment.end - recording.num_samples / recording.sample_rate
+            is_read = scan.num_samples[scan.segment_numbers[segment]] > 0
+            if overrun > SEGMENT_END_TOLERANCE_SECONDS and is_read:
+                location = location or example.location
+                overruns.append(overrun)
+    if overruns:
+        what = "1 clip ends" if len(overruns) == 1 else f"{len(overruns):,} clips end"
+        what = f"{what} up to {max(overruns):.2f} s after the recording, and are cut there"
+        what = what.replace("are cut", "is cut") if len(overruns) == 1 else what
+        hint = "nothing to do if a tool counted the padding of mp3 or aac"
+        yield Issue(location, what, hint, fatal=False, code="audio.span_cut")
 
 
 def _summarize_long_segments(scan: AudioScan, limits: _ModelLimits) -> Iterator[Issue]:

@@ -215,3 +215,8 @@ def test_a_tarred_manifest_without_tars_is_an_error(tmp_path: Path) -> None:
     data = load_source(tmp_path, TARRED)
     assert get_issues(data) == [("my.dlm:7", "source.missing_file")]
     assert "put audio_0.tar and the others beside it, or name" in get_lines(data)[0]
+
+
+def test_a_duration_without_an_offset_is_a_span_from_the_beginning(tmp_path: Path) -> None:
+    (example,) = load_manifest(tmp_path, GOOD | {"duration": 0.4}).examples
+    assert example.audio_segments == (AudioSegment(tmp_path / "data/a.wav", 0.0, 0.4),)

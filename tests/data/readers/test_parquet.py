@@ -248,3 +248,17 @@ def test_a_folder_of_a_table_or_of_cache_files_is_no_dataset(tmp_path: Path) -> 
     (tmp_path / "bare").mkdir()
     data = load_source(tmp_path, {"path": "bare", "format": "parquet"})
     assert [code for _, code in get_issues(data)] == ["source.missing_file"]
+
+
+def test_a_shard_without_rows_is_an_empty_shard(tmp_path: Path) -> None:
+    """No rows are no damage: an empty Parquet beside a full one, and an Arrow that is all there is."""
+    rows = [{"audio": {"bytes": read_recording(tmp_path), "path": "a.wav"}, "text": "One."}]
+    table = pyarrow.Table.from_pylist(rows)
+    (tmp_path / "data").mkdir()
+    for number, each in enumerate((table, table.slice(0, 0))):
+        path = tmp_path / f"data/train-{number:05}-of-00002.parquet"
+        pyarrow.parquet.write_table(each, path)
+    data = load_source(tmp_path, {"path": "data"})
+    assert get_texts(data) == ["One."] and get_issues(data) == []
+    write_arrow(tmp_path, table.slice(0, 0))
+    assert get_issues(load_source(tmp_path, SOURCE)) == [("my.dlm:7", "source.empty")]

@@ -302,3 +302,27 @@ def test_under_strict_a_tar_outside_the_folder_is_an_error(tmp_path: Path) -> No
     (tmp_path / "here").mkdir()
     data = load_source(tmp_path / "here", {"path": "../x.tar"}, policy="strict")
     assert get_issues(data) == [("my.dlm:7", "data.outside_folder")]
+
+
+def test_what_macos_adds_to_a_tar_is_skipped_and_counted(tmp_path: Path) -> None:
+    """Members that no person packed, between those of a sample, in a folder and at the end."""
+    add_member = make_tar_writer(tmp_path / "x.tar")
+    wav = read_recording(tmp_path)
+    for name in ("a.txt", "a.wav", "deep/b.txt", "deep/b.wav"):
+        folder, _, file_name = name.rpartition("/")
+        add_member(f"./{folder}/._{file_name}" if folder else f"./._{file_name}", b"\0\5\x16\7")
+        add_member(f"./{name}", wav if name.endswith(".wav") else b"Text.")
+    add_member("._.", b"\0\5\x16\7")
+    data = load_source(tmp_path, SOURCE)
+    assert get_locations(data) == ["x.tar/a.wav", "x.tar/deep/b.wav"]
+    assert data.sources[0].skipped_not_audio == 5 and get_issues(data) == []
+
+
+@pytest.mark.parametrize("stem", ["talk_11.708", "talk_11.708_13.970", "Track 2.0", "v1.2.3"])
+def test_numbers_behind_dots_belong_to_the_key(tmp_path: Path, stem: str) -> None:
+    """Seconds, spans, versions in a name; `a.clean.wav` still is a recording of sample a."""
+    add_member = make_tar_writer(tmp_path / "x.tar")
+    for name in (f"{stem}.wav", f"{stem}.txt", "a.clean.wav", "a.txt"):
+        add_member(name, read_recording(tmp_path) if name.endswith(".wav") else b"Text.")
+    data = load_source(tmp_path, SOURCE)
+    assert get_locations(data) == [f"x.tar/{stem}.wav", "x.tar/a.clean.wav"]

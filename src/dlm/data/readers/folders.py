@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from dlm.data.file_globs import PYAV_SUFFIXES, is_audio_file, list_files
 from dlm.data.readers.base import (
@@ -145,16 +146,22 @@ class _Sidecars:
 
 
 def _find_sidecars(paths: tuple[Path, ...]) -> dict[str, _Sidecars]:
-    """What lies beside each recording, by the stem of its path."""
+    """What lies beside each recording, by the stem of its path.
+
+    Two names are one if they are the same in NFC: macOS writes names in NFD.
+    """
     sidecars = {_strip_suffix(path): _Sidecars() for path in paths if is_audio_file(path)}
+    sidecars_by_nfc = {normalize("NFC", stem): each for stem, each in sidecars.items()}
     if len(paths) == 1:  # the source may be one recording, whose folder is not listed
         paths = tuple(sorted(paths[0].parent.glob(f"{glob.escape(paths[0].stem)}.*")))
     for path in paths:
         stem = _strip_suffix(path)
-        if stem in sidecars:
-            sidecars[stem].add_file(path, None)
-        elif (match := LANGUAGE_SUFFIX_RE.fullmatch(stem)) and match["stem"] in sidecars:
-            sidecars[match["stem"]].add_file(path, match["language"])
+        match = LANGUAGE_SUFFIX_RE.fullmatch(stem)
+        for name, language in ((stem, None), *([match.groups()] if match else ())):
+            found = sidecars.get(name) or sidecars_by_nfc.get(normalize("NFC", name))
+            if found is not None:
+                found.add_file(path, language)
+                break
     return sidecars
 
 

@@ -122,7 +122,8 @@ def _make_nemo_example(
     if seconds is not None and seconds <= 0:
         hint = "write how many seconds it lasts"
         raise DataError(f"duration is {seconds:g}", hint=hint, code="data.bad_span")
-    if start is not None:
+    if start is not None or seconds is not None:
+        start = start or 0.0
         segment = replace(segment, start=start, end=None if seconds is None else start + seconds)
     who = get_speaker_and_language(context, record)
     example = context.make_example(

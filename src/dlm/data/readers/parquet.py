@@ -99,7 +99,9 @@ def _convert_to_arrow(path: Path) -> list[Path]:
     with convert_arrow_errors():
         from pyarrow.parquet import read_metadata
 
-        read_metadata(path)  # a damaged file is an error before anything is written
+        metadata = read_metadata(path)  # a damaged file is an error before anything is written
+        if metadata.num_rows == 0:
+            return []
         try:
             dataset = datasets.Dataset.from_parquet(glob.escape(str(path)))
         except datasets.exceptions.DatasetsError as error:

@@ -2,9 +2,10 @@
 
     shards/{000..010}.tar, or a folder of tars; splits by name: train-000.tar, test/000.tar
     └── 000.tar
-        ├── a1.wav     the key is everything before the first dot of the name
+        ├── a1.wav     the key is everything before the first dot that no number follows
         ├── a1.txt     what is said
         ├── a2.flac
+        ├── ._a2.json  what macOS adds to a tar: skipped and counted
         ├── a2.json    or as {"text": ..., "language": ..., "speaker": ...}
         └── ../b.wav   a member that leads out, a link or a device: the tar is refused
 
@@ -45,6 +46,8 @@ COMPRESSION_MAGIC = {
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
 }
 NUMBER_RANGE_RE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+KEY_RE = re.compile(r"[^.]*(?:\.\d[\d_ -]*(?=\.))*")  # talk_11.708_13.970 of talk_11.708_13.970.wav
+APPLE_DOUBLE_PREFIX = "._"  # of the attributes of a file, which macOS packs before it
 MAX_TARS = 100_000  # of one pattern
 MAX_MEMBER_TEXT_BYTES = 1 << 20
 TAR_BLOCK_BYTES = 512
@@ -208,8 +211,10 @@ def _require_tar_end(path: Path, end: int) -> None:
 
 def _read_sample_tar(context: SourceContext, path: Path, name: str) -> Iterator[ReaderItem]:
     key_hashes: set[int] = set()
+    skipped: list[SkippedItem] = []
     try:
-        for key, members in groupby(iter_tar_members(path), key=lambda it: _split_key(it)[0]):
+        members_of_samples = _skip_apple_doubles(iter_tar_members(path), name, skipped)
+        for key, members in groupby(members_of_samples, key=lambda it: _split_key(it)[0]):
             sample = {_split_key(member)[1]: member for member in members}
             location = f"{name}/{key}"
             try:
@@ -221,15 +226,28 @@ def _read_sample_tar(context: SourceContext, path: Path, name: str) -> Iterator[
                 yield _parse_sample(context, path, location, sample)
             except DataError as error:
                 yield Issue.from_error(error, location)
+        yield from skipped
     except DataError as error:
         yield Issue.from_error(error, name)
+
+
+def _skip_apple_doubles(
+    members: Iterator[TarMember], name: str, skipped: list[SkippedItem]
+) -> Iterator[TarMember]:
+    """The members that a person packed; those of macOS are noted in `skipped`."""
+    for member in members:
+        if PurePosixPath(member.name).name.startswith(APPLE_DOUBLE_PREFIX):
+            skipped.append(SkippedItem(f"{name}/{member.name}", "data.not_audio"))
+        else:
+            yield member
 
 
 def _split_key(member: TarMember) -> tuple[str, str]:
     """The key of a member, and the suffix behind it."""
     path = PurePosixPath(member.name)
-    stem, _, suffix = path.name.partition(".")
-    return path.with_name(stem or path.name).as_posix(), suffix.lower()
+    match = KEY_RE.match(path.name)
+    stem = match[0] if match else ""
+    return path.with_name(stem or path.name).as_posix(), path.name[len(stem) + 1 :].lower()
 
 
 def _parse_sample(context: SourceContext, path: Path, name: str, sample: TarSample) -> ReaderItem:
