@@ -137,3 +137,14 @@ def test_a_wav_without_sound_and_with_tags_is_empty(tmp_path: Path) -> None:
     path = save_audio(tmp_path / "a.wav", make_noise())
     path.write_bytes(path.read_bytes()[:40] + bytes(4) + b"LIST" + struct.pack("<I", 4) + b"INFO")
     assert refuse(path) == "audio.empty"
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_a_cut_mp3_is_refused_by_its_header(tmp_path: Path, kept: float) -> None:
+    """An mp3 whose first frame says how many follow: known before anything is decoded."""
+    path = save_audio(tmp_path / "a.mp3", make_noise(6.0))
+    data = path.read_bytes()
+    path.write_bytes(data[: round(len(data) * kept)])
+    with pytest.raises(AudioError) as caught:
+        read_audio_info(path)
+    assert caught.value.code == "audio.truncated"

@@ -284,6 +284,18 @@ def test_samples_that_are_not_finite_are_refused_where_they_are(
     assert len(load(AudioSegment(path, 0.0, 0.5))) == RATE // 2
 
 
+@pytest.mark.parametrize(("scale", "code"), [(3.0, None), (32768.0, "audio.float_range")])
+def test_float_samples_of_another_scale_are_refused(
+    tmp_path: Path, scale: float, code: str | None
+) -> None:
+    """Numbers of 16 bit in a float wav were learned as if clipped; a little over 1 is a float's."""
+    path = save_audio(tmp_path / "a.wav", make_noise() * scale, subtype="FLOAT")
+    if code is None:
+        assert len(load(path)) == RATE
+    else:
+        assert load_error(path).code == code
+
+
 @pytest.mark.parametrize("num_left", [1, 5000, 31999])
 def test_a_truncated_wav_is_refused_by_its_header(tmp_path: Path, num_left: int) -> None:
     path = save_audio(tmp_path / "a.wav")

@@ -218,6 +218,7 @@ MP3_BITRATES = (
 )
 MP3_RATES = (44_100, 48_000, 32_000)
 MP3_MPEG_1 = 3
+MAX_MISSING_MP3_FRAMES = 2  # headers are that vague
 MAX_XING_ERROR_BYTES = 4096  # a tag behind an mp3, or two frames
 
 
@@ -319,7 +320,7 @@ def _count_mp3_frames(file: BinaryFile, num_bytes: int, name: str) -> BinaryFile
     has_xing = xing[:4] in (b"Xing", b"Info")
     if has_xing and xing[7] & 3 == 3:
         xing_end = first_position + int.from_bytes(xing[12:16], "big")
-        if num_bytes - xing_end <= MAX_XING_ERROR_BYTES:
+        if abs(num_bytes - xing_end) <= MAX_XING_ERROR_BYTES:
             return file
     num_frames = 0 if has_xing else 1
     for _, frame in frames:
@@ -327,7 +328,10 @@ def _count_mp3_frames(file: BinaryFile, num_bytes: int, name: str) -> BinaryFile
             what = f"an mp3 at {frame.sample_rate} Hz follows one at {first.sample_rate} Hz in it"
             raise make_mixed_streams_error(name, what)
         num_frames += 1
-    if has_xing and xing[7] & 1 and num_frames <= int.from_bytes(xing[8:12], "big") + 2:
+    num_promised = int.from_bytes(xing[8:12], "big") if has_xing and xing[7] & 1 else 0
+    if num_frames + MAX_MISSING_MP3_FRAMES < num_promised:
+        raise make_truncated_audio_error(name, f"{num_promised} frames", f"{num_frames}")
+    if num_frames <= num_promised + MAX_MISSING_MP3_FRAMES:
         return file
     start = first_position + first.num_bytes if has_xing else first_position
     size = num_bytes - start

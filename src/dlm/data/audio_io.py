@@ -47,6 +47,8 @@ ResampleFn = Callable[[Waveform, int, int], Waveform]  # samples, their rate, th
 SEGMENT_END_TOLERANCE_SECONDS = 0.01
 # tools count the padding of mp3 and aac, or round: a segment is cut where the recording ends
 MAX_SEGMENT_OVERRUN_SECONDS = 0.5
+# full scale is 1; a float wav may go a little beyond it, and one of 16-bit numbers to 32768
+MAX_AMPLITUDE = 100.0
 MAX_SAMPLES_PER_BYTE = 1000  # per channel; silence packs to 500, and only a trap to more
 MAX_LOADED_SAMPLES = 1 << 29  # of one segment, held in 2 GiB; 9 hours at 16 kHz
 
@@ -310,12 +312,20 @@ def _iter_checked_blocks(
     """Read the samples of a segment, and refuse what is damaged."""
     num_read = 0
     for block in reader.read_blocks(start_sample, num_samples):
-        if not np.isfinite(block).all():
+        peak = float(np.abs(block).max(initial=0))  # NaN where one is NaN
+        if not math.isfinite(peak):
             raise AudioError(
                 "it holds samples that are not finite (NaN or infinite)",
                 where=name,
                 hint="export it again from its source",
                 code="audio.not_finite",
+            )
+        if peak > MAX_AMPLITUDE:
+            raise AudioError(
+                f"its samples reach {peak:,.0f}, and full scale is 1: they are 16-bit numbers",
+                where=name,
+                hint="scale it: `ffmpeg -i in.wav -af volume=1/32768 -c:a pcm_s16le out.wav`",
+                code="audio.float_range",
             )
         num_read += len(block)
         if len(block):

@@ -251,7 +251,7 @@ def test_a_folder_of_a_table_or_of_cache_files_is_no_dataset(tmp_path: Path) -> 
 
 
 def test_a_shard_without_rows_is_an_empty_shard(tmp_path: Path) -> None:
-    """No rows are no damage: an empty Parquet beside a full one, and an Arrow that is all there is."""
+    """No rows are no damage: an empty Parquet beside a full one, and an Arrow alone."""
     rows = [{"audio": {"bytes": read_recording(tmp_path), "path": "a.wav"}, "text": "One."}]
     table = pyarrow.Table.from_pylist(rows)
     (tmp_path / "data").mkdir()

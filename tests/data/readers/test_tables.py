@@ -114,3 +114,33 @@ def test_an_empty_table_is_an_issue(text: str, tmp_path: Path) -> None:
     data = load_table(tmp_path, text)
     assert [issue.code for issue in data.issues] == ["source.empty", "data.no_examples"]
     assert data.issues[0].hint.startswith("name its columns")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
+def test_a_csv_may_have_other_delimiters(delimiter: str, tmp_path: Path) -> None:
+    """What programs call CSV: with the semicolons of Excel, with | and with tabs."""
+    rows = [("path", "text"), ("a.wav", "Yes.")]
+    text = "".join(delimiter.join(row) + "\r\n" for row in rows)
+    (example,) = load_table(tmp_path, text).examples
+    assert (example.target, example.location) == ("Yes.", "data/table.csv:2")
+
+
+def test_a_semicolon_within_a_comma_table_is_text(tmp_path: Path) -> None:
+    text = "path,text\na.wav,one; two; three\n"
+    assert load_table(tmp_path, text).examples[0].target == "one; two; three"
+
+
+@pytest.mark.parametrize("num_cells", [2, 3])
+@pytest.mark.parametrize("source", ["lj", "lj/metadata.csv"])
+def test_the_metadata_of_ljspeech_is_read(tmp_path: Path, num_cells: int, source: str) -> None:
+    """A table without a header, whose texts have quotes as they are: the folder and the file."""
+    lines = []
+    for number, text in enumerate(('"Yes," he said.', "In 1, and 2")):
+        save_audio(tmp_path / f"lj/wavs/LJ001-000{number}.wav")
+        lines.append("|".join([f"LJ001-000{number}", *["Printed"] * (num_cells - 2), text]))
+    (tmp_path / "lj/metadata.csv").write_text("\n".join(lines) + "\n")
+    data = load_source(tmp_path, {"path": source})
+    assert [example.target for example in data.examples] == ['"Yes," he said.', "In 1, and 2"]
+    paths = [example.audio_segments[0].path for example in data.examples]
+    assert all(path.is_file() for path in paths) and get_issues(data) == []
+    assert get_locations(data) == [f"lj/metadata.csv:{line}" for line in (1, 2)]

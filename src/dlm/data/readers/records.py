@@ -2,7 +2,8 @@ r"""Lists read record by record, each with the line it begins on: JSON Lines, JS
 
     .jsonl   an object a line; blank lines are skipped
     .json    an array of objects, or objects one after the other
-    .csv     a table whose first line names its columns (RFC 4180); .tsv with tabs
+    .csv     a table whose first line names its columns (RFC 4180), also with semicolons or, without
+             quotes, with |; .tsv with tabs; the metadata.csv of LJSpeech: name|as printed|as read
     .gz      any of these, compressed: list.jsonl.gz
 
 UTF-8, with or without a byte order mark, with any line ends. A record that cannot be read is an
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from json import JSONDecodeError
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +42,9 @@ from dlm.errors import DataError
 GZIP_SUFFIX = ".gz"
 TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MAX_BROKEN_RECORDS = 1_000  # one after the other; an open quote makes millions of some megabytes
+OTHER_CSV_DELIMITERS = ";|\t"  # where the first line has more of one of them than of commas
+LJSPEECH_COLUMNS = {2: ["file_name", "text"], 3: ["file_name", "raw_text", "text"]}
+LJSPEECH_FOLDER = "wavs"
 JSON_RECORD_HINT = 'write {"audio": ..., "text": ...}'
 JSON_WHITESPACE_RE = re.compile(r"[ \t\r\n]*")
 JSON_DECODER = json.JSONDecoder()
@@ -48,6 +52,7 @@ MAX_RECORD_CHARS = 1 << 24
 MAX_HEADER_CHARS = 1 << 16
 JSON_CHUNK_CHARS = 1 << 18  # read at once
 JSON_CHUNK_TAIL_CHARS = 16  # an error this near the end of the window may come from its end
+MAX_NAME_CHARS = 200  # of a file in LJSpeech
 MAX_PROBED_RECORDS = 20  # to find out what a list holds
 
 NumberedRecord = tuple[int, SourceRecord | DataError]
@@ -128,7 +133,7 @@ def read_records(path: Path) -> Iterator[NumberedRecord]:
             if suffix in LIST_PARSERS:
                 records = LIST_PARSERS[suffix](file)
             else:
-                records = _read_delimited(file, TABLE_DELIMITERS[suffix])
+                records = _read_delimited(file, path)
             yield from _stop_at_broken(records)
     except (OSError, EOFError, zlib.error) as error:
         raise make_unreadable_list_error(error) from error
@@ -155,15 +160,37 @@ def make_unreadable_list_error(error: Exception) -> DataError:
 
 def read_column_names(path: Path) -> tuple[str, ...]:
     """Return the columns in the first line of a table; none where there is no table."""
-    delimiter = TABLE_DELIMITERS.get(get_list_suffix(path))
-    if delimiter is None:
+    if get_list_suffix(path) not in TABLE_DELIMITERS:
         return ()
     try:
         with _open_text(path, newline="") as file:
-            names = next(csv.reader([file.readline(MAX_HEADER_CHARS)], delimiter=delimiter), [])
+            line = file.readline(MAX_HEADER_CHARS)
+            delimiter = _detect_delimiter(path, line)
+            if delimiter == "|" and _is_ljspeech(path, line):
+                return tuple(LJSPEECH_COLUMNS[line.count("|") + 1])
+            names = next(csv.reader([line], delimiter=delimiter), [])
     except (OSError, EOFError, zlib.error, csv.Error, DataError):
         return ()
     return tuple(map(clean_column_name, names))
+
+
+def _detect_delimiter(path: Path, first_line: str) -> str:
+    """What separates the cells of a table, by its suffix and its first line."""
+    delimiter = TABLE_DELIMITERS[get_list_suffix(path)]
+    if delimiter == "," and _is_ljspeech(path, first_line):
+        return "|"
+    if delimiter != ",":
+        return delimiter
+    other = max(OTHER_CSV_DELIMITERS, key=first_line.count)
+    return other if first_line.count(other) > first_line.count(delimiter) else delimiter
+
+
+def _is_ljspeech(path: Path, first_line: str) -> bool:
+    """Whether the first line of a table is a row: it names a recording in wavs/, without suffix."""
+    cells = first_line.split("|")
+    if len(cells) not in LJSPEECH_COLUMNS or "\0" in cells[0]:
+        return False
+    return (path.parent / LJSPEECH_FOLDER / f"{cells[0][:MAX_NAME_CHARS]}.wav").is_file()
 
 
 def read_first_record(path: Path) -> SourceRecord:
@@ -343,10 +370,18 @@ LIST_PARSERS: dict[str, Callable[[TextIO], Iterator[NumberedRecord]]] = {
 }
 
 
-def _read_delimited(file: TextIO, delimiter: str) -> Iterator[NumberedRecord]:
+def _read_delimited(file: TextIO, path: Path) -> Iterator[NumberedRecord]:
     """A table; a record takes several lines where its text does."""
+    first_line = file.readline(MAX_RECORD_CHARS)
+    delimiter = _detect_delimiter(path, first_line)
+    is_ljspeech = delimiter == "|" and _is_ljspeech(path, first_line)
     lines = iter(lambda: file.readline(MAX_RECORD_CHARS), "")
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        chain([first_line], lines) if first_line else lines,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1
@@ -360,8 +395,14 @@ def _read_delimited(file: TextIO, delimiter: str) -> Iterator[NumberedRecord]:
                 return
             continue
         if header is None:
-            header = list(map(clean_column_name, cells))
-        elif len(cells) == len(header):
+            header = (
+                LJSPEECH_COLUMNS[len(cells)] if is_ljspeech else [*map(clean_column_name, cells)]
+            )
+            if not is_ljspeech:
+                continue
+        if len(cells) == len(header):
+            if is_ljspeech:
+                cells[0] = f"{LJSPEECH_FOLDER}/{cells[0]}.wav"
             yield line, dict(zip(header, cells, strict=True))
         elif cells:
             what = f"{len(cells)} cells, and the table has {len(header)} columns"
