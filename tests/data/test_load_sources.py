@@ -309,6 +309,12 @@ def test_names_meet_in_either_form_of_unicode(
     (tmp_path / "corpus/list.csv").write_text(f"audio,text\n{line},Listed.\n")
     (example,) = load_corpus(tmp_path, head=CORPUS.replace("corpus", "corpus/list.csv")).examples
     assert example.audio_segments[0].path == path and path.is_file()
+    (tmp_path / "corpus/list.csv").rename(tmp_path / "corpus/metadata.csv")
+    table = tmp_path / "corpus/metadata.csv"
+    table.write_text(table.read_text().replace("audio,", "file_name,"))
+    data = load_corpus(tmp_path)
+    assert [example.audio_segments[0].path for example in data.examples] == [path]
+    assert data.sources[0].skipped_audio_no_transcript == 1  # Grüße.wav, which is not listed
 
 
 def test_a_path_with_backslashes_is_read_as_one_with_slashes(tmp_path: Path) -> None:

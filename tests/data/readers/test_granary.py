@@ -1,7 +1,9 @@
 """Granary: records of text joined with the recordings that are here."""
 
+import json
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
@@ -94,3 +96,15 @@ def test_under_strict_a_link_out_of_the_folder_is_an_error(tmp_path: Path) -> No
     load_granary(tmp_path, GOOD | {"utt_id": "z"})
     data = load_source(tmp_path, SOURCE, policy="strict")
     assert get_issues(data) == [("data/fr_asr.jsonl:1", "data.outside_folder")]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_recording_is_found_by_its_name_in_either_form_of_unicode(
+    tmp_path: Path, form: str
+) -> None:
+    save_audio(tmp_path / "data" / f"{normalize(form, 'Grüße')}.wav")
+    name = normalize("NFD" if form == "NFC" else "NFC", "Grüße")
+    (tmp_path / "data/rows.jsonl").write_text(json.dumps({"utt_id": name, "text": "Said."}))
+    data = load_source(tmp_path, {"path": "data/rows.jsonl"})
+    assert [example.target for example in data.examples] == ["Said."]
+    assert data.examples[0].audio_segments[0].path.is_file()

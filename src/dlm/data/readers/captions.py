@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 from dlm.data.audio_io import read_audio_info
 from dlm.data.file_globs import is_audio_file, list_files
@@ -117,7 +118,11 @@ def _parse_audiocaps_record(
 
 def _make_clotho_parser(context: SourceContext) -> ParseRecordFn:
     folder = get_audio_dir(context)
-    paths_by_name = {path.name: path for path in list_files(folder).files if is_audio_file(path)}
+    paths_by_name = {
+        normalize("NFC", path.name): path
+        for path in list_files(folder).files
+        if is_audio_file(path)
+    }
     return partial(_parse_clotho_record, context, folder, paths_by_name)
 
 
@@ -133,7 +138,7 @@ def _parse_clotho_record(
     if not captions:
         hint = "write it, or take the row out"
         raise DataError("no caption", hint=hint, code="data.missing_field")
-    path = paths_by_name.get(name)
+    path = paths_by_name.get(normalize("NFC", name))
     if path is None:
         yield SkippedItem(name, "data.no_recording")
         return

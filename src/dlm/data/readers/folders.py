@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from dlm.data.file_globs import PYAV_SUFFIXES, is_audio_file, list_files
+from dlm.data.file_globs import PYAV_SUFFIXES, find_spelling, is_audio_file, list_files
 from dlm.data.readers.base import (
     EMPTY_TRANSCRIPT,
     ReaderItem,
@@ -360,7 +360,7 @@ def _make_metadata_example(
     """The example of a row, of one recording or of several in order."""
     context = columns.context
     names = [require_relative_path(name) for name in _get_file_names(context, record)]
-    paths = [folder / name for name in names]
+    paths = [find_spelling(folder / name) for name in names]
     for name, path in zip(names, paths, strict=True):
         if hash(path) in listed_paths:
             hint = "keep one of its rows"

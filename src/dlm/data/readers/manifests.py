@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
+from unicodedata import normalize
 
 from dlm.data.file_globs import is_audio_file, is_inside_folder, list_files
 from dlm.data.readers.base import IdRegistry, ReaderItem, SkippedItem, SourceContext, SourceShard
@@ -357,7 +358,8 @@ class _RecordingIndex:
         paths = [path.relative_to(folder).as_posix() for path in files]
         paths_by_stem: dict[str, list[str]] = {}
         for path in paths:
-            paths_by_stem.setdefault(PurePosixPath(path).stem, []).append(path)
+            stem = normalize("NFC", PurePosixPath(path).stem)
+            paths_by_stem.setdefault(stem, []).append(path)
         return cls(folder, frozenset(paths), paths_by_stem)
 
     def find_recording(self, name: str) -> str | None:
@@ -365,7 +367,8 @@ class _RecordingIndex:
         if name in self.paths:
             return name
         path = Path(name)
-        matches = self.paths_by_stem.get(path.stem if is_audio_file(path) else path.name, [])
+        stem = normalize("NFC", path.stem if is_audio_file(path) else path.name)
+        matches = self.paths_by_stem.get(stem, [])
         if len(matches) > 1:
             what = f"{matches[0]} and {matches[1]} have the name of its recording"
             hint = f"rename one, or write its path as {AUDIO_PATH_KEY}"
