@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import DataError, ModelError
-from tests.tiny_models import SPECIAL_TOKENS, make_example, make_tiny_spec, make_tiny_tokenizer
+from tests.tiny_models import (
+    CHATML_TEMPLATE,
+    SPECIAL_TOKENS,
+    make_example,
+    make_tiny_spec,
+    make_tiny_tokenizer,
+)
 
 SEGMENT = AudioSegment(Path("a.wav"))
 OTHER = AudioSegment(Path("b.wav"))
@@ -179,10 +185,11 @@ def test_tokenizer_without_chat_tokens_is_refused(lack: str) -> None:
     assert caught.value.code == f"model.{codes[lack]}"
 
 
-def test_template_that_rewrites_earlier_turns_is_refused() -> None:
+@pytest.mark.parametrize("content", ["message.content | upper", "message.content[:0]", "loop"])
+def test_template_that_rewrites_answers_is_refused(content: str) -> None:
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = (
-        "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}"
+        f"{{% for message in messages %}}{{{{ {content} }}}}<|im_end|>{{% endfor %}}"
     )
     turns = [Message("user", ("a",)), Message("assistant", ("b",))]
     with pytest.raises(ModelError) as caught:
@@ -190,3 +197,14 @@ def test_template_that_rewrites_earlier_turns_is_refused() -> None:
             make_messages_example(*turns, *turns)
         )
     assert caught.value.code == "model.template_rewrites_turns"
+
+
+def test_template_that_rewrites_earlier_turns_is_rendered_whole() -> None:
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages | length }}" + CHATML_TEMPLATE
+    turns = [Message("user", ("a",)), Message("assistant", ("b",))]
+    encoded = ChatEncoder(tokenizer, make_tiny_spec()).encode_example(
+        make_messages_example(*turns, *turns)
+    )
+    assert get_trained_texts(encoded) == [f"b{END}"] * 2
+    assert decode_tokens(encoded.input_ids).startswith("4<|im_start|>user\na")

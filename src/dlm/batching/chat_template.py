@@ -4,6 +4,12 @@
     assistant messages         loss on the text and on the token that ends the turn
     prose                      loss on every token and on the end
 
+A conversation is rendered whole, once as it is and once with a mark in the place of each answer:
+the template may write earlier turns unlike the last one (Qwen3 takes its thinking out of them), and
+what it writes around an answer carries no loss. Thinking is switched off by the template's own
+argument. A template that refuses a system message, or two turns of one role in a row, gets the
+system text in the first user turn, and one turn in the place of two.
+
 An audio segment takes one placeholder here; `collate` repeats it once the number of its tokens is
 known. The forms, chosen by `build_chat_encoder` in mistral_chat.py:
 
@@ -13,16 +19,17 @@ known. The forms, chosen by `build_chat_encoder` in mistral_chat.py:
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import cached_property
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.import_utils import is_mistral_common_available
 
-from dlm.data.types import AudioSegment, Example, Message
+from dlm.data.types import AudioSegment, Example, Message, Role
 from dlm.errors import DataError, MissingExtra, ModelError
 from dlm.plan.model_spec import ModelSpec, make_end_placeholder_error
 
@@ -30,6 +37,8 @@ IGNORE_INDEX = -100  # the label that carries no loss (torch's cross entropy)
 DEFAULT_TEACHER_PROMPT = "Repeat this."  # to a teacher that reads, where audio alone is the prompt
 ASR_TEXT_TAG = "<asr_text>"  # what Qwen3-ASR writes between a language and the transcript
 UNKNOWN_LANGUAGE = "None"  # the language it writes when none is given
+ANSWER_MARK = "\ue000answer {number}\ue001"  # in the place of an answer: private use characters
+TURN_SEPARATOR = "\n\n"  # between turns that are joined
 
 
 @dataclass(frozen=True)
@@ -103,16 +112,9 @@ class ChatEncoder:
             return EncodedExample(prose, prose, (), example.location)
         input_ids: list[int] = []
         labels: list[int] = []
-        spans = list(self._iter_assistant_spans(example))
-        for index, (prompt, answer) in enumerate(spans, start=1):
-            if index == len(spans) and self.eos_token_id not in answer:
-                # a template without an end of turn: the next turn's marker would end this one
-                answer = [*answer, self.eos_token_id]
-            has_end = self.eos_token_id in answer
-            num_labels = answer.index(self.eos_token_id) + 1 if has_end else len(answer)
+        for prompt, answer in self._iter_assistant_spans(example):
             input_ids += prompt + answer
-            labels += [IGNORE_INDEX] * len(prompt) + answer[:num_labels]
-            labels += [IGNORE_INDEX] * (len(answer) - num_labels)
+            labels += [IGNORE_INDEX] * len(prompt) + answer
         return EncodedExample(
             tuple(input_ids),
             tuple(labels),
@@ -181,26 +183,162 @@ class ChatEncoder:
     def _encode_prompt_ids(
         self, messages: tuple[Message, ...], location: str, language: str | None
     ) -> list[int]:
-        template_messages = self._to_template_messages(messages, language)
-        return self._tokenize_text(self._apply_template(template_messages, add_prompt=True))
+        # what training writes before an answer: some templates open a thought in their own prompt
+        turns = self._to_turns(self._to_template_messages(messages, language))
+        mark = ANSWER_MARK.format(number=0)
+        content = _replace_text(self._make_content("assistant"), mark)
+        whole = self._apply_template([*turns, {"role": "assistant", "content": content}], location)
+        text, mark, _ = whole.rpartition(mark)
+        if not mark:
+            raise self._make_rewriting_error(location)
+        return self._tokenize_text(text)
 
     def _iter_assistant_spans(self, example: Example) -> Iterator[tuple[list[int], list[int]]]:
-        """For each assistant message: the tokens since the last one, and its own."""
+        """For each answer: the tokens since the last one, and those that carry loss; then the rest.
+
+        An answer ends with the first special token that the template writes after the last one, or
+        else with the end token.
+        """
         messages = self._to_template_messages(example.messages, example.language)
-        done = ""
-        for index, message in enumerate(example.messages):
-            if message.role != "assistant":
-                continue
-            before = self._apply_template(messages[:index], add_prompt=True)
-            after = self._apply_template(messages[: index + 1], add_prompt=False)
-            if not (before.startswith(done) and after.startswith(before)):
-                what = f"the chat template of {self._spec.key} rewrites earlier turns"
-                raise ModelError(what, code="model.template_rewrites_turns")
-            yield (
-                self._tokenize_text(before[len(done) :]),
-                self._tokenize_text(after[len(before) :]),
-            )
-            done = after
+        between, answers = self._split_at_answers(self._to_turns(messages), example.location)
+        end = self._find_turn_end(between[-1])
+        rest = between[0]
+        for index, (answer, after) in enumerate(zip(answers, between[1:], strict=True)):
+            has_end = after.startswith(end)
+            answer_ids = self._tokenize_text(answer + end if has_end else answer)
+            if index == len(answers) - 1 and not self._holds_special_token(end):
+                # a template without an end of turn: the next turn's marker would end this one
+                answer_ids.append(self.eos_token_id)
+            yield self._tokenize_text(rest), answer_ids
+            rest = after.removeprefix(end) if has_end else after
+        if rest:
+            yield self._tokenize_text(rest), []
+
+    def _split_at_answers(
+        self, messages: list[dict[str, Any]], location: str
+    ) -> tuple[list[str], list[str]]:
+        """A conversation as the texts around its answers, and the answers as they are written."""
+        marks: list[str] = []
+        contents: list[str] = []
+        marked: list[dict[str, Any]] = []
+        for message in messages:
+            if message["role"] == "assistant":
+                marks.append(ANSWER_MARK.format(number=len(marks)))
+                contents.append(_join_texts(message["content"]))
+                message = {**message, "content": _replace_text(message["content"], marks[-1])}
+            marked.append(message)
+        between, rest = [], self._apply_template(marked, location)
+        for mark in marks:
+            text, found, rest = rest.partition(mark)
+            if not found:
+                raise self._make_rewriting_error(location)
+            between.append(text)
+        between.append(rest)
+        whole, answers = self._apply_template(messages, location), []
+        position = len(between[0])
+        for content, after in zip(contents, between[1:], strict=True):
+            # as it is, or as templates trim it; an answer that is written otherwise is refused
+            forms = (content, content.strip(), content.lstrip(), content.rstrip())
+            written = (form for form in forms if whole.startswith(form + after, position))
+            if (answer := next(written, None)) is None:
+                raise self._make_rewriting_error(location)
+            answers.append(answer)
+            position += len(answer + after)
+        if position != len(whole) or not whole.startswith(between[0]):
+            raise self._make_rewriting_error(location)
+        return between, answers
+
+    def _find_turn_end(self, after_answer: str) -> str:
+        """What ends a turn: all up to the first special token, or all there is without any."""
+        ends = [
+            position + len(token)
+            for token in self._special_tokens
+            if (position := after_answer.find(token)) >= 0
+        ]
+        return after_answer[: min(ends)] if ends else after_answer
+
+    def _holds_special_token(self, text: str) -> bool:
+        return any(token in text for token in self._special_tokens)
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, int]:
+        """Each special token and its id, also those that only the vocabulary marks as special."""
+        tokenizer = self._tokenizer
+        tokens = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        added = getattr(tokenizer, "added_tokens_decoder", None)  # none of mistral-common's
+        if isinstance(added, dict):
+            tokens |= {str(token): number for number, token in added.items() if token.special}
+        return tokens
+
+    @cached_property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer: the tokenizer's end token, and the template's own."""
+        if self._spec.chat_format not in ("template", "parts", "asr"):
+            return (self.eos_token_id,)
+        roles: tuple[Role, ...] = ("user", "assistant")
+        turns = [{"role": role, "content": self._make_content(role)} for role in roles]
+        between, _ = self._split_at_answers(turns, "")
+        end_ids = set(self._tokenize_text(self._find_turn_end(between[-1])))
+        return tuple({self.eos_token_id} | end_ids & set(self._special_tokens.values()))
+
+    def _to_turns(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Messages as turns that the template takes: system text folded, turns joined."""
+        turns: list[dict[str, Any]] = []
+        for message in messages:
+            if self.folds_system_text and message["role"] == "system":
+                message = {**message, "role": "user"}
+            if (
+                (self.joins_turns or self.folds_system_text)
+                and turns
+                and turns[-1]["role"] == message["role"]
+            ):
+                content = _join_contents(turns[-1]["content"], message["content"])
+                turns[-1] = {**message, "content": content}
+            else:
+                turns.append(message)
+        return turns
+
+    def describe_changes(self, orders: Iterable[tuple[str, ...]]) -> Iterator[str]:
+        """Say what is done to conversations, given as the roles of their turns."""
+        roles = [each for order in orders for each in pairwise((*order, ""))]
+        if self.folds_system_text and any(role == "system" for role, _ in roles):
+            yield "system text goes into the user's turn"
+        if self.joins_turns and any(role == following for role, following in roles):
+            yield "two turns of one role in a row become one"
+
+    @cached_property
+    def folds_system_text(self) -> bool:
+        """Whether the template refuses or drops a system message."""
+        return not self._takes_roles("system", "user", "assistant")
+
+    @cached_property
+    def joins_turns(self) -> bool:
+        """Whether the template refuses or drops one of two user turns in a row."""
+        return not self._takes_roles("user", "user", "assistant")
+
+    def _takes_roles(self, *roles: Role) -> bool:
+        contents = [f"turn {number} {role}" for number, role in enumerate(roles)]
+        messages = [
+            {"role": role, "content": self._make_content(role, content)}
+            for role, content in zip(roles, contents, strict=True)
+        ]
+        try:
+            text = self._apply_template(messages, "")
+        except ModelError:
+            return False
+        return contents[0] in text or contents[1] not in text  # some write no text of the user
+
+    def _make_content(self, role: Role, text: str = "text") -> Any:
+        """A message's text as `_to_template_messages` writes it."""
+        return self._to_template_messages((Message(role, (text,)),), None)[0]["content"]
+
+    def _make_rewriting_error(self, location: str) -> ModelError:
+        return ModelError(
+            f"the chat template of {self._spec.key} rewrites or drops what is said",
+            where=location,
+            hint="give the base another chat template, or set base_model.chat to plain",
+            code="model.template_rewrites_turns",
+        )
 
     def _to_template_messages(
         self, messages: tuple[Message, ...], language: str | None
@@ -240,7 +378,7 @@ class ChatEncoder:
         return Message(message.role, ("".join(parts),))
 
     def _reject_special_tokens(self, text: str, location: str) -> None:
-        for token in self._tokenizer.all_special_tokens:
+        for token in self._special_tokens:
             if token in text:
                 raise self._make_special_token_error(token, location)
 
@@ -249,14 +387,17 @@ class ChatEncoder:
         what, hint = f"the text holds the special token {token}", "write it differently"
         return DataError(what, where=location, hint=hint, code="data.special_token")
 
-    def _apply_template(self, messages: list[dict[str, Any]], *, add_prompt: bool) -> str:
+    def _apply_template(self, messages: list[dict[str, Any]], location: str) -> str:
         if self._spec.chat_format == "plain":
             return self._bos_token + "".join(map(self._format_plain_turn, messages))
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_prompt
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, enable_thinking=False, thinking=False
+                )
             )
-        )
+        except Exception as error:  # a template may raise whatever Python raises
+            raise make_template_error(self._spec.key, error, location) from error
 
     def _format_plain_turn(self, message: dict[str, Any]) -> str:
         """A turn of plain text: an answer ends with the end token, anything else with its line."""
@@ -345,6 +486,38 @@ def _format_language_prefix(language: str | None) -> str:
 
     code = (language or UNKNOWN_LANGUAGE).lower().partition("-")[0]
     return f"language {LANGUAGE_CODE_TO_NAME.get(code, language or UNKNOWN_LANGUAGE)}{ASR_TEXT_TAG}"
+
+
+def make_template_error(key: str, error: Exception, location: str) -> ModelError:
+    """The error for a conversation that a chat template does not take."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ModelError(
+        f"the chat template of {key} refuses this conversation ({reason})",
+        where=location,
+        hint="change the order of its turns, or give the base another chat template",
+        code="model.template_error",
+    )
+
+
+def _join_texts(content: str | list[dict[str, str]]) -> str:
+    """All text of a template message."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def _replace_text(content: str | list[dict[str, str]], text: str) -> str | list[dict[str, str]]:
+    """The content of a template message, of another text."""
+    return text if isinstance(content, str) else [{"type": "text", "text": text}]
+
+
+def _join_contents(
+    first: str | list[dict[str, str]], second: str | list[dict[str, str]]
+) -> str | list[dict[str, str]]:
+    """The contents of two turns as that of one."""
+    if isinstance(first, str) or isinstance(second, str):
+        return f"{first}{TURN_SEPARATOR}{second}"
+    return [*first, {"type": "text", "text": TURN_SEPARATOR}, *second]
 
 
 def _get_bos_token(tokenizer: PreTrainedTokenizerBase) -> str:

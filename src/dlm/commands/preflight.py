@@ -161,8 +161,10 @@ def run_preflight(
     train = train[: config.train_count]
     if config.teacher.weight:
         train = attach_transcripts(train, data.examples)
+    template_issues, template_changes = _check_template(spec, (*train, *held_out))
     issues = (
         *report.issues,
+        *template_issues,
         *check_leakage(train, held_out, report.example_stats),
         *_check_sequence_lengths(spec, config, train, report),
         *_check_transcription_model(spec, config, (*train, *held_out), report),
@@ -186,7 +188,10 @@ def run_preflight(
         plan = make_plan(
             config,
             spec,
-            _describe_train_set(spec, config, data, report, train, held_out),
+            replace(
+                _describe_train_set(spec, config, data, report, train, held_out),
+                template_changes=template_changes,
+            ),
             hardware or detect_hardware(get_dlm_home()),
             cli_overrides=cli_overrides,
             field_overrides=overrides,
@@ -443,6 +448,36 @@ def _check_chat_format(document: Document, spec: ModelSpec) -> Iterator[Issue]:
         yield Issue(
             document.path.name, f"{what}plain text", hint, fatal=False, code="model.plain_chat"
         )
+
+
+def _check_template(
+    spec: ModelSpec, examples: Sequence[Example]
+) -> tuple[list[Issue], tuple[str, ...]]:
+    """Render one conversation of each order of roles, where there are several turns.
+
+    Returns:
+        Those that the chat template refuses, and what is done to others for it to take them.
+    """
+    by_roles: dict[tuple[str, ...], Example] = {}
+    for example in examples:
+        by_roles.setdefault(tuple(message.role for message in example.messages), example)
+    by_roles.pop(("user", "assistant"), None)
+    by_roles = {roles: example for roles, example in by_roles.items() if len(roles) > 1}
+    if spec.chat_format not in ("template", "parts") or not by_roles:
+        return [], ()
+    from dlm.batching.mistral_chat import build_chat_encoder
+    from dlm.models.load import load_tokenizer
+
+    issues: list[Issue] = []
+    chat_encoder = build_chat_encoder(load_tokenizer(spec), spec)
+    for example in by_roles.values():
+        try:
+            chat_encoder.encode_example(example)
+        except DlmError as error:
+            if error.code != "data.special_token":  # it is found in every example
+                where, hint = error.where or example.location, error.hint or ""
+                issues.append(Issue(where, error.what, hint, fatal=True, code=error.code))
+    return issues, tuple(chat_encoder.describe_changes(by_roles))
 
 
 def _describe_train_set(

@@ -83,7 +83,7 @@ def _generate_token_ids(
     batch = collate(examples, feature_fn, padding).to(str(model.device))
     rng = torch.Generator(model.device).manual_seed(generation_config.seed)
     cache, prompt_ids = model.make_cache(), batch.input_ids
-    eos_ids = prompt_ids.new_tensor([chat_encoder.eos_token_id, *model.eos_token_ids])
+    eos_ids = prompt_ids.new_tensor([*chat_encoder.end_token_ids, *model.eos_token_ids])
     with torch.inference_mode():
         embeddings, mask, audio_states = model.make_prompt_inputs(batch)
     is_running = torch.ones(len(examples), dtype=torch.bool, device=embeddings.device)

@@ -1,7 +1,7 @@
 """The summary of a finished plan: the lines that `dlm check`, `train` and `doctor` print.
 
 base, learns, device, memory, batch, steps, rate or stages, teacher, ctc, augment, seed,
-stream or weights, recordings, asked for
+chat, stream or weights, recordings, asked for
 """
 
 from collections.abc import Iterator
@@ -118,8 +118,11 @@ def _summarize_ctc(training_plan: TrainingPlan) -> Iterator[SummaryLine]:
 
 
 def _summarize_data(plan: Plan) -> Iterator[SummaryLine]:
-    """What is special about the data: a stream, weights, recordings that are not copied."""
+    """What is special about the data: changed conversations, a stream, weights, recordings."""
     config, train_set = plan.config, plan.train_set
+    if train_set.template_changes:
+        why = "the chat template of the base refuses them, or drops what they say"
+        yield SummaryLine("chat", ", ".join(train_set.template_changes), why)
     if config.uses_streaming:
         value = f"the first {train_set.num_scanned_examples:,} clips read"
         why = "the others are read during training; neither they nor their features are stored"

@@ -366,6 +366,7 @@ class TrainSetInfo:
         recording_bytes: of the recordings; 0 for a stream.
         num_scanned_examples: of a stream: examples that were read, held-out ones included.
         skip_bad_examples: whether an example that cannot be used is left out.
+        template_changes: what is done to conversations that the chat template refuses.
     """
 
     num_examples: int
@@ -375,6 +376,7 @@ class TrainSetInfo:
     recording_bytes: int = 0
     num_scanned_examples: int = 0
     skip_bad_examples: bool = False
+    template_changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
