@@ -37,7 +37,9 @@ def write_conversation(folder: Path, template: str, system: str = "") -> Path:
     base["lm"] = {**base["lm"], "tokenizer": str(folder / "tokenizer")}
     path = write_composed_document(folder, base)
     text = path.read_text(encoding="utf-8")
-    path.write_text(text + CONVERSATION.replace("### User", system + "### User", 1), encoding="utf-8")
+    path.write_text(
+        text + CONVERSATION.replace("### User", system + "### User", 1), encoding="utf-8"
+    )
     return path
 
 
