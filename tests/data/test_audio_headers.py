@@ -49,7 +49,9 @@ def test_frames_are_counted_where_an_mp3_does_not_give_its_length(
     """A header that guesses: too short (sound lost) and too long (a whole file refused); with a
     tag before it, and one behind it that is no sound."""
     path = save_vbr_mp3(tmp_path / "a.mp3", loud_first=loud_first)
-    path.write_bytes(tag + path.read_bytes() + b"TAG" + bytes(125))
+    picture = b"APETAGEX" + struct.pack("<IIII", 2000, 1_000_000, 1, 0) + bytes(8)
+    picture += b"\xff\xd8" * 500_000
+    path.write_bytes(tag + path.read_bytes() + picture + b"TAG" + bytes(125))
     assert read_audio_info(path).seconds == pytest.approx(6.0, abs=0.1)
     whole = load(path)
     assert len(whole) == read_audio_info(path).num_samples
@@ -148,3 +150,13 @@ def test_a_cut_mp3_is_refused_by_its_header(tmp_path: Path, kept: float) -> None
     with pytest.raises(AudioError) as caught:
         read_audio_info(path)
     assert caught.value.code == "audio.truncated"
+
+
+def test_files_made_to_be_slow_are_refused_at_once(tmp_path: Path) -> None:
+    """What would be walked for minutes: junk between frames, and streams without end."""
+    mp3 = save_vbr_mp3(tmp_path / "a.mp3", loud_first=True).read_bytes()
+    path = tmp_path / "b.mp3"
+    path.write_bytes(mp3 + b"\xff" * 10_000_000 + mp3)
+    assert refuse(path) == "audio.damaged"
+    path.write_bytes(save_audio(tmp_path / "a.ogg").read_bytes() * 300)
+    assert refuse(path) == "audio.mixed_streams"

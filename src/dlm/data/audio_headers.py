@@ -25,6 +25,8 @@ MIN_STREAMED_WAV_BYTES = 0x7FFFF000  # a wav written to a pipe promises this muc
 UNKNOWN_SIZE_64 = 1 << 62  # so does an RF64, of 64 bits
 READ_BYTES = 1 << 16  # at once; headers are shorter
 
+MAX_OGG_STREAMS = 256  # one behind the other; each has a decoder
+
 ByteOrder = Literal["little", "big"]
 
 # How chunked files are written: first bytes, type, byte order of sizes, name of the audio chunk.
@@ -190,6 +192,8 @@ def _find_ogg_streams(file: BinaryFile, num_bytes: int, name: str) -> list[Binar
         is_beginning, was_end = bool(header[5] & 2), bool(header[5] & 4)
         if is_beginning and not was_beginning:
             starts.append(position)
+        if len(starts) > MAX_OGG_STREAMS:
+            raise make_mixed_streams_error(name, f"over {MAX_OGG_STREAMS} streams are in it")
         was_beginning = is_beginning
         position += size
     if len(starts) == 1:
@@ -218,6 +222,7 @@ MP3_BITRATES = (
 )
 MP3_RATES = (44_100, 48_000, 32_000)
 MP3_MPEG_1 = 3
+MAX_JUNK_BYTES = 1 << 18  # between the frames of an mp3, tags not counted
 MAX_MISSING_MP3_FRAMES = 2  # headers are that vague
 MAX_XING_ERROR_BYTES = 4096  # a tag behind an mp3, or two frames
 
@@ -257,8 +262,8 @@ def _parse_mp3_frame(header: bytes) -> _Mp3Frame | None:
 class _Mp3Walker:
     """The frames of an mp3, read in blocks."""
 
-    def __init__(self, file: BinaryFile, num_bytes: int) -> None:
-        self._file, self.num_bytes = file, num_bytes
+    def __init__(self, file: BinaryFile, num_bytes: int, name: str) -> None:
+        self._file, self.num_bytes, self._name = file, num_bytes, name
         self._block, self._block_start = b"", 0
 
     def read(self, position: int, num_bytes: int) -> bytes:
@@ -272,7 +277,7 @@ class _Mp3Walker:
 
     def iter_frames(self) -> Iterator[tuple[int, _Mp3Frame]]:
         """Position and header of each whole frame; tags and what is no frame are passed over."""
-        position, is_in_step, max_position = 0, False, READ_BYTES
+        position, is_in_step, max_position, num_junk = 0, False, READ_BYTES, 0
         while position < min(self.num_bytes - 4, max_position):
             header = self.read(position, 10)
             frame = _parse_mp3_frame(header[:4])
@@ -289,9 +294,21 @@ class _Mp3Walker:
                 position += 10 + size + (10 if header[5] & 16 else 0)
                 max_position = max(max_position, position + READ_BYTES)
                 continue
-            block = self.read(position + 1, READ_BYTES)
-            next_sync = block.find(b"\xff")
-            position += 1 + (next_sync if next_sync >= 0 else len(block) or 1)
+            if header.startswith(b"APETAGEX"):
+                position += 32 + int.from_bytes(self.read(position + 12, 4), "little")
+                continue
+            next_sync = self._find_sync(position + 1)
+            num_junk += next_sync - position
+            if num_junk > MAX_JUNK_BYTES:
+                raise make_damaged_audio_error(self._name)
+            position = next_sync
+
+    def _find_sync(self, position: int) -> int:
+        """Where the next frame may begin, or the end of what is held."""
+        self.read(position, 1)
+        found = self._block.find(b"\xff", position - self._block_start)
+        end = self._block_start + len(self._block)
+        return self._block_start + found if found >= 0 else max(end, position + 1)
 
     def _is_followed(self, position: int, frame: _Mp3Frame) -> bool:
         """Whether another frame, a tag or the end follows: three bytes alone may be chance."""
@@ -310,7 +327,7 @@ def _count_mp3_frames(file: BinaryFile, num_bytes: int, name: str) -> BinaryFile
 
     Without one, libsndfile takes the bitrate of the first frame for that of all.
     """
-    walker = _Mp3Walker(file, num_bytes)
+    walker = _Mp3Walker(file, num_bytes, name)
     frames = walker.iter_frames()
     first_position, first = next(frames, (0, None))
     if first is None:
