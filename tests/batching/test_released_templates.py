@@ -184,3 +184,22 @@ def test_template_errors_are_one_line(template: str) -> None:
         make_encoder(template).encode_example(Example((USER, ANSWERS[0]), "my.dlm:7", "answer"))
     assert caught.value.code == "model.template_error" and caught.value.where == "my.dlm:7"
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ date_string }}",
+        "{{ date_string | default('today') }}",
+        "{% set date = date_string or strftime_now('%d %b %Y') %}{{ date }}",
+    ],
+)
+def test_a_row_is_the_same_every_day(date: str) -> None:
+    """The kind: a template that writes today's date trains other rows than it is asked with."""
+    prompt = make_encoder(date + CHATML_TEMPLATE).encode_prompt((USER,), "here")
+    assert (
+        make_encoder(CHATML_TEMPLATE)
+        .decode_raw(list(prompt.input_ids))
+        .startswith("26 Jul 2024<|im_start|>")
+    )

@@ -101,7 +101,7 @@ def test_import() -> None:
 
 def test_transcribe() -> None:
     result = load_json("transcribe", "my.dlm", "clips/0.wav")
-    assert has_keys(result, "path seconds segments text")
+    assert has_keys(result, "path seconds segments text cut")
     assert has_keys(result["segments"][0], "start end text")
 
 
@@ -113,7 +113,7 @@ def test_prompt() -> None:
 def test_eval() -> None:
     keys = "clips wer cer substitutions deletions insertions words normaliser source_directives"
     result = load_json("eval", "my.dlm")
-    assert has_keys(result, f"{keys} scores worst row")
+    assert has_keys(result, f"{keys} scores worst row cut")
     assert has_keys(result["worst"][0], "location reference hypothesis wer")
     result = load_json("eval", "my.dlm", "--manual-loss", "clips/0.wav")["row"]
     assert has_keys(result, "location token_losses recomputed_loss trainer_loss")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from dlm.config.schema import TrainingConfig
 from dlm.data.types import AudioSegment, Message
@@ -67,6 +68,31 @@ def test_every_example_is_answered_once(engine: InferenceEngine, tmp_path: Path)
     examples = write_tone_examples(tmp_path, 3) * 7
     answered = [example.location for example, _ in batch_generate(engine, examples)]
     assert sorted(answered) == sorted(example.location for example in examples)
+
+
+@pytest.mark.parametrize(
+    "text", ["a tone ", "\u0442\u043e\u043d ", "\u12f5\u121d\u133d ", "\U0001f3b5"]
+)
+def test_answers_are_bounded_in_characters_and_a_cut_one_is_told(
+    engine: InferenceEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """The kind: a bound in tokens is another one for each script; one, two, three, four bytes."""
+    example = write_tone_examples(tmp_path, 1)[0]
+    seconds = engine.sum_audio_seconds(example.audio_segments)
+    limit = round(seconds * 40) + 60
+    said = (text * 200)[: limit - 5].strip()
+    encode = engine.model.tokenizer.encode
+    for answer, is_cut in ((said, False), (text * 200, True)):
+        tokens = [*encode(answer, add_special_tokens=False), engine.chat_encoder.eos_token_id]
+        stream = iter(tokens)
+        monkeypatch.setattr(
+            "dlm.models.generate._sample_next_token",
+            lambda logits, *_, stream=stream: torch.tensor([next(stream)] * len(logits)),
+        )
+        engine.cut_locations.clear()
+        ((_, heard),) = batch_generate(engine, [example])
+        assert engine.cut_locations == [example.location] * is_cut
+        assert heard == answer if not is_cut else limit <= len(heard) < limit + 10
 
 
 def test_seconds_and_tokens_are_summed_over_segments(

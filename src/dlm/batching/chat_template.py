@@ -38,6 +38,20 @@ DEFAULT_TEACHER_PROMPT = "Repeat this."  # to a teacher that reads, where audio 
 ASR_TEXT_TAG = "<asr_text>"  # what Qwen3-ASR writes between a language and the transcript
 UNKNOWN_LANGUAGE = "None"  # the language it writes when none is given
 ANSWER_MARK = "\ue000answer {number}\ue001"  # in the place of an answer: private use characters
+TEMPLATE_ERRORS = (  # what the code in a template may raise, beside jinja's own
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,  # RecursionError
+    TypeError,
+    ValueError,
+)
+# Of templates that write today's date where none is given (Llama 3.2): their rows would differ from
+# day to day, and from training to use.
+PINNED_DATE = "26 Jul 2024"
 TURN_SEPARATOR = "\n\n"  # between turns that are joined
 
 
@@ -390,13 +404,19 @@ class ChatEncoder:
     def _apply_template(self, messages: list[dict[str, Any]], location: str) -> str:
         if self._spec.chat_format == "plain":
             return self._bos_token + "".join(map(self._format_plain_turn, messages))
+        from jinja2 import TemplateError  # transformers renders with it
+
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, enable_thinking=False, thinking=False
+                    messages,
+                    tokenize=False,
+                    enable_thinking=False,
+                    thinking=False,
+                    date_string=PINNED_DATE,
                 )
             )
-        except Exception as error:  # a template may raise whatever Python raises
+        except (TemplateError, *TEMPLATE_ERRORS) as error:
             raise make_template_error(self._spec.key, error, location) from error
 
     def _format_plain_turn(self, message: dict[str, Any]) -> str:

@@ -93,6 +93,7 @@ def evaluation_to_dict(report: "EvaluationReport") -> JsonDict:
         "scores": report.scores,
         "worst": list(map(_utterance_to_dict, report.worst_examples[:MAX_WORST_EXAMPLES])),
         "row": report.example_loss and _example_loss_to_dict(report.example_loss),
+        "cut": report.num_cut,
     }
 
 
@@ -181,6 +182,7 @@ def transcript_to_dict(transcript: "Transcript") -> JsonDict:
             for segment in transcript.segments
         ],
         "text": transcript.text,
+        "cut": transcript.num_cut,
     }
 
 

@@ -181,7 +181,14 @@ def print_transcripts(transcripts: Iterator["Transcript"], output_format: str) -
             print_text(f"{escape_controls(str(transcript.path))}: {transcript.text}\n")
         else:
             print_text(transcript.format_subtitles(output_format))
+        if transcript.num_cut and output_format != "json":
+            _print_cut_answers(transcript.num_cut, f"{transcript.path}: ")
     return 0
+
+
+def _print_cut_answers(num_cut: int, where: str = "") -> None:
+    what = f"{where}{format_count(num_cut, 'answer')} cut: longer than anybody speaks"
+    print_status(what, color="yellow")
 
 
 def print_evaluation(report: "EvaluationReport", output_format: str) -> int:
@@ -203,6 +210,8 @@ def print_evaluation(report: "EvaluationReport", output_format: str) -> int:
             rows.append((label, f"{report.scores[score]:.3f}", meaning))
     rows.append(("clips", f"{report.num_examples:,}", f"normaliser {report.normalizer}"))
     print_table(rows + [_make_source_row(source) for source in report.sources])
+    if report.num_cut:
+        _print_cut_answers(report.num_cut)
     worst = [
         (f"{score.wer:.0%}", score.location, score.reference, score.hypothesis)
         for score in report.worst_examples[:MAX_WORST_EXAMPLES]

@@ -1,7 +1,7 @@
 """A model loaded with its chat encoder and feature extractor: prompts, batches and answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dlm.batching.chat_template import ChatEncoder, EncodedExample
@@ -17,8 +17,10 @@ from dlm.models.generate import GenerationConfig, generate, generate_stream
 from dlm.models.load import load_version
 from dlm.plan.model_spec import ModelSpec
 
-MAX_TOKENS_PER_SECOND = 8  # of speech: nobody speaks faster
-EXTRA_NEW_TOKENS = 24  # of an answer that is longer than the speech
+# Of an answer, in characters, as a token is a byte for some tokenizers and a word for others:
+MAX_CHARACTERS_PER_SECOND = 40  # of speech: twice as fast as people read aloud
+EXTRA_CHARACTERS = 60  # of an answer that is longer than the speech
+MAX_TOKENS_PER_CHARACTER = 4  # bytes of UTF-8
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class InferenceEngine:
         chat_encoder: messages -> token ids.
         extractor: audio segment -> features.
         eval_batch_size: examples that are evaluated or generated at once.
+        cut_locations: of the examples whose answers `batch_generate` cut at their limit.
     """
 
     model: AudioLanguageModel
     chat_encoder: ChatEncoder
     extractor: AudioFeatureExtractor
     eval_batch_size: int
+    cut_locations: list[str] = field(default_factory=list, compare=False)
 
     def make_batch(self, examples: list[EncodedExample]) -> Batch:
         """Collate encoded examples on the CPU. Raises AudioError."""
@@ -110,14 +114,21 @@ def batch_generate(
     prompts.sort(key=lambda prompt: prompt[0])
     for batch in split_into_chunks(prompts, engine.eval_batch_size):
         seconds, batch_examples, encoded = zip(*batch, strict=True)
-        max_new_tokens = round(max(seconds) * MAX_TOKENS_PER_SECOND) + EXTRA_NEW_TOKENS
+        limits = tuple(
+            round(each * MAX_CHARACTERS_PER_SECOND) + EXTRA_CHARACTERS for each in seconds
+        )
+        cut: list[int] = []
         texts = generate(
             engine.model,
             engine.chat_encoder,
             list(encoded),
             engine.extractor,
-            GenerationConfig(max_new_tokens=max_new_tokens),
+            GenerationConfig(
+                max_new_tokens=max(limits) * MAX_TOKENS_PER_CHARACTER, max_characters=limits
+            ),
+            on_cut=cut.append,
         )
+        engine.cut_locations.extend(batch_examples[index].location for index in cut)
         yield from zip(batch_examples, texts, strict=True)
 
 

@@ -77,6 +77,7 @@ class EvaluationReport:
         sources: the source the examples come from, if not from a document.
         normalizer: how texts are normalized before they are compared.
         example_loss: of one example, token by token; None without `--manual-loss`.
+        num_cut: answers that had not ended at their limit of characters.
     """
 
     num_examples: int
@@ -88,6 +89,7 @@ class EvaluationReport:
     normalizer: str = NORMALIZER_NAME
     example_loss: ExampleLoss | None = None
     utterances: tuple[UtteranceScore, ...] = ()
+    num_cut: int = 0
 
 
 def evaluate_model(
@@ -103,6 +105,7 @@ def evaluate_model(
     spoken = [example for example in examples if example.task == "transcribe"]
     if not spoken:
         return EvaluationReport(len(examples), None, None, (), scores)
+    num_cut_before = len(engine.cut_locations)
     utterances = score_transcripts(engine, spoken, progress=progress)
     references = [utterance.reference for utterance in utterances]
     hypotheses = [utterance.hypothesis for utterance in utterances]
@@ -111,7 +114,13 @@ def evaluate_model(
     scores |= {"wer": word_errors.rate, "cer": character_errors.rate}
     worst = tuple(sorted(utterances, key=lambda score: (-score.wer, score.location)))
     return EvaluationReport(
-        len(examples), word_errors, character_errors, worst, scores, utterances=tuple(utterances)
+        len(examples),
+        word_errors,
+        character_errors,
+        worst,
+        scores,
+        utterances=tuple(utterances),
+        num_cut=len(engine.cut_locations) - num_cut_before,
     )
 
 

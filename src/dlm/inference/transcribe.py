@@ -30,12 +30,21 @@ class TranscriptSegment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """The transcript of one recording, of `seconds` in all; `output` is the file it is kept in."""
+    """The transcript of one recording.
+
+    Attributes:
+        path: the recording.
+        seconds: of all of it.
+        segments: in order.
+        output: the file that the transcript is kept in.
+        num_cut: segments whose text had not ended.
+    """
 
     path: Path
     seconds: float
     segments: tuple[TranscriptSegment, ...]
     output: Path | None = None
+    num_cut: int = 0
 
     @property
     def text(self) -> str:
@@ -95,6 +104,7 @@ def transcribe_files(
             split = split_evenly(recording, max_seconds=audio_spec.window_seconds)
         else:
             split = split_recording(recording, audio_spec, vad_fn)
+        num_cut_before = len(engine.cut_locations)
         examples = [_make_example(path, span, language) for span in split.spans]
         texts = {
             (segment.start, segment.end): " ".join(text.split())
@@ -104,7 +114,8 @@ def transcribe_files(
         segments = (
             segment for span in split.spans for segment in _split_at_times(*span, texts[span])
         )
-        yield Transcript(path, split.seconds, tuple(segments))
+        num_cut = len(engine.cut_locations) - num_cut_before
+        yield Transcript(path, split.seconds, tuple(segments), num_cut=num_cut)
 
 
 def _split_at_times(start: float, end: float, text: str) -> Iterator[TranscriptSegment]:

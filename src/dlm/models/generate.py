@@ -4,7 +4,7 @@ The loop is here and not `GenerationMixin.generate`, which takes 17 to 45 % more
 on small models (LOG.md), draws from torch's global generator, and streams from a thread only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ import torch
 from dlm.batching.chat_template import ChatEncoder, EncodedExample
 from dlm.batching.collator import FeatureFn, PaddingSpec, collate
 from dlm.models.audio_lm import AudioLanguageModel
+
+STEPS_PER_LENGTH_CHECK = 8  # tokens between two looks at the length of a text
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class GenerationConfig:
         top_p: draw from the fewest tokens that have this probability in total.
         top_k: draw from so many of the likeliest tokens; None for all.
         seed: of the draws; the same seed gives the same answer.
+        max_characters: of each answer of a batch, at most; empty for any number.
     """
 
     max_new_tokens: int = 256
@@ -31,6 +34,7 @@ class GenerationConfig:
     top_p: float = 1.0
     top_k: int | None = None
     seed: int = 0
+    max_characters: tuple[int, ...] = ()
 
 
 def generate(
@@ -39,14 +43,33 @@ def generate(
     examples: list[EncodedExample],
     feature_fn: FeatureFn,
     generation_config: GenerationConfig,
+    *,
+    on_cut: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Generate the answers to several prompts in one batch."""
+    """Generate the answers to several prompts in one batch.
+
+    Args:
+        on_cut: is called with the index of each answer that had not ended at its limit.
+    """
     answers: list[list[int]] = [[] for _ in examples]
+    limits, running = generation_config.max_characters, set(range(len(examples)))
+    cut: set[int] = set()
     steps = _generate_token_ids(model, chat_encoder, examples, feature_fn, generation_config)
     for token_ids in steps:
-        for answer, token_id in zip(answers, token_ids, strict=True):
-            if token_id is not None:
+        for index, (answer, token_id) in enumerate(zip(answers, token_ids, strict=True)):
+            if token_id is None:
+                running.discard(index)
+            elif index in running:
                 answer.append(token_id)
+                is_checked = bool(limits) and len(answer) % STEPS_PER_LENGTH_CHECK == 0
+                if is_checked and len(chat_encoder.decode(answer).strip()) > limits[index]:
+                    running.discard(index)
+                    cut.add(index)
+        if not running:
+            break
+    for index in sorted(cut | running):
+        if on_cut:
+            on_cut(index)
     return [chat_encoder.decode(answer).strip() for answer in answers]
 
 
@@ -89,8 +112,8 @@ def _generate_token_ids(
     is_running = torch.ones(len(examples), dtype=torch.bool, device=embeddings.device)
     answer_ids = prompt_ids[:, :0]
     max_new_tokens = generation_config.max_new_tokens
-    if model.spec.is_encoder_decoder:  # no position comes after the last that it learned
-        max_new_tokens = min(max_new_tokens, model.spec.context_length - prompt_ids.shape[1])
+    # no position comes after the last that it learned
+    max_new_tokens = min(max_new_tokens, max(model.spec.context_length - prompt_ids.shape[1], 1))
     for _ in range(max_new_tokens):
         with torch.inference_mode():
             logits = model.compute_next_logits(embeddings, mask, cache, audio_states)
@@ -101,6 +124,7 @@ def _generate_token_ids(
             answer_ids = torch.cat([answer_ids, tokens[:, None]], dim=1)
             mask = torch.cat([mask, mask.new_ones(len(examples), 1)], dim=1)
         if not is_running.any():
+            yield [None] * len(examples)
             return
         pairs = zip(tokens.tolist(), is_running.tolist(), strict=True)
         yield [token_id if running else None for token_id, running in pairs]
