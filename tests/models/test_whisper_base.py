@@ -258,7 +258,8 @@ def test_an_english_model_generates_as_the_class(folders, segments) -> None:
     token_ids = engine.model.whole.generate(
         **extract_reference_inputs(engine.model.spec, [wave]), max_new_tokens=40, do_sample=False
     )
-    assert text == engine.chat_encoder.decode(token_ids[0].tolist()).strip()
+    # the class is stopped after 40 tokens, the engine where nobody speaks faster
+    assert text.startswith(engine.chat_encoder.decode(token_ids[0].tolist()).strip())
 
 
 def test_a_prompt_is_the_text_before_the_transcript(folders, segments) -> None:
@@ -532,7 +533,7 @@ def test_transcripts_are_split_at_the_times_that_a_whisper_writes(
         ("b.wav", "<|0.00|>"): [(0.0, 0.7, "")],
     }
     for (name, text), segments in expected.items():
-        monkeypatch.setattr("dlm.inference.engine.generate", lambda *_, text=text: [text])
+        monkeypatch.setattr("dlm.inference.engine.generate", lambda *_, text=text, **kw: [text])
         result = dlm("transcribe", "my.dlm", name, "--base", "--timestamps", "--json")
         found = json.loads(result.out)["segments"]
         assert [tuple(each.values()) for each in found] == segments
