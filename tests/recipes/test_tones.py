@@ -14,8 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = {
     "base_model.encoder": "sparrow",
     "training.precision": "fp32",
-    "training.learning_rate": 3e-3,
-    "training.num_epochs": 20,
+    "training.learning_rate": 1e-3,
+    "training.num_epochs": 60,
 }
 SMALL_LM = {
     "model_type": "nanochat",
@@ -26,7 +26,8 @@ SMALL_LM = {
     "max_position_embeddings": 1024,
 }
 VOCAB_SIZE = 260
-# Right pairs gave 0.24 to 0.62 over seeds and rates, six shuffles -0.18 to 0.12 (mean -0.05).
+# Right pairs gave 0.27 to 0.29 over epochs and rates: sparrow's encoder knows speech, and learns
+# tones slowly. Shuffled ones gave -0.18 to 0.12 with another encoder.
 MIN_GAP, MAX_MEAN_SHUFFLED_GAP = 0.2, 0.2
 
 
@@ -45,7 +46,7 @@ def test_listening_gap_is_large_for_right_texts_and_not_for_shuffled_ones(tmp_pa
 
     lm = {"base_model.lm": {"from_scratch": SMALL_LM, "tokenizer": "bytes"}}
     losses, gap = train(tmp_path / "tones.dlm", **lm)
-    assert len(losses) == 100
+    assert len(losses) == 300
     assert abs(losses[0] - math.log(VOCAB_SIZE)) < 0.3, "an untrained model knows no byte"
     assert losses[-1] < losses[0] - 0.5
     assert gap > MIN_GAP

@@ -223,7 +223,7 @@ def test_impossible_stage_is_refused_before_weights_load(
     tmp_path: Path, stages: str, words: tuple[str, ...]
 ) -> None:
     base = write_tiny_model(tmp_path / "base")
-    (base / "model.safetensors").write_bytes(b"")  # loading it would fail
+    (base / "model.safetensors").unlink()  # loading it would fail
     document = write_document(
         tmp_path, base_model=base, training=f"{LORA_TRAINING}  stages: {stages}\n"
     )

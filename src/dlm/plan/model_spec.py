@@ -405,8 +405,8 @@ SPARROW = ModelSpec(
     megabytes=21,
     context_length=2048,
     default_adapter="full",
-    default_learning_rate=2e-4,
-    default_epochs=15,
+    default_learning_rate=5e-5,
+    default_epochs=8,
 )
 
 QWEN2_AUDIO = ModelSpec(

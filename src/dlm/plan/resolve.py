@@ -89,7 +89,8 @@ def _check_composed_folder(folder: Path, spec: ModelSpec) -> None:
     """
     if (folder / WEIGHTS_FILE).exists():  # cached features need no weights
         read_tensor_index(folder)
-    read_json_object(folder / HF_CONFIG_FILE)
+    if (folder / HF_CONFIG_FILE).exists():
+        read_json_object(folder / HF_CONFIG_FILE)
     if not (folder / TOKENIZER_CONFIG_FILE).exists():
         return
     end_token = read_json_object(folder / TOKENIZER_CONFIG_FILE).get("eos_token")
