@@ -27,9 +27,9 @@ tones: setup
 	@rm -rf .work/tones && mkdir -p .work/tones && cp examples/tones.dlm examples/alignment.dlm .work/tones
 	@export DLM_HOME=$(CURDIR)/.work/tones/home; dlm=$(CURDIR)/.venv/bin/dlm; cd .work/tones; set -e; \
 	$$dlm tones tones --count 60; \
-	$$dlm train tones.dlm --set base_model.encoder=sparrow; \
+	$$dlm train tones.dlm --set base_model.encoder=sparrow --set training.num_epochs=60; \
 	$$dlm export tones.dlm --out tones-base; \
-	$$dlm train alignment.dlm --set base_model.encoder=sparrow
+	$$dlm train alignment.dlm --set base_model.encoder=sparrow --set training.num_epochs=60
 
 check: setup
 	@scripts/check

@@ -2,7 +2,7 @@
 dlm_id: 01M7Z1JDYE98WHJKTFET4GBF1G
 dlm_version: 11
 base_model:
-  encoder: hf:openai/whisper-base  # frozen; --set base_model.encoder=sparrow needs no download
+  encoder: hf:openai/whisper-base  # frozen; sparrow needs no download, but 60 epochs
   projector: mlp  # new, and the only part that is trained
   lm: ./tones-base  # frozen: that of tones.dlm, after `dlm export tones.dlm --out tones-base`
   before: "Listen: "  # a GPT normalises what it reads: the first token may not be nothing

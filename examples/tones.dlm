@@ -2,7 +2,7 @@
 dlm_id: 01M7Z1JDYEX0FG8KHCCG29GJTC
 dlm_version: 11
 base_model:
-  encoder: hf:openai/whisper-base  # frozen; --set base_model.encoder=sparrow needs no download
+  encoder: hf:openai/whisper-base  # frozen; sparrow needs no download, but 60 epochs
   projector: mlp  # two layers, the second of zeros: at first its output is zero
   lm:
     from_scratch:  # a GPT of six layers, knowing nothing
