@@ -187,8 +187,7 @@ def print_transcripts(transcripts: Iterator["Transcript"], output_format: str) -
 
 
 def _print_cut_answers(num_cut: int, where: str = "") -> None:
-    what = f"{where}{format_count(num_cut, 'answer')} cut: longer than anybody speaks"
-    print_status(what, color="yellow")
+    print_status(f"{where}{format_count(num_cut, 'answer')} cut: longer than anybody speaks")
 
 
 def print_evaluation(report: "EvaluationReport", output_format: str) -> int:
