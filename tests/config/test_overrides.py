@@ -198,12 +198,12 @@ def test_a_list_on_the_command_line_is_relative_to_the_working_directory(
     records = [{"audio_path": "a.wav", "text": "one"}]
     (work / "list.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     result = dlm("check", document, "--dataset-jsonl", "elsewhere/list.jsonl")
-    assert result.code == 0 and "elsewhere/list.jsonl: 1 clips" in result.out
+    assert result.code == 0 and "elsewhere/list.jsonl: 1 clip" in result.out
     nested = tmp_path / "deeper/mine.dlm"
     nested.parent.mkdir()
     nested.write_text(document.read_text().split("::audio")[0])
     result = dlm("check", nested, "--dataset-jsonl", "elsewhere/list.jsonl")
-    assert result.code == 0 and "../elsewhere/list.jsonl: 1 clips" in result.out
+    assert result.code == 0 and "../elsewhere/list.jsonl: 1 clip" in result.out
     strict = "training.sources_policy=strict"
     result = dlm("check", nested, "--dataset-jsonl", "elsewhere/list.jsonl", "--set", strict)
     assert result.code == 1 and "lies outside the document's folder" in result.err
@@ -227,7 +227,7 @@ def test_a_list_trains_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.Monk
     Path("more/x.txt").write_text("two")
     write_tone(Path("more/y.wav"), hertz=400)
     result = dlm("eval", path, "--data", "more")
-    assert result.code == 0 and "1 clips, 1 without a transcript" in result.out, result
+    assert result.code == 0 and "1 clip, 1 without a transcript" in result.out, result
     result = dlm("eval", path, "--data", "data.jsonl", "--json")
     assert json.loads(result.out)["clips"] == 3
     assert json.loads(result.out)["source_directives"][0]["audio_count"] == 3

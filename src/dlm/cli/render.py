@@ -531,7 +531,7 @@ def _make_plan_rows(summary: Iterable["SummaryLine"]) -> list[tuple[str, str]]:
 
 def _make_source_row(source: "SourceReport") -> tuple[str, str]:
     skipped = "".join(f", {count:,} {label}" for label, count in _count_skipped(source))
-    return "source", f"{source.path}: {source.audio_count:,} clips{skipped}"
+    return "source", f"{source.path}: {format_count(source.audio_count, 'clip')}{skipped}"
 
 
 def _count_skipped(source: "SourceReport") -> Iterator[tuple[str, int]]:
