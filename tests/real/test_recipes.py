@@ -35,7 +35,13 @@ def test_the_audio_recipe_with_real_parts(part: PartFn, tmp_path: Path) -> None:
     path = Path(shutil.copy(examples / "podcast.dlm", tmp_path))
     base_model = f"{{encoder: {part('whisper-tiny.en')}, lm: {part('gemma-3-270m')}}}"
     parts = ("--set", f"base_model={base_model}")
-    trained = dlm("train", path, "--steps", 2, *parts, "--set", "training.adapter=lora")
+    new_projector = (
+        "--set",
+        "training.adapter=lora",
+        "--set",
+        "training.lora.where=[lm, projector]",
+    )
+    trained = dlm("train", path, "--steps", 2, *parts, *new_projector)
     assert trained.code == 0, trained.err
     clip = ("--audio", tmp_path / "podcast/new-clip.ogg")
     asked = dlm("prompt", path, *clip, "What did the speaker say?", "--max-tokens", 8)
