@@ -1,6 +1,7 @@
 """Run the command line in this process or another: arguments in, exit code and both streams out."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -9,11 +10,13 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlm.cli.main import main
 from dlm.errors import DlmError
 from dlm.io import hash_tree
 
+ROOT = Path(__file__).parents[1]
 DLM_COMMAND = [sys.executable, "-m", "dlm"]
 
 
@@ -111,6 +114,20 @@ def hash_files(folder: Path) -> dict[str, str]:
 def make_environment(**changes: str) -> dict[str, str]:
     """The environment variables of this process, with changes."""
     return {**os.environ, **changes}
+
+
+def run_program(name: str, *args: str | Path) -> list[dict[str, Any]]:
+    """Run a program of tests/ in a process of its own; return the records it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.{name}", *args],
+        cwd=ROOT,
+        env=make_environment(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def parse_rows(text: str) -> dict[str, str]:

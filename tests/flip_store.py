@@ -1,6 +1,6 @@
 """Stores in which one bit is flipped: what commands say and do, beside those of the whole store.
 
-    python tests/flip_store.py FOLDER FLIPS    a line of JSON for each flip,
+    python -m tests.flip_store FOLDER FLIPS    a line of JSON for each flip,
                                                 the first for the whole store
 
 The store holds two versions, an export and an unfinished run. Every file of it has its turn. On
@@ -23,13 +23,9 @@ import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-
-import dlm as api  # noqa: E402
-from dlm.cli.main import main  # noqa: E402
-from tests.tiny_models import write_document, write_tiny_model  # noqa: E402
+import dlm as api
+from dlm.cli.main import main
+from tests.tiny_models import write_document, write_tiny_model
 
 NUM_STEPS = 3
 SAVE_OPTIONS = ("--save-every", "1")

@@ -1,6 +1,6 @@
 """Trainings that are killed and resumed, to compare with one that is not interrupted.
 
-    python tests/kill_training.py FOLDER KILLS    a line of JSON for each training, the
+    python -m tests.kill_training FOLDER KILLS    a line of JSON for each training, the
                                                   uninterrupted one first
 
 Each command runs in a fork of this process, which has all libraries loaded and never trained, so
@@ -19,17 +19,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
-
-import dlm.batching.samplers  # noqa: E402
-import dlm.features.extractor  # noqa: E402
-import dlm.inference.evaluate  # noqa: E402, F401
-from dlm.cli.main import main  # noqa: E402
-from dlm.store.damage import find_damaged_records  # noqa: E402
-from dlm.store.versions import open_store  # noqa: E402
-from tests.tiny_models import DLM_ID, write_document, write_tiny_model  # noqa: E402
+import dlm.batching.samplers
+import dlm.features.extractor
+import dlm.inference.evaluate  # noqa: F401
+from dlm.cli.main import main
+from dlm.store.damage import find_damaged_records
+from dlm.store.versions import open_store
+from tests.tiny_models import DLM_ID, write_document, write_tiny_model
 
 NUM_STEPS = 5
 MAX_ATTEMPTS = 20

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dlm.batching.chat_template import ChatEncoder
+from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
 from dlm.batching.samplers import BucketBatchSampler, build_batches
 from dlm.config.parser import Document
 from dlm.config.schema import DlmConfig
@@ -210,6 +210,17 @@ def write_tone_examples(folder: Path, count: int = 6) -> list[Example]:
         )
         for n in range(count)
     ]
+
+
+def split_trained_ids(encoded: EncodedExample) -> list[list[int]]:
+    """Each stretch of token ids that carry loss."""
+    stretches: list[list[int]] = [[]]
+    for label in encoded.labels:
+        if label != IGNORE_INDEX:
+            stretches[-1].append(label)
+        elif stretches[-1]:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]
 
 
 def make_tiny_plan(

@@ -13,7 +13,9 @@ import argparse
 import csv
 import sys
 from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import av
 import numpy as np
@@ -67,14 +69,31 @@ def fetch_span(url: str, start: float, end: float, path: Path) -> bool:
     return True
 
 
+def answers_ranges(url: str, headers: str) -> bool:
+    """Tell whether a site sends part of a file: elsewhere a seek ends at another time than it says.
+
+    A recording of such a site is decoded from its beginning.
+    """
+    lines = (line.partition(": ") for line in headers.splitlines())
+    request = Request(url, headers={name: value for name, _, value in lines})
+    request.add_header("Range", "bytes=0-0")
+    try:
+        with urlopen(request, timeout=60) as response:
+            return bool(response.status == HTTPStatus.PARTIAL_CONTENT)
+    except OSError:
+        return False
+
+
 def read_span(url: str, headers: str, start: float, end: float) -> np.ndarray:
     """Decode a span of a remote recording to mono, without what comes after it: (samples,)."""
     blocks: list[np.ndarray] = []
     first_time = None
+    is_seekable = answers_ranges(url, headers)
     with av.open(url, options={"headers": headers}, timeout=60) as container:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
-        container.seek(int(start * av.time_base))
+        if is_seekable:
+            container.seek(int(start * av.time_base))
         for frame in container.decode(stream):
             if frame.time >= end:
                 break

@@ -16,6 +16,7 @@ from tests.tiny_models import (
     make_example,
     make_tiny_spec,
     make_tiny_tokenizer,
+    split_trained_ids,
 )
 
 SEGMENT = AudioSegment(Path("a.wav"))
@@ -26,13 +27,7 @@ END = "<|im_end|>"
 
 def get_trained_texts(encoded: EncodedExample) -> list[str]:
     """Each stretch that carries loss, as text with its special tokens."""
-    stretches: list[list[int]] = [[]]
-    for label in encoded.labels:
-        if label != IGNORE_INDEX:
-            stretches[-1].append(label)
-        elif stretches[-1]:
-            stretches.append([])
-    return [decode_tokens(each) for each in stretches if each]
+    return [decode_tokens(each) for each in split_trained_ids(encoded)]
 
 
 def decode_tokens(ids: list[int] | tuple[int, ...]) -> str:

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dlm.batching.chat_template import IGNORE_INDEX, ChatEncoder, EncodedExample
+from dlm.batching.chat_template import ChatEncoder, EncodedExample
 from dlm.data.types import AudioSegment, Example, Message
 from dlm.errors import ModelError
-from tests.tiny_models import CHATML_TEMPLATE, make_tiny_spec, make_tiny_tokenizer
+from tests.tiny_models import (
+    CHATML_TEMPLATE,
+    make_tiny_spec,
+    make_tiny_tokenizer,
+    split_trained_ids,
+)
 
 CHATML_PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n"
 QWEN3 = (  # thinking is written before the last answer only
@@ -111,13 +116,7 @@ def make_encoder(template: str) -> ChatEncoder:
 
 def get_learned_texts(chat: ChatEncoder, encoded: EncodedExample) -> list[str]:
     """Each stretch that carries loss, as text with its special tokens."""
-    stretches: list[list[int]] = [[]]
-    for label in encoded.labels:
-        if label != IGNORE_INDEX:
-            stretches[-1].append(label)
-        elif stretches[-1]:
-            stretches.append([])
-    return [chat.decode_raw(each) for each in stretches if each]
+    return [chat.decode_raw(each) for each in split_trained_ids(encoded)]
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS)

@@ -1,9 +1,9 @@
 """Prompts with recordings become messages; answers are streamed, or generated in batches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from dlm.config.schema import TrainingConfig
 from dlm.data.types import AudioSegment, Message
@@ -17,7 +17,14 @@ from dlm.inference.engine import (
 )
 from dlm.models.generate import GenerationConfig
 from dlm.plan.model_spec import read_model_spec
-from tests.tiny_models import make_tiny_spec, write_tiny_model, write_tone, write_tone_examples
+from tests.tiny_models import (
+    make_tiny_plan,
+    make_tiny_spec,
+    make_training_setup,
+    write_tiny_model,
+    write_tone,
+    write_tone_examples,
+)
 
 A, B = Path("a.wav"), Path("b.wav")
 
@@ -70,29 +77,32 @@ def test_every_example_is_answered_once(engine: InferenceEngine, tmp_path: Path)
     assert sorted(answered) == sorted(example.location for example in examples)
 
 
-@pytest.mark.parametrize(
-    "text", ["a tone ", "\u0442\u043e\u043d ", "\u12f5\u121d\u133d ", "\U0001f3b5"]
-)
+@pytest.mark.parametrize("first_letter", ["A", "\u0410", "\u1200", "\U00010400"])
 def test_answers_are_bounded_in_characters_and_a_cut_one_is_told(
-    engine: InferenceEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    tmp_path: Path, first_letter: str
 ) -> None:
-    """The kind: a bound in tokens is another one for each script; one, two, three, four bytes."""
-    example = write_tone_examples(tmp_path, 1)[0]
-    seconds = engine.sum_audio_seconds(example.audio_segments)
-    limit = round(seconds * 40) + 60
-    said = (text * 200)[: limit - 5].strip()
-    encode = engine.model.tokenizer.encode
-    for answer, is_cut in ((said, False), (text * 200, True)):
-        tokens = [*encode(answer, add_special_tokens=False), engine.chat_encoder.eos_token_id]
-        stream = iter(tokens)
-        monkeypatch.setattr(
-            "dlm.models.generate._sample_next_token",
-            lambda logits, *_, stream=stream: torch.tensor([next(stream)] * len(logits)),
-        )
-        engine.cut_locations.clear()
-        ((_, heard),) = batch_generate(engine, [example])
-        assert engine.cut_locations == [example.location] * is_cut
-        assert heard == answer if not is_cut else limit <= len(heard) < limit + 10
+    """The kind: a bound in tokens is another one for each script; one, two, three, four bytes.
+
+    A model knows two texts by heart: one of ten characters, one beyond the bound.
+    """
+    short, long = write_tone_examples(tmp_path, 2)
+    limit = 60 + round(40 * 0.45)  # of the second, the longer one
+    letters = [chr(ord(first_letter) + n) for n in range(12)]
+    texts = {short.location: "".join(letters[:10]), long.location: "".join(letters[10:]) * limit}
+    examples = [
+        replace(each, messages=(*each.messages[:-1], Message("assistant", (texts[each.location],))))
+        for each in (short, long)
+    ]
+    folder = write_tiny_model(tmp_path / "tiny")
+    plan = make_tiny_plan(folder, 2, steps=300, learning_rate=4e-3)
+    setup = make_training_setup(plan, examples)
+    list(setup.iter_events())
+    setup.model.eval()
+    answers = {example.location: text for example, text in batch_generate(setup.engine, examples)}
+    assert setup.engine.cut_locations == [long.location]
+    assert answers[short.location] == texts[short.location]
+    assert limit <= len(answers[long.location]) < limit + 10
+    assert set(answers[long.location].rstrip("\ufffd")) == set(letters[10:])
 
 
 def test_seconds_and_tokens_are_summed_over_segments(

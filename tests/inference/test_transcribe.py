@@ -13,6 +13,7 @@ from dlm.inference.transcribe import (
     MAX_SEGMENT_SECONDS,
     Transcript,
     TranscriptSegment,
+    split_at_times,
     transcribe_files,
 )
 from tests.tiny_models import (
@@ -43,6 +44,23 @@ def test_subtitles_hold_segments_with_text_and_their_times() -> None:
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello there.\n\n"
         "00:01:00.000 --> 01:01:01.250\nZoë!\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "segments"),
+    [
+        ("<|0.00|> one<|0.40|><|0.60|> two<|1.00|>", [(5.0, 5.4, "one"), (5.6, 5.7, "two")]),
+        ("<|0.20|> three", [(5.2, 5.7, "three")]),
+        ("four", [(5.0, 5.7, "four")]),
+        ("<|0.00|>", [(5.0, 5.7, "")]),
+    ],
+)
+def test_a_segment_is_split_at_the_times_in_its_text(
+    text: str, segments: list[tuple[float, float, str]]
+) -> None:
+    """No part is later than the segment, which lasts from 5 to 5.7 s here."""
+    found = [(each.start, each.end, each.text) for each in split_at_times(5.0, 5.7, text)]
+    assert found == [(pytest.approx(a), pytest.approx(b), part) for a, b, part in segments]
 
 
 def test_without_text_there_are_no_subtitles() -> None:

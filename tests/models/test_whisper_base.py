@@ -519,24 +519,14 @@ def test_a_version_learned_without_padding_is_used_without(
     assert dlm("eval", path).code == 0 and dlm("transcribe", path, "b.wav").code == 0
 
 
-def test_transcripts_are_split_at_the_times_that_a_whisper_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it would write them; `test_timestamps_are_those_of_the_class` shows what it does."""
+def test_only_a_whisper_writes_timestamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a random one lie within the recording; those of a trained one are tested below."""
     monkeypatch.chdir(tmp_path)
     write_document(tmp_path)
-    times = "<|0.00|> one<|0.40|><|0.60|> two<|1.00|>"
-    expected = {
-        ("a.wav", times): [(0.0, 0.4, "one"), (0.6, 1.0, "two")],
-        ("b.wav", times): [(0.0, 0.4, "one"), (0.6, 0.7, "two")],  # it lasts 0.7 s
-        ("a.wav", "<|0.20|> three"): [(0.2, 1.2, "three")],
-        ("b.wav", "<|0.00|>"): [(0.0, 0.7, "")],
-    }
-    for (name, text), segments in expected.items():
-        monkeypatch.setattr("dlm.inference.engine.generate", lambda *_, text=text, **kw: [text])
-        result = dlm("transcribe", "my.dlm", name, "--base", "--timestamps", "--json")
-        found = json.loads(result.out)["segments"]
-        assert [tuple(each.values()) for each in found] == segments
+    result = dlm("transcribe", "my.dlm", "b.wav", "--base", "--timestamps", "--json")
+    assert result.code == 0, result.err
+    for segment in json.loads(result.out)["segments"]:
+        assert 0 <= segment["start"] <= segment["end"] <= 0.7
     dlm("transcribe", "b.wav", "--timestamps").refused(error="usage.no_timestamps", code=2)
 
 

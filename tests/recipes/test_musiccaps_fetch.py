@@ -14,7 +14,6 @@ import soundfile
 
 from tests.data.readers.source_loading import load_source
 
-pytest.importorskip("yt_dlp", reason="needs the extra fetch")
 SCRIPT = Path(__file__).parents[2] / "recipes" / "musiccaps" / "fetch.py"
 COLUMNS = "ytid,start_s,end_s,caption,is_audioset_eval\n"
 

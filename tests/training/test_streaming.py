@@ -1,16 +1,11 @@
 """Streamed runs of two ranks, killed and resumed: every example once, the same weights."""
 
-import json
-import subprocess
-import sys
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
-from tests.cli_runner import make_environment
+from tests.cli_runner import run_program
 
-ROOT = Path(__file__).parents[2]
 LOCATIONS = sorted(
     f"shards/{shard}.tar/{shard}-{index}.wav" for shard in range(8) for index in range(3)
 )
@@ -20,16 +15,7 @@ STEPS_PER_EPOCH = 6  # 24 clips, 4 in each
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("streaming")
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.training.run_streaming", folder],
-        cwd=ROOT,
-        env=make_environment(OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return list(map(json.loads, process.stdout.splitlines()))
+    return run_program("training.run_streaming", folder)
 
 
 def list_locations(steps: dict[str, list[str]], first: int, last: int) -> list[str]:

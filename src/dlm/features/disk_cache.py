@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dlm.io import PRIVATE_FILE_MODE, make_folder, to_disk_full_error, wrap_write_errors
 
@@ -20,8 +20,8 @@ CHECKSUM_KEY = "crc32"
 def read_cached_tensors(path: Path) -> dict[str, torch.Tensor] | None:
     """Read the tensors of a file; None where there is none, or not as it was written."""
     try:
+        tensors = load_file(path)
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             checksum = (file.metadata() or {}).get(CHECKSUM_KEY)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None

@@ -112,14 +112,20 @@ def transcribe_files(
             for segment in example.audio_segments
         }
         segments = (
-            segment for span in split.spans for segment in _split_at_times(*span, texts[span])
+            segment for span in split.spans for segment in split_at_times(*span, texts[span])
         )
         num_cut = len(engine.cut_locations) - num_cut_before
         yield Transcript(path, split.seconds, tuple(segments), num_cut=num_cut)
 
 
-def _split_at_times(start: float, end: float, text: str) -> Iterator[TranscriptSegment]:
-    """The parts of a segment between the times that the model wrote; all of it without any."""
+def split_at_times(start: float, end: float, text: str) -> Iterator[TranscriptSegment]:
+    """Split the text of a segment at the times that a Whisper wrote into it.
+
+    Args:
+        start: of the segment in the recording, in seconds.
+        end: of the segment; no part is later.
+        text: with times from the segment's start on, such as `<|1.50|>`; or without any.
+    """
     first, *rest = TIMESTAMP_RE.split(text)
     times = [min(start + float(seconds), end) for seconds in rest[::2]]
     parts = zip([start, *times], [*times, end], [first, *rest[1::2]], strict=True)
