@@ -256,10 +256,12 @@ def test_an_english_model_generates_as_the_class(folders, segments) -> None:
     assert text
     wave = soundfile.read(segments[2].path, dtype="float32")[0]
     token_ids = engine.model.whole.generate(
-        **extract_reference_inputs(engine.model.spec, [wave]), max_new_tokens=40, do_sample=False
+        **extract_reference_inputs(engine.model.spec, [wave]), max_new_tokens=400, do_sample=False
     )
-    # the class is stopped after 40 tokens, the engine where nobody speaks faster
-    assert text.startswith(engine.chat_encoder.decode(token_ids[0].tolist()).strip())
+    reference = engine.chat_encoder.decode(token_ids[0].tolist()).strip()
+    # the engine stops where nobody speaks faster: 60 characters and 40 a second
+    assert len(text) == len(reference) or engine.cut_locations and len(text) > 140
+    assert reference[: len(text)] == text
 
 
 def test_a_prompt_is_the_text_before_the_transcript(folders, segments) -> None:
